@@ -1,0 +1,2 @@
+//! The observer in the kernel. Thin over `egw-probe-common`.
+#![no_std]
