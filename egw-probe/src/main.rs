@@ -1,1 +1,47 @@
-fn main() {}
+//! `egw-probe`: parses, runs, prints an error once, and exits with a code that means something.
+
+use std::process::ExitCode;
+
+use egw_probe::cli::{self, Command, Stop};
+use egw_probe::client::{self, result::Start};
+use egw_probe::config::{ClientConfig, ConfigError, TargetConfig};
+use egw_probe::log;
+use egw_probe::signals::Signals;
+use egw_probe::target;
+
+fn main() -> ExitCode {
+    let start = Start::now();
+    let error = match run(start) {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    eprintln!("error: {error:#}");
+    if error.is::<ConfigError>() || error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// A command line that says nothing to run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+fn run(start: Start) -> anyhow::Result<ExitCode> {
+    let signals = Signals::install()?;
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Stop::Text(text)) => {
+            print!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(Stop::Usage(line)) => return Err(Usage(line).into()),
+    };
+    match cli.command {
+        Command::Client(args) => {
+            log::init(&args.log);
+            client::run(&ClientConfig::try_from(*args)?, start, &signals)
+        }
+        Command::ExternalTarget(args) => {
+            log::init(&args.log);
+            target::run(&TargetConfig::from(args), &signals)
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The raw flags, as the user wrote them. What they mean together is decided in [`crate::config`].
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::go;
+
+/// Measures how long an egress gateway takes to masquerade a Pod's connections, and how much leaks until then.
+#[derive(Debug, Parser)]
+#[command(name = "egw-probe", version, args_override_self = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Which of the two ends to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The two ends of a measurement.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs in the Pod: opens connections to the target on exact ticks until one is answered with pong
+    Client(Box<ClientArgs>),
+    /// Runs outside the cluster: answers pong to sources inside the allowed CIDRs, and closes all others
+    ExternalTarget(ExternalTargetArgs),
+}
+
+/// Flags of `egw-probe client`.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// The external target: IP:port, [IPv6]:port or host:port
+    #[arg(long, env = "EGW_PROBE_EXTERNAL_TARGET_ADDR", value_name = "HOST:PORT")]
+    pub external_target_addr: String,
+
+    /// Time between two probes; probes overlap, so it can be far below the round-trip time
+    #[arg(long, env = "EGW_PROBE_INTERVAL", value_name = "DURATION", default_value = "50ms",
+          value_parser = go::parse_duration)]
+    pub interval: Duration,
+
+    /// How long the client tries before the test counts as failed
+    #[arg(long, env = "EGW_PROBE_TEST_TIMEOUT", value_name = "DURATION", default_value = "1m",
+          value_parser = go::parse_duration)]
+    pub test_timeout: Duration,
+
+    /// How long one probe may take; under 1s one probe is one SYN
+    #[arg(long, env = "EGW_PROBE_PROBE_TIMEOUT", value_name = "DURATION", default_value = "900ms",
+          value_parser = go::parse_duration)]
+    pub probe_timeout: Duration,
+
+    /// After the pong, open connections one after another and keep them, until 3 dials have failed
+    #[arg(long, env = "EGW_PROBE_STRESS", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
+    pub stress: bool,
+
+    /// Pause between the pong and the stress test, so that metrics can be scraped
+    #[arg(long, env = "EGW_PROBE_STRESS_DELAY", value_name = "DURATION", default_value = "0s",
+          value_parser = go::parse_duration)]
+    pub stress_delay: Duration,
+
+    /// End the stress test after this long; 0 is unbounded
+    #[arg(long, env = "EGW_PROBE_STRESS_DURATION", value_name = "DURATION", default_value = "0s",
+          value_parser = go::parse_duration)]
+    pub stress_duration: Duration,
+
+    /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage
+    #[arg(long, env = "EGW_PROBE_EXIT", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
+    pub exit: bool,
+
+    /// Gate for --exit: fail if the masquerade delay is longer
+    #[arg(long, env = "EGW_PROBE_MAX_DELAY", value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_delay: Option<Duration>,
+
+    /// Gate for --exit: fail if more probes leaked before the winner
+    #[arg(long, env = "EGW_PROBE_MAX_LEAKED", value_name = "PROBES")]
+    pub max_leaked: Option<u64>,
+
+    /// The result on stdout: text for people, json for one result document
+    #[arg(long, env = "EGW_PROBE_OUTPUT", value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    pub output: Output,
+
+    /// Connect from this local address
+    #[arg(long, env = "EGW_PROBE_SOURCE_ADDR", value_name = "IP")]
+    pub source_addr: Option<IpAddr>,
+
+    /// Connect through this interface (SO_BINDTODEVICE)
+    #[arg(long, env = "EGW_PROBE_BIND_DEVICE", value_name = "INTERFACE")]
+    pub bind_device: Option<String>,
+
+    /// Name of this client in results [default: the host name]
+    #[arg(long, env = "EGW_PROBE_CLIENT_ID", value_name = "NAME")]
+    pub client_id: Option<String>,
+
+    /// Where /metrics and /readyz are served [default: [::]:2112, IPv4 too]
+    #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+
+    /// Flags of both ends.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Flags of `egw-probe external-target`.
+#[derive(Debug, Args)]
+pub struct ExternalTargetArgs {
+    /// Sources that get a pong; repeatable or comma-separated, IPv4 and IPv6
+    #[arg(long, env = "EGW_PROBE_ALLOWED_CIDR", value_name = "CIDR", required = true, value_delimiter = ',',
+          action = ArgAction::Append, value_parser = parse_cidr)]
+    pub allowed_cidr: Vec<IpNet>,
+
+    /// TCP port to listen on, on every address
+    #[arg(long, env = "EGW_PROBE_LISTEN_PORT", value_name = "PORT", default_value = "1337",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub listen_port: u16,
+
+    /// Keep allowed connections open until the client closes them
+    #[arg(long, env = "EGW_PROBE_KEEP_OPEN", value_name = "BOOL", default_value = "false",
+          default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          value_parser = go::parse_bool)]
+    pub keep_open: bool,
+
+    /// The reply to allowed sources; annotated adds a second line with the source seen and the time of the accept
+    #[arg(long, env = "EGW_PROBE_REPLY", value_name = "FORM", default_value = "pong", ignore_case = true)]
+    pub reply: Reply,
+
+    /// Where /metrics, /healthz and /sources are served [default: [::]:2113, IPv4 too]
+    #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+
+    /// Flags of both ends.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Where log lines go to is fixed (stderr); how many and in which form is not.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Least severe log line that is written: error, warn, info, debug or trace
+    #[arg(long, env = "EGW_PROBE_LOG_LEVEL", value_name = "LEVEL", default_value = "info", ignore_case = true,
+          value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
+              .map(|level| level.parse::<tracing::Level>().expect("each possible value is a level")))]
+    pub log_level: tracing::Level,
+
+    /// Form of the log lines on stderr
+    #[arg(
+        long,
+        env = "EGW_PROBE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        ignore_case = true
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Form of the client's result on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A few lines for people.
+    Text,
+    /// One result document.
+    Json,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Form of the target's reply to an allowed source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reply {
+    /// The five bytes `pong\n`.
+    Pong,
+    /// `pong\n` and a second line that says what the target saw.
+    Annotated,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Stop {
+    /// The user asked for this text (`--help`, `--version`): stdout, exit code 0.
+    Text(String),
+    /// The user made a mistake: one line for stderr, exit code 2.
+    Usage(String),
+}
+
+/// Reads the command line and the environment.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    // The image links the old program's path to this one; nothing else about the first word matters.
+    if args.is_empty() {
+        args.push(PathBuf::from("egw-probe").into_os_string());
+    }
+    Cli::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error.to_string()),
+        _ => Stop::Usage(one_line(&error)),
+    })
+}
+
+/// What, where, and what to do, in one line.
+fn one_line(error: &clap::Error) -> String {
+    let text_of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    // "--interval <DURATION>" names the flag as the help does; the user wrote only the first word.
+    let flag = text_of(ContextKind::InvalidArg).unwrap_or_default();
+    let flag_name = flag.split([' ', '[', '=']).next().unwrap_or_default().to_owned();
+    let value = text_of(ContextKind::InvalidValue).unwrap_or_default();
+    let suggestion = text_of(ContextKind::SuggestedArg).map(|known| format!("; did you mean {known}?"));
+    let see_help = || "; --help lists what there is".to_owned();
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            format!("{flag_name}: \"{value}\": {reason}")
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("{flag_name}: a value is missing: write {flag}")
+        }
+        ErrorKind::InvalidValue => {
+            let known = text_of(ContextKind::ValidValue).unwrap_or_default();
+            format!("{flag_name}: \"{value}\" is none of its values: write one of {known}")
+        }
+        ErrorKind::UnknownArgument if go::parse_bool(&flag).is_ok() => format!(
+            "\"{flag}\": stray word: a boolean takes its value behind an equals sign, as in --stress={flag}"
+        ),
+        ErrorKind::UnknownArgument if flag.starts_with('-') => {
+            format!("{flag}: no such flag{}", suggestion.unwrap_or_else(see_help))
+        }
+        ErrorKind::UnknownArgument => {
+            format!("\"{flag}\": stray word: every flag starts with --{}", see_help())
+        }
+        ErrorKind::InvalidSubcommand => {
+            let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();
+            format!("\"{word}\": no such command: write client or external-target")
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "a command is missing: write client or external-target; --help explains them".to_owned()
+        }
+        ErrorKind::MissingRequiredArgument => match flag.as_str() {
+            missing if missing.contains("--external-target-addr") => {
+                "--external-target-addr is missing: write --external-target-addr=IP:port".to_owned()
+            }
+            missing if missing.contains("--allowed-cidr") => {
+                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32"
+                    .to_owned()
+            }
+            missing => format!("{missing} is missing{}", see_help()),
+        },
+        ErrorKind::NoEquals => {
+            format!("{flag_name}: a boolean takes its value behind an equals sign, as in {flag_name}=false")
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    }
+}
+
+/// Reads `address/length`; host bits are masked, as in Go. A bare address is a mistake there too.
+fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        return Err(format!("the prefix length is missing: write {address}/{length}"));
+    }
+    text.parse::<IpNet>()
+        .map(|net| net.trunc())
+        .map_err(|_| "not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> Result<Cli, Stop> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn client(line: &str) -> ClientArgs {
+        match run(&format!("egw-probe client {line}")).unwrap().command {
+            Command::Client(args) => *args,
+            Command::ExternalTarget(_) => panic!("a client was asked for"),
+        }
+    }
+
+    fn target(line: &str) -> ExternalTargetArgs {
+        match run(&format!("egw-probe external-target {line}")).unwrap().command {
+            Command::ExternalTarget(args) => args,
+            Command::Client(_) => panic!("a target was asked for"),
+        }
+    }
+
+    fn refused(line: &str) -> String {
+        match run(&format!("egw-probe {line}")) {
+            Err(Stop::Usage(text)) => text,
+            other => panic!("{line} was not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_arguments_of_todays_manifests_mean_what_they_meant() {
+        let args = client(
+            "--external-target-addr=192.0.2.1:1337 --test-timeout=295s --stress=false --stress-delay=15s",
+        );
+        assert_eq!(args.external_target_addr, "192.0.2.1:1337");
+        assert_eq!(args.interval, Duration::from_millis(50));
+        assert_eq!(args.test_timeout, Duration::from_secs(295));
+        assert!(!args.stress);
+        assert_eq!(args.stress_delay, Duration::from_secs(15));
+        assert_eq!(args.stress_duration, Duration::ZERO);
+        let args = target("--allowed-cidr=0.0.0.0/0 --listen-port=1338 --keep-open=true");
+        assert_eq!(args.allowed_cidr, ["0.0.0.0/0".parse::<IpNet>().unwrap()]);
+        assert_eq!(args.listen_port, 1338);
+        assert!(args.keep_open);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_old_program() {
+        let args = client("--external-target-addr 192.0.2.1:1337");
+        assert_eq!(args.test_timeout, Duration::from_mins(1));
+        assert_eq!(args.probe_timeout, Duration::from_millis(900));
+        assert!(!args.stress && !args.exit);
+        let args = target("--allowed-cidr 192.0.2.0/24");
+        assert_eq!(args.listen_port, 1337);
+        assert!(!args.keep_open);
+    }
+
+    #[test]
+    fn booleans_take_every_form_of_go() {
+        for (form, expected) in [
+            ("--stress", true),
+            ("--stress=1", true),
+            ("--stress=T", true),
+            ("--stress=TRUE", true),
+            ("--stress=0", false),
+            ("--stress=f", false),
+            ("--stress=False", false),
+            ("--stress --stress=false", false),
+        ] {
+            assert_eq!(client(&format!("--external-target-addr=a:1 {form}")).stress, expected, "{form}");
+        }
+    }
+
+    #[test]
+    fn of_a_repeated_flag_the_last_counts_and_cidrs_add_up() {
+        let args = client("--external-target-addr=a:1 --interval=5ms --interval=7ms");
+        assert_eq!(args.interval, Duration::from_millis(7));
+        let args = target("--allowed-cidr 192.0.2.77/24,2001:db8::5/64 --allowed-cidr 198.51.100.1/32");
+        let written: Vec<String> = args.allowed_cidr.iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.1/32"]);
+    }
+
+    #[test]
+    fn bad_input_is_one_line_that_names_flag_value_and_remedy() {
+        for (line, expected) in [
+            ("client", "--external-target-addr is missing: write --external-target-addr=IP:port"),
+            (
+                "client --external-target-addr=a:1 --interval=5",
+                "--interval: \"5\": a number needs a unit: write 5ms or 5s",
+            ),
+            (
+                "client --external-target-addr=a:1 --interval=-5ms",
+                "--interval: \"-5ms\": negative: a length of time starts at 0",
+            ),
+            (
+                "client --external-target-addr=a:1 --stress false",
+                "\"false\": stray word: a boolean takes its value behind an equals sign, as in --stress=false",
+            ),
+            (
+                "client --external-target-addr=a:1 --stress=maybe",
+                "--stress: \"maybe\": not a boolean: write true or false",
+            ),
+            (
+                "client --external-target-addr=a:1 --output=xml",
+                "--output: \"xml\" is none of its values: write one of text, json",
+            ),
+            (
+                "external-target",
+                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32",
+            ),
+            (
+                "external-target --allowed-cidr=192.0.2.1",
+                "--allowed-cidr: \"192.0.2.1\": the prefix length is missing: write 192.0.2.1/32",
+            ),
+            (
+                "external-target --allowed-cidr=x/8",
+                "--allowed-cidr: \"x/8\": not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64",
+            ),
+            (
+                "external-target --allowed-cidr=::/0 --listen-port=0",
+                "--listen-port: \"0\": 0 is not in 1..=65535",
+            ),
+            (
+                "client --external-target-addr",
+                "--external-target-addr: a value is missing: write --external-target-addr <HOST:PORT>",
+            ),
+            (
+                "client --external-target-addr=a:1 --intervall=5ms",
+                "--intervall: no such flag; did you mean --interval?",
+            ),
+            ("serve", "\"serve\": no such command: write client or external-target"),
+            ("", "a command is missing: write client or external-target; --help explains them"),
+        ] {
+            let text = refused(line);
+            assert_eq!(text, expected, "{line}");
+            assert_eq!(text.lines().count(), 1);
+        }
+    }
+}

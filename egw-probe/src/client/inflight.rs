@@ -1,0 +1,172 @@
+//! Probes on their way, in the order in which they were sent.
+//!
+//! Verdicts come in any order; everything behind this door (bracket, timeline) is judged in sent order. So settled
+//! probes wait here until all that were sent before them are settled too, at most one probe timeout.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::outcome::{Outcome, Probe};
+use crate::clock::Monotonic;
+
+/// Names a probe in flight. Counts up from 0 in sent order.
+pub type ProbeId = u64;
+
+#[derive(Debug)]
+struct Flight<S> {
+    sent: Monotonic,
+    established: Option<Monotonic>,
+    /// The socket of an open probe, or how it ended.
+    state: Result<S, Outcome>,
+}
+
+/// The probes in flight. `S` is what a probe holds while it is open (its socket).
+#[derive(Debug)]
+pub struct InFlight<S> {
+    timeout: Duration,
+    probes: VecDeque<Flight<S>>,
+    first: ProbeId,
+    open: usize,
+}
+
+impl<S> InFlight<S> {
+    /// None in flight; each will have `timeout` to settle.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, probes: VecDeque::new(), first: 0, open: 0 }
+    }
+
+    /// The id that the next probe will have.
+    pub fn next_id(&self) -> ProbeId {
+        self.first + self.probes.len() as u64
+    }
+
+    /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once.
+    pub fn launch(&mut self, sent: Monotonic, state: Result<S, Outcome>) {
+        self.open += usize::from(state.is_ok());
+        self.probes.push_back(Flight { sent, established: None, state });
+    }
+
+    /// The socket of a probe that is still open.
+    pub fn open_mut(&mut self, id: ProbeId) -> Option<&mut S> {
+        self.flight(id).and_then(|flight| flight.state.as_mut().ok())
+    }
+
+    /// Notes that the handshake of an open probe was complete at `now`; only the first note counts.
+    pub fn establish(&mut self, id: ProbeId, now: Monotonic) {
+        if let Some(flight) = self.flight(id).filter(|flight| flight.state.is_ok()) {
+            flight.established.get_or_insert(now);
+        }
+    }
+
+    /// Settles an open probe, and gives its socket back.
+    pub fn settle(&mut self, id: ProbeId, outcome: Outcome) -> Option<S> {
+        let flight = self.flight(id)?;
+        let socket = std::mem::replace(&mut flight.state, Err(outcome));
+        match socket {
+            Ok(socket) => {
+                self.open -= 1;
+                Some(socket)
+            }
+            Err(earlier) => {
+                self.flight(id)?.state = Err(earlier);
+                None
+            }
+        }
+    }
+
+    /// The oldest probe, if it is open and its time is up.
+    pub fn expired(&self, now: Monotonic) -> Option<ProbeId> {
+        // Settled probes at the front have been taken already, so the front is the first to expire.
+        (self.next_deadline()? <= now).then_some(self.first)
+    }
+
+    /// When the time of the oldest open probe is up.
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        let front = self.probes.front().filter(|flight| flight.state.is_ok())?;
+        Some(front.sent + self.timeout)
+    }
+
+    /// Takes the next probe in sent order, if it is settled.
+    pub fn take_settled(&mut self) -> Option<Probe> {
+        let Flight { sent, established, state: Err(outcome) } = self.probes.front()? else { return None };
+        let probe = Probe { sent: *sent, established: *established, outcome: *outcome };
+        self.probes.pop_front();
+        self.first += 1;
+        Some(probe)
+    }
+
+    /// Probes that hold a socket.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Every probe has been settled and taken.
+    pub fn is_empty(&self) -> bool {
+        self.probes.is_empty()
+    }
+
+    fn flight(&mut self, id: ProbeId) -> Option<&mut Flight<S>> {
+        let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
+        self.probes.get_mut(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic::from_ns(ms * 1_000_000)
+    }
+
+    fn three_in_flight() -> InFlight<&'static str> {
+        let mut flight = InFlight::new(Duration::from_millis(900));
+        for (sent, socket) in [(0, "a"), (50, "b"), (100, "c")] {
+            flight.launch(at(sent), Ok(socket));
+        }
+        flight
+    }
+
+    #[test]
+    fn probes_leave_in_sent_order_whatever_the_order_of_their_verdicts() {
+        let mut flight = three_in_flight();
+        flight.establish(2, at(130));
+        flight.establish(2, at(140));
+        assert_eq!(flight.settle(2, Outcome::Pong), Some("c"));
+        assert_eq!(flight.take_settled(), None, "two sent before are still open");
+        assert_eq!(flight.settle(0, Outcome::Leaked), Some("a"));
+        let taken = flight.take_settled().unwrap();
+        assert_eq!((taken.sent, taken.outcome), (at(0), Outcome::Leaked));
+        assert_eq!(flight.take_settled(), None);
+        flight.settle(1, Outcome::Timeout);
+        assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Timeout);
+        let last = flight.take_settled().unwrap();
+        assert_eq!((last.outcome, last.established), (Outcome::Pong, Some(at(130))));
+        assert!(flight.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_open_probe_expires_first() {
+        let mut flight = three_in_flight();
+        assert_eq!(flight.next_deadline(), Some(at(900)));
+        assert_eq!(flight.expired(at(899)), None);
+        assert_eq!(flight.expired(at(900)), Some(0));
+        flight.settle(0, Outcome::Timeout);
+        flight.take_settled();
+        assert_eq!(flight.next_deadline(), Some(at(950)));
+    }
+
+    #[test]
+    fn a_settled_probe_keeps_its_first_outcome_and_gives_its_socket_once() {
+        let mut flight = three_in_flight();
+        assert_eq!(flight.open(), 3);
+        assert_eq!(flight.settle(1, Outcome::Refused), Some("b"));
+        assert_eq!(flight.settle(1, Outcome::Pong), None);
+        assert_eq!(flight.open(), 2);
+        assert!(flight.open_mut(1).is_none());
+        flight.settle(0, Outcome::Leaked);
+        flight.take_settled();
+        assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Refused);
+        assert_eq!(flight.settle(0, Outcome::Pong), None, "gone");
+    }
+}

@@ -1,0 +1,146 @@
+//! `egw-probe client`: probes the target until it answers, and tells how long that took.
+//!
+//! Data goes one way: pacer -> probe -> outcome -> in flight -> bracket -> result, metrics. Only [`prober`],
+//! [`probe`], [`stress`] and [`resolve`] touch a socket; the rest takes values and returns values.
+
+pub mod bracket;
+pub mod inflight;
+pub mod metrics;
+pub mod outcome;
+pub mod pacer;
+pub mod probe;
+pub mod prober;
+pub mod resolve;
+pub mod result;
+pub mod stress;
+pub mod summary;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use hyper::StatusCode;
+
+use self::metrics::ClientMetrics;
+use self::probe::Destination;
+use self::prober::{Ended, Measurement, Prober};
+use self::resolve::{Resolved, resolve};
+use self::result::{ResultDocument, Start, TestOutcome};
+use self::stress::Stress;
+use crate::cli::Output;
+use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
+use crate::go::format_duration;
+use crate::http::{HttpThread, Page, Pages};
+use crate::signals::Signals;
+use crate::{metrics as shared_metrics, net, progress};
+
+/// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
+///
+/// # Errors
+/// Bad input that only the system could tell (a port in use, a name that does not resolve) is a
+/// [`ConfigError`](crate::config::ConfigError); anything else means that this host cannot run the client at all.
+pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Result<ExitCode> {
+    let descriptors = net::raise_descriptor_limit();
+    let registry = shared_metrics::registry()?;
+    let metrics = ClientMetrics::register(&registry)?;
+    let test_over = Arc::new(AtomicBool::new(false));
+    let listener = net::listen_for_metrics(config.metrics_addr)?;
+    let http = HttpThread::spawn(listener, pages(registry, Arc::clone(&test_over)))?;
+    if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
+        tracing::warn!(
+            "--probe-timeout {} reaches the kernel's first SYN retransmission (1s): a probe may be several SYNs; \
+             those are counted in the result as syn_retransmissions",
+            format_duration(config.probe_timeout)
+        );
+    }
+    let exit = measure(config, start, signals, &metrics, descriptors, &test_over);
+    http.stop();
+    exit
+}
+
+fn measure(
+    config: &ClientConfig,
+    start: Start,
+    signals: &Signals,
+    metrics: &ClientMetrics,
+    descriptors: u64,
+    test_over: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
+    let deadline = start.monotonic + config.test_timeout;
+    let target = match resolve(&config.target, config.route.source_addr, deadline, signals)? {
+        Resolved::Address(address) => address,
+        Resolved::Interrupted => {
+            print(config.output, &ResultDocument::interrupted(config, start))?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let destination = Destination::new(target, &config.route);
+    progress::enable();
+    let prober = Prober::new(config, &destination, metrics, signals, start.monotonic, descriptors)
+        .context("cannot set up the probing")?;
+    let measured = prober.run().context("the probing broke off")?;
+    tell(&measured, metrics);
+
+    let stress = config.stress.filter(|_| measured.ended == Ended::Masqueraded);
+    let mut stress_test = Stress::new(&destination, metrics, signals)?;
+    let stress_report = stress.map(|stress| stress_test.run(stress, descriptors)).transpose()?;
+    test_over.store(true, Ordering::Relaxed);
+
+    let document = ResultDocument::new(config, start, target.to_string(), &measured, stress_report);
+    for warning in &document.warnings {
+        tracing::warn!("weak numbers: {warning}");
+    }
+    print(config.output, &document)?;
+    let failed = match document.outcome {
+        TestOutcome::Interrupted => true,
+        TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
+    };
+    if !config.exit && measured.ended != Ended::Interrupted {
+        // The numbers stay to be scraped, and held connections held, until somebody ends us.
+        stress_test.watch()?;
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What scrapes and log readers wait for.
+fn tell(measured: &Measurement, metrics: &ClientMetrics) {
+    metrics.set_bracket(measured.judge.bracket());
+    match (measured.ended, measured.judge.winner()) {
+        (Ended::TimedOut, _) => {
+            metrics.failed_tests.inc();
+            tracing::error!("the test timeout has passed without a pong");
+        }
+        (_, Some(winner)) => {
+            let misses = measured.judge.before_winner().misses();
+            tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
+        }
+        _ => tracing::warn!("interrupted before a verdict"),
+    }
+}
+
+fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Arc<Pages> {
+    Arc::new(move |path| match path {
+        "/metrics" => Some(Page::metrics(&registry)),
+        "/readyz" if test_over.load(Ordering::Relaxed) => {
+            Some(Page::text(StatusCode::OK, "the test is over"))
+        }
+        "/readyz" => Some(Page::text(StatusCode::INTERNAL_SERVER_ERROR, "the test is under way")),
+        _ => None,
+    })
+}
+
+/// Prints the result; a reader that has gone away is no error of ours.
+fn print(output: Output, document: &ResultDocument) -> io::Result<()> {
+    let text = match output {
+        Output::Text => summary::text(document),
+        Output::Json => serde_json::to_string(document)? + "\n",
+    };
+    progress::clear();
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}

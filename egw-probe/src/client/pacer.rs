@@ -1,0 +1,133 @@
+//! Which tick is due: pure arithmetic on the grid `start + i * interval`.
+
+use std::time::Duration;
+
+use crate::clock::Monotonic;
+
+/// Hands out each tick at most once, and counts those that nobody could serve in time.
+#[derive(Debug)]
+pub struct Pacer {
+    start: Monotonic,
+    interval: Duration,
+    end: Monotonic,
+    next: Option<u64>,
+    skipped: u64,
+}
+
+impl Pacer {
+    /// A grid from `start`, with no tick at or after `end`. The interval is above zero.
+    pub fn new(start: Monotonic, interval: Duration, end: Monotonic) -> Self {
+        Self { start, interval, end, next: None, skipped: 0 }
+    }
+
+    /// The instant of tick `index`.
+    pub fn instant(&self, index: u64) -> Monotonic {
+        let ns = self.interval.as_nanos() * u128::from(index);
+        self.start + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
+
+    /// The instant of the tick due at `now`, once. A tick is skipped only when the next one is already due.
+    ///
+    /// The first call always gives a tick: the first probe leaves as soon as the client is ready. Ticks before that
+    /// were nobody's to serve, and do not count as skipped.
+    pub fn due(&mut self, now: Monotonic) -> Option<Monotonic> {
+        if self.is_over(now) {
+            return None;
+        }
+        let latest = (now.since(self.start).as_nanos() / self.interval.as_nanos()) as u64;
+        match self.next {
+            Some(next) if latest < next => return None,
+            Some(next) => self.skipped += latest - next,
+            None => {}
+        }
+        self.next = Some(latest + 1);
+        Some(self.instant(latest))
+    }
+
+    /// Counts a tick that was due but could not be served, for want of descriptors.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// The instant of the next tick.
+    pub fn next_tick(&self) -> Monotonic {
+        self.instant(self.next.unwrap_or(0))
+    }
+
+    /// No further tick will come.
+    pub fn is_over(&self, now: Monotonic) -> bool {
+        now >= self.end
+    }
+
+    /// Ticks skipped so far.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(us: u64) -> Monotonic {
+        Monotonic::from_ns(us * 1_000)
+    }
+
+    fn pacer() -> Pacer {
+        Pacer::new(at(1_000), Duration::from_micros(100), at(2_000))
+    }
+
+    #[test]
+    fn the_first_tick_is_handed_out_at_once_and_the_grid_starts_at_the_start() {
+        let mut pacer = pacer();
+        assert_eq!(pacer.due(at(1_000)), Some(at(1_000)));
+        assert_eq!(pacer.due(at(1_099)), None);
+        assert_eq!(pacer.next_tick(), at(1_100));
+        assert_eq!(pacer.due(at(1_103)), Some(at(1_100)));
+        assert_eq!(pacer.due(at(1_199)), None);
+        assert_eq!(pacer.due(at(1_200)), Some(at(1_200)));
+        assert_eq!(pacer.skipped(), 0);
+    }
+
+    #[test]
+    fn ticks_before_the_client_was_ready_are_not_skipped() {
+        let mut pacer = pacer();
+        assert_eq!(pacer.due(at(1_350)), Some(at(1_300)));
+        assert_eq!(pacer.skipped(), 0);
+        assert_eq!(pacer.next_tick(), at(1_400));
+    }
+
+    #[test]
+    fn a_tick_is_skipped_only_when_the_next_one_is_due() {
+        let mut pacer = pacer();
+        pacer.due(at(1_000));
+        assert_eq!(pacer.due(at(1_199)), Some(at(1_100)), "late, but the next one is not due");
+        assert_eq!(pacer.skipped(), 0);
+        assert_eq!(pacer.due(at(1_500)), Some(at(1_500)));
+        assert_eq!(pacer.skipped(), 3);
+    }
+
+    #[test]
+    fn no_tick_comes_at_the_end_or_later() {
+        let mut pacer = pacer();
+        assert_eq!(pacer.due(at(1_999)), Some(at(1_900)));
+        assert!(pacer.is_over(at(2_000)));
+        assert_eq!(pacer.due(at(2_000)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_tick_is_either_handed_out_or_skipped(steps in prop::collection::vec(1u64..500, 1..200)) {
+            let mut pacer = Pacer::new(at(0), Duration::from_micros(100), at(1_000_000));
+            let mut now = 0;
+            let mut handed_out = 0;
+            prop_assert!(pacer.due(at(now)).is_some());
+            for step in steps {
+                now += step;
+                handed_out += u64::from(pacer.due(at(now)).is_some());
+            }
+            prop_assert_eq!(handed_out + pacer.skipped(), now / 100);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The socket of one probe: what is set on it, how it is connected, how its reply is read.
+
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::outcome::{Outcome, Reply};
+use crate::config::Route;
+
+/// Where connections go and how they leave: made once, used for every one.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// The target.
+    pub target: SocketAddr,
+    target_raw: SockAddr,
+    source: Option<SockAddr>,
+    device: Option<Vec<u8>>,
+}
+
+impl Destination {
+    /// The target by the route that the user chose.
+    pub fn new(target: SocketAddr, route: &Route) -> Self {
+        Self {
+            target,
+            target_raw: target.into(),
+            source: route.source_addr.map(|address| SocketAddr::new(address, 0).into()),
+            device: route.bind_device.as_ref().map(|name| name.clone().into_bytes()),
+        }
+    }
+
+    /// A non-blocking socket that is bound as the route says.
+    pub fn socket(&self) -> io::Result<Socket> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new_raw(Domain::for_address(self.target), kind, Some(Protocol::TCP))?;
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device))?;
+        }
+        if let Some(source) = &self.source {
+            set_bind_address_no_port(&socket)?;
+            socket.bind(source)?;
+        }
+        Ok(socket)
+    }
+
+    /// Begins the handshake.
+    pub fn connect(&self, socket: &Socket) -> io::Result<()> {
+        match socket.connect(&self.target_raw) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Leaves the choice of the port to connect, which knows the remote end, so that ports do not run out early (ip(7),
+/// `IP_BIND_ADDRESS_NO_PORT`; the kernel takes it for IPv6 sockets as well).
+fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// One probe's connection.
+#[derive(Debug)]
+pub struct ProbeSocket {
+    socket: Socket,
+    reply: Reply,
+}
+
+/// What a probe's socket says once its reply is decided.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What became of the probe.
+    pub outcome: Outcome,
+    /// The source address that the target saw, where an annotated reply told it.
+    pub egress_ip: Option<IpAddr>,
+}
+
+impl ProbeSocket {
+    /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
+    pub fn new(destination: &Destination) -> io::Result<Self> {
+        let socket = destination.socket()?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        Ok(Self { socket, reply: Reply::default() })
+    }
+
+    /// Begins the handshake.
+    pub fn connect(&self, destination: &Destination) -> io::Result<()> {
+        destination.connect(&self.socket)
+    }
+
+    /// Takes the error that the handshake ended with.
+    pub fn take_error(&self) -> Option<io::Error> {
+        self.socket.take_error().unwrap_or_else(Some)
+    }
+
+    /// Reads what has come; `Some` once it decides, a closed connection included.
+    pub fn read(&mut self) -> Option<Verdict> {
+        // Longer than an annotated reply, which comes in one segment.
+        let mut buffer = [0; 256];
+        loop {
+            let plain = |outcome| Some(Verdict { outcome, egress_ip: None });
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return plain(self.reply.closed()),
+                Ok(length) => {
+                    if let Some(outcome) = self.reply.read(&buffer[..length]) {
+                        return Some(Verdict { outcome, egress_ip: egress_ip(&buffer[..length]) });
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return None,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return plain(self.reply.closed()),
+                },
+            }
+        }
+    }
+
+    /// SYNs (and other segments) that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
+    pub fn retransmissions(&self) -> io::Result<u32> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `info`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
+        Ok(unsafe { info.assume_init() }.tcpi_total_retrans)
+    }
+}
+
+impl AsFd for ProbeSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The `source=` of an annotated reply's second line, without its port.
+fn egress_ip(reply: &[u8]) -> Option<IpAddr> {
+    let second_line = std::str::from_utf8(reply).ok()?.lines().nth(1)?;
+    let source = second_line.split(' ').find_map(|word| word.strip_prefix("source="))?;
+    source.parse::<SocketAddr>().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotated_reply_tells_the_egress_ip() {
+        let address = |text: &str| text.parse::<IpAddr>().ok();
+        assert_eq!(egress_ip(b"pong\nsource=203.0.113.7:4711 accept_ns=5\n"), address("203.0.113.7"));
+        assert_eq!(egress_ip(b"pong\naccept_ns=5 source=[2001:db8::7]:4711\n"), address("2001:db8::7"));
+        for other in [&b"pong\n"[..], b"pong\nsource=", b"pong\nsource=x\n", b"pong\n\xff\n", b""] {
+            assert_eq!(egress_ip(other), None);
+        }
+    }
+}

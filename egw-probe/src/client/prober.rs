@@ -1,0 +1,334 @@
+//! The rim of the client: one thread, one epoll, a timer on the tick grid, and the probes' sockets.
+//!
+//! What a probe's verdict means is not decided here: see [`super::outcome`], [`super::inflight`] and
+//! [`super::bracket`].
+
+use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+use super::bracket::Judge;
+use super::inflight::{InFlight, ProbeId};
+use super::metrics::ClientMetrics;
+use super::outcome::Outcome;
+use super::pacer::Pacer;
+use super::probe::{Destination, ProbeSocket, Verdict};
+use super::result::Quantiles;
+use crate::clock::Monotonic;
+use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
+use crate::log::RateLimit;
+use crate::net::RESERVED_DESCRIPTORS;
+use crate::poller::{EventFlags, Poller, Ready, timespec};
+use crate::progress::Progress;
+use crate::signals::Signals;
+
+const TICK: u64 = u64::MAX;
+const SIGNAL: u64 = u64::MAX - 1;
+
+/// How the probing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// A pong came, and all that was in flight is settled.
+    Masqueraded,
+    /// The test timeout passed without a pong.
+    TimedOut,
+    /// A signal came before either.
+    Interrupted,
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub struct Measurement {
+    /// How it ended.
+    pub ended: Ended,
+    /// What the probes mean.
+    pub judge: Judge,
+    /// Handshake times of established probes, in nanoseconds.
+    pub connect_ns: Histogram<u64>,
+    /// How late ticks were served, in nanoseconds; the first one, which waits for the client, is not among them.
+    pub tick_lateness_ns: Histogram<u64>,
+    /// Ticks without a probe.
+    pub skipped_ticks: u64,
+    /// Ticks without a probe for want of a descriptor; among the skipped ones.
+    pub descriptor_skips: u64,
+    /// SYNs that the kernel sent again: counted when one probe may outlive the first retransmission.
+    pub syn_retransmissions: Option<u64>,
+    /// The source address that the target told.
+    pub egress_ip: Option<IpAddr>,
+}
+
+/// The client's probing, from the first tick to the last verdict.
+#[derive(Debug)]
+pub struct Prober<'a> {
+    config: &'a ClientConfig,
+    destination: &'a Destination,
+    metrics: &'a ClientMetrics,
+    signals: &'a Signals,
+    start: Monotonic,
+    poller: Poller,
+    timer: OwnedFd,
+    pacer: Pacer,
+    in_flight: InFlight<ProbeSocket>,
+    most_in_flight: usize,
+    sending: bool,
+    measured: Measurement,
+    last_outcome: Option<Outcome>,
+    outcome_log: RateLimit,
+}
+
+impl<'a> Prober<'a> {
+    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open.
+    pub fn new(
+        config: &'a ClientConfig,
+        destination: &'a Destination,
+        metrics: &'a ClientMetrics,
+        signals: &'a Signals,
+        start: Monotonic,
+        descriptors: u64,
+    ) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        poller.add(&timer, TICK, EventFlags::IN)?;
+        poller.add(signals, SIGNAL, EventFlags::IN)?;
+        let counts_retransmissions = config.probe_timeout >= FIRST_SYN_RETRANSMISSION;
+        Ok(Self {
+            config,
+            destination,
+            metrics,
+            signals,
+            start,
+            poller,
+            timer,
+            pacer: Pacer::new(start, config.interval, start + config.test_timeout),
+            in_flight: InFlight::new(config.probe_timeout),
+            most_in_flight: descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
+            sending: true,
+            measured: Measurement {
+                ended: Ended::TimedOut,
+                judge: Judge::new(start),
+                connect_ns: Quantiles::histogram_ns(),
+                tick_lateness_ns: Quantiles::histogram_ns(),
+                skipped_ticks: 0,
+                descriptor_skips: 0,
+                syn_retransmissions: counts_retransmissions.then_some(0),
+                egress_ip: None,
+            },
+            last_outcome: None,
+            outcome_log: RateLimit::default(),
+        })
+    }
+
+    /// Probes until a pong has come or the test timeout has passed, and all that is in flight is settled.
+    pub fn run(mut self) -> io::Result<Measurement> {
+        self.tick(Monotonic::now());
+        self.arm_timer()?;
+        let mut ready = Vec::new();
+        let mut progress = Progress::default();
+        let mut interrupted = false;
+        while !interrupted && (self.sending || !self.in_flight.is_empty()) {
+            self.poller.wait(Some(self.next_wake(Monotonic::now())), &mut ready)?;
+            // One reading serves the whole batch: all of it had happened by now.
+            let now = Monotonic::now();
+            self.tick(now);
+            for Ready { token, flags } in ready.drain(..) {
+                match token {
+                    TICK => self.clear_timer(),
+                    SIGNAL => interrupted = self.signals.take(),
+                    id => self.socket_ready(id, flags, now),
+                }
+            }
+            while let Some(id) = self.in_flight.expired(now) {
+                self.settle(id, Outcome::Timeout);
+                self.judge_settled(now);
+            }
+            self.judge_settled(now);
+            self.sending &= !self.pacer.is_over(now);
+            progress.show(now, || self.progress_line(now));
+        }
+        self.measured.ended = if self.measured.judge.winner().is_some() {
+            Ended::Masqueraded
+        } else if interrupted {
+            Ended::Interrupted
+        } else {
+            Ended::TimedOut
+        };
+        self.measured.skipped_ticks = self.pacer.skipped();
+        Ok(self.measured)
+    }
+
+    /// Sends a probe if a tick is due.
+    fn tick(&mut self, now: Monotonic) {
+        if !self.sending {
+            return;
+        }
+        let first = self.in_flight.next_id() == 0;
+        let skipped_before = self.pacer.skipped();
+        if let Some(tick) = self.pacer.due(now) {
+            if !first {
+                self.measured.tick_lateness_ns.saturating_record(now.since(tick).as_nanos() as u64);
+            }
+            if self.in_flight.open() >= self.most_in_flight {
+                self.pacer.skip();
+                self.measured.descriptor_skips += 1;
+            } else {
+                self.launch();
+            }
+        }
+        self.metrics.skipped_ticks.inc_by(self.pacer.skipped() - skipped_before);
+    }
+
+    fn launch(&mut self) {
+        let id = self.in_flight.next_id();
+        let socket = ProbeSocket::new(self.destination);
+        let sent = Monotonic::now();
+        let launched = socket.map_err(|error| (Outcome::Error, error)).and_then(|socket| {
+            match socket.connect(self.destination) {
+                Ok(()) => Ok(socket),
+                Err(error) => Err((Outcome::of_connect_error(&error), error)),
+            }
+        });
+        let launched = launched.and_then(|socket| {
+            let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+            self.poller.add(&socket, id, interest).map(|()| socket).map_err(|error| (Outcome::Error, error))
+        });
+        let launched = launched.map_err(|(outcome, error)| {
+            tracing::debug!(%error, outcome = outcome.name(), "probe did not leave");
+            outcome
+        });
+        self.in_flight.launch(sent, launched);
+    }
+
+    fn socket_ready(&mut self, id: ProbeId, flags: EventFlags, now: Monotonic) {
+        let Some(socket) = self.in_flight.open_mut(id) else { return };
+        if flags.intersects(EventFlags::ERR) {
+            // An error of an established connection means that it was reset (tcp_reset, net/ipv4/tcp_input.c).
+            let error = socket.take_error();
+            match error.as_ref().and_then(io::Error::raw_os_error) {
+                Some(libc::ECONNRESET | libc::EPIPE) | None => {}
+                Some(_) => {
+                    let outcome = error.as_ref().map_or(Outcome::Error, Outcome::of_connect_error);
+                    self.settle(id, outcome);
+                    return;
+                }
+            }
+        }
+        let verdict = if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP) {
+            socket.read()
+        } else {
+            None
+        };
+        if flags.intersects(EventFlags::OUT | EventFlags::HUP) {
+            self.in_flight.establish(id, now);
+        }
+        if let Some(Verdict { outcome, egress_ip }) = verdict {
+            self.measured.egress_ip = egress_ip.or(self.measured.egress_ip);
+            self.settle(id, outcome);
+        }
+    }
+
+    fn settle(&mut self, id: ProbeId, outcome: Outcome) {
+        let Some(socket) = self.in_flight.settle(id, outcome) else { return };
+        if let Some(total) = &mut self.measured.syn_retransmissions {
+            *total += u64::from(socket.retransmissions().unwrap_or(0));
+        }
+        if outcome == Outcome::Pong {
+            // Whoever comes first in sent order is in flight already; nothing sent later can change the result.
+            self.sending = false;
+        }
+    }
+
+    /// Hands settled probes on, in sent order.
+    fn judge_settled(&mut self, now: Monotonic) {
+        while let Some(probe) = self.in_flight.take_settled() {
+            let had_winner = self.measured.judge.winner().is_some();
+            self.measured.judge.take(probe);
+            self.metrics.count(probe.outcome);
+            if let Some(established) = probe.established {
+                let connect = established.since(probe.sent);
+                self.measured.connect_ns.saturating_record(connect.as_nanos() as u64);
+                self.metrics.connect_seconds.observe(connect.as_secs_f64());
+            }
+            if !had_winner {
+                match self.measured.judge.winner() {
+                    Some(winner) => {
+                        self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
+                    }
+                    None => self.metrics.leaked_requests.inc(),
+                }
+            }
+            self.metrics.blackhole_seconds.set(self.measured.judge.blackhole().as_secs_f64());
+            if self.last_outcome.replace(probe.outcome) != Some(probe.outcome)
+                && let Some(held_back) = self.outcome_log.pass(now)
+            {
+                tracing::info!(
+                    sent_at = ?probe.sent.since(self.start),
+                    held_back,
+                    "probes {}",
+                    describe(probe.outcome)
+                );
+            }
+        }
+    }
+
+    fn arm_timer(&self) -> io::Result<()> {
+        let spec = Itimerspec {
+            it_interval: timespec(self.config.interval),
+            it_value: timespec(Duration::from_nanos(self.pacer.next_tick().as_ns())),
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+        Ok(())
+    }
+
+    fn clear_timer(&mut self) {
+        let mut expirations = [0; 8];
+        // Nothing to read means that the kernel has cleared it already; how many ticks passed, the clock tells better.
+        let _ = rustix::io::read(&self.timer, &mut expirations);
+        if !self.sending {
+            let _ = self.poller.remove(&self.timer);
+        }
+    }
+
+    /// Until the next probe expires, the test ends, or the progress line is due; ticks come from the timer.
+    fn next_wake(&self, now: Monotonic) -> Monotonic {
+        let end = self.sending.then(|| self.start + self.config.test_timeout);
+        let progress = Some(now + Progress::PERIOD);
+        [end, self.in_flight.next_deadline(), progress].into_iter().flatten().min().unwrap_or(now)
+    }
+
+    fn progress_line(&self, now: Monotonic) -> String {
+        let counts = self.measured.judge.counts();
+        let mut line = format!(
+            "{}  {:.1} s  in flight {}",
+            self.destination.target,
+            now.since(self.start).as_secs_f64(),
+            self.in_flight.open()
+        );
+        for outcome in Outcome::ALL {
+            if counts.of(outcome) > 0 {
+                let _ = write!(line, "  {} {}", outcome.name(), counts.of(outcome));
+            }
+        }
+        line
+    }
+}
+
+/// What the log says when probes begin to end like this.
+fn describe(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pong => "are answered with pong: the target sees an allowed source",
+        Outcome::Leaked => "leak: the target sees a source outside its allowed CIDRs",
+        Outcome::Timeout => "get no verdict within the probe timeout",
+        Outcome::Refused => "are refused: nothing listens on the target's port, or a firewall rejects",
+        Outcome::Unreachable => "meet no route to the target",
+        Outcome::Garbled => "are answered by something that is no external target",
+        Outcome::Error => "fail on this host before they leave",
+    }
+}

@@ -1,0 +1,165 @@
+//! From the target's name to one address, before the test starts.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::clock::Monotonic;
+use crate::config::{ConfigError, TargetAddr};
+use crate::poller::timespec;
+use crate::signals::Signals;
+
+/// In a fresh Pod the resolver may come up later than we do; a name that is wrong stays wrong for longer than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What came of resolving.
+#[derive(Debug)]
+pub enum Resolved {
+    /// The address to probe.
+    Address(SocketAddr),
+    /// A signal came first.
+    Interrupted,
+}
+
+/// Resolves `target`; of several addresses takes the resolver's first that has the family of `source`, if one is given.
+/// Gives up at `deadline`, or earlier when the name goes on failing.
+pub fn resolve(
+    target: &TargetAddr,
+    source: Option<IpAddr>,
+    deadline: Monotonic,
+    signals: &Signals,
+) -> Result<Resolved, ConfigError> {
+    let (host, port) = match target {
+        TargetAddr::Address(address) => return Ok(Resolved::Address(*address)),
+        TargetAddr::Name { host, port } => (host.clone(), *port),
+    };
+    let deadline = deadline.min(Monotonic::now() + PATIENCE);
+    let answers =
+        ask(host, port).map_err(|error| refuse(target, &format!("no thread to resolve it: {error}")))?;
+    let mut last_error = "the resolver does not answer".to_owned();
+    loop {
+        let left = deadline.since(Monotonic::now());
+        if left.is_zero() {
+            return Err(refuse(
+                target,
+                &format!("cannot be resolved: {last_error}; check the name and the DNS"),
+            ));
+        }
+        let mut fds = [PollFd::new(&answers.ready, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        // Whatever woke us, both sources are looked at.
+        let _ = poll(&mut fds, Some(&timespec(left)));
+        if signals.take() {
+            return Ok(Resolved::Interrupted);
+        }
+        match answers.received.try_recv() {
+            Ok(Ok(found)) => return choose(target, &found, source).map(Resolved::Address),
+            Ok(Err(error)) => {
+                if last_error != error {
+                    tracing::warn!("--external-target-addr: {target} cannot be resolved yet: {error}");
+                }
+                last_error = error;
+                drain(&answers.ready);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+struct Answers {
+    received: mpsc::Receiver<Result<Vec<SocketAddr>, String>>,
+    ready: UnixStream,
+}
+
+/// Asks the resolver again and again, on a thread of its own: it blocks, and knows no deadline.
+fn ask(host: String, port: u16) -> io::Result<Answers> {
+    let (send, received) = mpsc::channel();
+    let (ready, mut wake) = UnixStream::pair()?;
+    ready.set_nonblocking(true)?;
+    std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+        loop {
+            let answer = (host.as_str(), port).to_socket_addrs();
+            let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
+            let done = answer.is_ok();
+            // Nobody listens any more once the deadline has passed.
+            if send.send(answer).is_err() || wake.write_all(&[0]).is_err() || done {
+                return;
+            }
+            std::thread::sleep(RETRY_AFTER);
+        }
+    })?;
+    Ok(Answers { received, ready })
+}
+
+fn drain(mut ready: &UnixStream) {
+    let _ = io::Read::read(&mut ready, &mut [0; 16]);
+}
+
+fn choose(
+    target: &TargetAddr,
+    found: &[SocketAddr],
+    source: Option<IpAddr>,
+) -> Result<SocketAddr, ConfigError> {
+    let fits = |address: &&SocketAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+    let Some(chosen) = found.iter().find(fits) else {
+        let reason = match source {
+            Some(source) => format!("has no address of the family of --source-addr {source}"),
+            None => "has no address".to_owned(),
+        };
+        return Err(refuse(target, &reason));
+    };
+    let others = found.iter().filter(|address| *address != chosen).map(ToString::to_string);
+    let others: Vec<String> = others.collect();
+    if others.is_empty() {
+        tracing::info!("{target} is {chosen}");
+    } else {
+        tracing::info!("{target} has several addresses: probing {chosen}, not {}", others.join(", "));
+    }
+    Ok(*chosen)
+}
+
+fn refuse(target: &TargetAddr, reason: &str) -> ConfigError {
+    ConfigError::new("--external-target-addr", target, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dual_stack() -> (TargetAddr, Vec<SocketAddr>) {
+        let name = TargetAddr::Name { host: "target.example".into(), port: 7 };
+        (name, vec!["[2001:db8::1]:7".parse().unwrap(), "192.0.2.1:7".parse().unwrap()])
+    }
+
+    #[test]
+    fn of_several_addresses_the_resolvers_first_is_taken() {
+        let (name, found) = dual_stack();
+        assert_eq!(choose(&name, &found, None).unwrap(), found[0]);
+    }
+
+    #[test]
+    fn a_source_address_chooses_the_family() {
+        let (name, found) = dual_stack();
+        assert_eq!(choose(&name, &found, "192.0.2.9".parse().ok()).unwrap(), found[1]);
+        let error = choose(&name, &found[..1], "192.0.2.9".parse().ok()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--external-target-addr: \"target.example:7\": has no address of the family of --source-addr 192.0.2.9"
+        );
+    }
+
+    #[test]
+    fn localhost_resolves_without_a_network() {
+        let signals = Signals::install().unwrap();
+        let name = TargetAddr::Name { host: "localhost".into(), port: 7 };
+        let deadline = Monotonic::now() + Duration::from_secs(5);
+        match resolve(&name, None, deadline, &signals).unwrap() {
+            Resolved::Address(address) => assert!(address.ip().is_loopback() && address.port() == 7),
+            Resolved::Interrupted => panic!("no signal was sent"),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! From raw flags to one validated configuration, before any socket opens.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::cli::{ClientArgs, ExternalTargetArgs, Output, Reply};
+use crate::go::format_duration;
+
+/// A flag whose value makes no sense: what, where, and what to do. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}: \"{value}\": {remedy}")]
+pub struct ConfigError {
+    flag: &'static str,
+    value: String,
+    remedy: String,
+}
+
+impl ConfigError {
+    /// An error of `flag` with `value`; `remedy` says what was wrong and what to write instead.
+    pub fn new(flag: &'static str, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self { flag, value: value.to_string(), remedy: remedy.into() }
+    }
+}
+
+/// The kernel retransmits a SYN for the first time after this long (`TCP_TIMEOUT_INIT`, include/net/tcp.h).
+pub const FIRST_SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
+
+/// Where the target is, as the user named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetAddr {
+    /// An address that needs no resolving.
+    Address(SocketAddr),
+    /// A host name (or a scoped IPv6 address) and a port.
+    Name {
+        /// What the resolver is asked for.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for TargetAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// Where HTTP is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsAddr {
+    /// The address; an unspecified IPv6 one serves IPv4 too.
+    pub address: SocketAddr,
+    /// The user named it, so it must work.
+    pub explicit: bool,
+}
+
+impl MetricsAddr {
+    fn new(named: Option<SocketAddr>, default_port: u16) -> Self {
+        let default = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, default_port));
+        Self { address: named.unwrap_or(default), explicit: named.is_some() }
+    }
+}
+
+/// Everything `egw-probe client` is to do.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Where probes go.
+    pub target: TargetAddr,
+    /// Time between two ticks.
+    pub interval: Duration,
+    /// No tick at or after start plus this.
+    pub test_timeout: Duration,
+    /// How long one probe may take.
+    pub probe_timeout: Duration,
+    /// The stress test after the pong, if wanted.
+    pub stress: Option<StressConfig>,
+    /// Exit when the test is over.
+    pub exit: bool,
+    /// What fails the test although it was masqueraded.
+    pub gates: Gates,
+    /// Form of the result on stdout.
+    pub output: Output,
+    /// How probes leave this host.
+    pub route: Route,
+    /// Name of this client in results.
+    pub client_id: String,
+    /// Where HTTP is served.
+    pub metrics_addr: MetricsAddr,
+}
+
+/// How connections leave this host.
+#[derive(Debug, Clone, Default)]
+pub struct Route {
+    /// Local address to connect from.
+    pub source_addr: Option<IpAddr>,
+    /// Interface to connect through.
+    pub bind_device: Option<String>,
+}
+
+/// The stress test of the old program.
+#[derive(Debug, Clone, Copy)]
+pub struct StressConfig {
+    /// Pause before the first dial.
+    pub delay: Duration,
+    /// End after this long; `None` is unbounded.
+    pub duration: Option<Duration>,
+}
+
+/// Limits that `--exit` turns into the exit code.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gates {
+    /// Longest masquerade delay that passes.
+    pub max_delay: Option<Duration>,
+    /// Most leaked probes that pass.
+    pub max_leaked: Option<u64>,
+}
+
+impl TryFrom<ClientArgs> for ClientConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: ClientArgs) -> Result<Self, ConfigError> {
+        let target = parse_target(&args.external_target_addr)?;
+        let written = |duration| format_duration(duration);
+        if args.interval.is_zero() {
+            return Err(ConfigError::new(
+                "--interval",
+                written(args.interval),
+                "must be above 0, as in 50ms",
+            ));
+        }
+        if args.interval > args.test_timeout {
+            return Err(ConfigError::new(
+                "--interval",
+                written(args.interval),
+                format!(
+                    "longer than --test-timeout {}: there would be one probe only; write a shorter one",
+                    written(args.test_timeout)
+                ),
+            ));
+        }
+        if args.probe_timeout.is_zero() {
+            return Err(ConfigError::new("--probe-timeout", "0s", "must be above 0, as in 900ms"));
+        }
+        for (flag, is_set) in
+            [("--max-delay", args.max_delay.is_some()), ("--max-leaked", args.max_leaked.is_some())]
+        {
+            if is_set && !args.exit {
+                return Err(ConfigError::new(flag, "set", "a gate sets the exit code: add --exit"));
+            }
+        }
+        if let (TargetAddr::Address(address), Some(source)) = (&target, args.source_addr)
+            && address.is_ipv4() != source.is_ipv4()
+        {
+            return Err(ConfigError::new(
+                "--source-addr",
+                source,
+                format!("not of the target's family: {address} needs an address of the same"),
+            ));
+        }
+        if let Some(device) = &args.bind_device
+            && !std::path::Path::new("/sys/class/net").join(device).exists()
+        {
+            return Err(ConfigError::new("--bind-device", device, "no such interface: `ip link` lists them"));
+        }
+        let stress = args.stress.then_some(StressConfig {
+            delay: args.stress_delay,
+            duration: (!args.stress_duration.is_zero()).then_some(args.stress_duration),
+        });
+        Ok(Self {
+            target,
+            interval: args.interval,
+            test_timeout: args.test_timeout,
+            probe_timeout: args.probe_timeout,
+            stress,
+            exit: args.exit,
+            gates: Gates { max_delay: args.max_delay, max_leaked: args.max_leaked },
+            output: args.output,
+            route: Route { source_addr: args.source_addr, bind_device: args.bind_device },
+            client_id: args.client_id.unwrap_or_else(host_name),
+            metrics_addr: MetricsAddr::new(args.metrics_addr, 2112),
+        })
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn parse_target(text: &str) -> Result<TargetAddr, ConfigError> {
+    let refuse = |remedy: &str| Err(ConfigError::new("--external-target-addr", text, remedy));
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.port() {
+            0 => refuse("port 0 cannot be connected to: write 1 to 65535"),
+            _ => Ok(TargetAddr::Address(address)),
+        };
+    }
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return refuse("an IPv6 address stands in brackets before its port: write [address]:port");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return refuse("the port is missing: write host:port, as in 192.0.2.1:1337");
+    };
+    let port = match port.parse::<u16>() {
+        Ok(port) if port > 0 => port,
+        _ => return refuse("the port is no number from 1 to 65535"),
+    };
+    let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+    if host.is_empty() || !host.chars().all(plausible) {
+        return refuse("no host name or address before the port: write IP:port, [IPv6]:port or host:port");
+    }
+    // "1.2.3" and "10.0.0.256" would go to the resolver, which reads the first as 1.2.0.3.
+    if host.chars().all(|c| c.is_ascii_digit() || c == '.') {
+        return refuse("not an IPv4 address: write four numbers from 0 to 255");
+    }
+    Ok(TargetAddr::Name { host: host.to_owned(), port })
+}
+
+/// Everything `egw-probe external-target` is to do.
+#[derive(Debug, Clone)]
+pub struct TargetConfig {
+    /// Sources that get a pong.
+    pub allowed: Vec<IpNet>,
+    /// TCP port to listen on.
+    pub listen_port: u16,
+    /// Keep allowed connections open.
+    pub keep_open: bool,
+    /// What an allowed source is told.
+    pub reply: Reply,
+    /// Where HTTP is served.
+    pub metrics_addr: MetricsAddr,
+}
+
+impl From<ExternalTargetArgs> for TargetConfig {
+    fn from(args: ExternalTargetArgs) -> Self {
+        Self {
+            allowed: args.allowed_cidr,
+            listen_port: args.listen_port,
+            keep_open: args.keep_open,
+            reply: args.reply,
+            metrics_addr: MetricsAddr::new(args.metrics_addr, 2113),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn configure(flags: &str) -> Result<ClientConfig, String> {
+        let line = format!("egw-probe client {flags}");
+        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+            Command::Client(args) => ClientConfig::try_from(*args).map_err(|error| error.to_string()),
+            Command::ExternalTarget(_) => panic!("a client was asked for"),
+        }
+    }
+
+    #[test]
+    fn a_target_is_an_address_or_a_name() {
+        for (text, expected) in [
+            ("192.0.2.1:1337", TargetAddr::Address("192.0.2.1:1337".parse().unwrap())),
+            ("[2001:db8::1]:80", TargetAddr::Address("[2001:db8::1]:80".parse().unwrap())),
+            ("target.example:1337", TargetAddr::Name { host: "target.example".into(), port: 1337 }),
+            ("[fe80::1%eth0]:80", TargetAddr::Name { host: "fe80::1%eth0".into(), port: 80 }),
+        ] {
+            assert_eq!(parse_target(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_one_line() {
+        for (flags, expected) in [
+            (
+                "--external-target-addr=192.0.2.1",
+                "--external-target-addr: \"192.0.2.1\": the port is missing: write host:port, as in 192.0.2.1:1337",
+            ),
+            (
+                "--external-target-addr=2001:db8::1",
+                "--external-target-addr: \"2001:db8::1\": an IPv6 address stands in brackets before its port: write [address]:port",
+            ),
+            (
+                "--external-target-addr=192.0.2.256:1",
+                "--external-target-addr: \"192.0.2.256:1\": not an IPv4 address: write four numbers from 0 to 255",
+            ),
+            (
+                "--external-target-addr=a:99999",
+                "--external-target-addr: \"a:99999\": the port is no number from 1 to 65535",
+            ),
+            ("--external-target-addr=a:1 --interval=0", "--interval: \"0s\": must be above 0, as in 50ms"),
+            (
+                "--external-target-addr=a:1 --interval=2m",
+                "--interval: \"2m0s\": longer than --test-timeout 1m0s: there would be one probe only; write a shorter one",
+            ),
+            (
+                "--external-target-addr=a:1 --max-leaked=3",
+                "--max-leaked: \"set\": a gate sets the exit code: add --exit",
+            ),
+            (
+                "--external-target-addr=192.0.2.1:1 --source-addr=::1",
+                "--source-addr: \"::1\": not of the target's family: 192.0.2.1:1 needs an address of the same",
+            ),
+            (
+                "--external-target-addr=192.0.2.1:1 --bind-device=nosuch0",
+                "--bind-device: \"nosuch0\": no such interface: `ip link` lists them",
+            ),
+        ] {
+            assert_eq!(configure(flags).unwrap_err(), expected);
+        }
+    }
+}

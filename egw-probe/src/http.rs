@@ -1,0 +1,155 @@
+//! The HTTP server of both ends: one GET or HEAD a connection, within limits.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+
+/// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections served at a time; further ones wait in the kernel's queue.
+const CONNECTION_CAP: usize = 128;
+/// How long answers under way may take once the server stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+
+/// The answer to a GET of one path.
+#[derive(Debug)]
+pub struct Page {
+    /// Status code.
+    pub status: StatusCode,
+    /// The `Content-Type`.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Page {
+    /// A line of text.
+    pub fn text(status: StatusCode, line: &str) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n").into_bytes() }
+    }
+
+    /// A JSON document.
+    pub fn json(value: &impl serde::Serialize) -> Self {
+        let body = serde_json::to_vec(value).unwrap_or_default();
+        Self { status: StatusCode::OK, content_type: "application/json", body }
+    }
+
+    /// Everything that `registry` gathers, in the Prometheus text format 0.0.4.
+    pub fn metrics(registry: &prometheus::Registry) -> Self {
+        let mut text = String::new();
+        match prometheus::TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
+            Ok(()) => Self {
+                status: StatusCode::OK,
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                body: text.into_bytes(),
+            },
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+}
+
+/// The pages of a server: `None` for a path that is not there.
+pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+
+/// Serves `pages` on `listener` until `shutdown` is ready.
+pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(CONNECTION_CAP));
+    let accept_all = async {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // No descriptor, most often; the queue keeps the connection until there is one.
+                    tracing::debug!(%error, "accepting an HTTP connection failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let pages = Arc::clone(&pages);
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = answer(&request, &*pages);
+                    async { Ok::<_, Infallible>(response) }
+                });
+                let connection =
+                    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+                // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
+                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = accept_all => {}
+        () = shutdown => {}
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, places.acquire_many(CONNECTION_CAP as u32)).await;
+}
+
+fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
+    let page = match *request.method() {
+        Method::GET | Method::HEAD => pages(request.uri().path())
+            .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "404: there is no such page")),
+        _ => Page::text(StatusCode::METHOD_NOT_ALLOWED, "405: only GET and HEAD"),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+    *response.status_mut() = page.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if page.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// A server on a thread of its own, so that no scrape delays a probe.
+#[derive(Debug)]
+pub struct HttpThread {
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl HttpThread {
+    /// Starts serving `pages` on `listener`.
+    pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let served = runtime.and_then(|runtime| {
+                runtime.block_on(async {
+                    let shutdown = async {
+                        let _ = stopped.await;
+                    };
+                    serve(TcpListener::from_std(listener)?, pages, shutdown).await;
+                    Ok(())
+                })
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "HTTP is not served");
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Lets answers under way end, and stops.
+    pub fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}

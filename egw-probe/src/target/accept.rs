@@ -1,0 +1,212 @@
+//! The accept loop: three system calls for an allowed connection (accept, send, close), two for a denied one.
+//!
+//! A loop blocks in accept on a thread of its own, one per core. That is fewer calls than any readiness scheme makes,
+//! and nothing is allocated for a connection.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+
+use super::metrics::TargetMetrics;
+use super::sources::Sources;
+use super::verdict::{AllowedSources, Verdict};
+use crate::cli::Reply;
+use crate::clock::Monotonic;
+use crate::log::RateLimit;
+use crate::poller::{EventFlags, Poller};
+
+const PONG: &[u8] = b"pong\n";
+/// Pause after an accept that failed for want of descriptors or memory: others need time to give some back.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
+
+/// What all accept loops of a target share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who gets a pong.
+    pub allowed: AllowedSources,
+    /// The form of the reply.
+    pub reply: Reply,
+    /// Where kept connections go; `None` closes them.
+    pub held: Option<Held>,
+    /// Who has connected.
+    pub sources: Sources,
+    /// The counters.
+    pub metrics: TargetMetrics,
+    stopping: AtomicBool,
+    log: Mutex<RateLimit>,
+}
+
+impl Shared {
+    /// What loops need, before any of them runs.
+    pub fn new(
+        allowed: AllowedSources,
+        reply: Reply,
+        held: Option<Held>,
+        sources: Sources,
+        metrics: TargetMetrics,
+    ) -> Self {
+        let (stopping, log) = (AtomicBool::new(false), Mutex::default());
+        Self { allowed, reply, held, sources, metrics, stopping, log }
+    }
+
+    /// Accepts on `listener` until [`Shared::stop`]; `index` is the number of this loop.
+    pub fn accept_loop(&self, listener: &TcpListener, index: usize) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            if let Some(held) = &self.held
+                && held.is_full()
+            {
+                self.exhausted("connections are held up to the descriptor limit: raise it (ulimit -n)");
+                continue;
+            }
+            match listener.accept() {
+                Ok((stream, source)) => self.serve(stream, source, index),
+                Err(error) => self.accept_failed(&error),
+            }
+        }
+    }
+
+    /// Ends every accept loop on `listeners`.
+    pub fn stop(&self, listeners: &[TcpListener]) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for listener in listeners {
+            // Wakes the blocked accept with EINVAL (inet_csk_accept, net/ipv4/inet_connection_sock.c).
+            let _ = shutdown(listener, Shutdown::Both);
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, source: SocketAddr, index: usize) {
+        let now = Monotonic::now();
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let verdict = self.allowed.verdict(source.ip());
+        if verdict == Verdict::Allowed {
+            let mut line = [0; 256];
+            let reply = self.reply_to(source, now, &mut line);
+            // MORE leaves the reply to the close that follows: one segment with FIN, instead of two.
+            let more = if self.held.is_none() { SendFlags::MORE } else { SendFlags::empty() };
+            // A peer that has reset already is no fault of ours, and has no use for a reply.
+            let _ = send(&stream, reply, SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more);
+            if let Some(held) = &self.held {
+                held.keep(stream, &self.metrics);
+            }
+        }
+        self.metrics.connections(verdict).inc();
+        self.sources.note(index, source.ip(), verdict, now);
+        tracing::debug!(%source, verdict = verdict.name(), "connection");
+    }
+
+    fn reply_to<'a>(&self, source: SocketAddr, accepted: Monotonic, line: &'a mut [u8; 256]) -> &'a [u8] {
+        if self.reply == Reply::Pong {
+            return PONG;
+        }
+        let room = line.len();
+        let mut rest = &mut line[..];
+        match writeln!(rest, "pong\nsource={source} accept_ns={}", accepted.as_ns()) {
+            Ok(()) => {
+                let left = rest.len();
+                &line[..room - left]
+            }
+            Err(_) => PONG,
+        }
+    }
+
+    fn accept_failed(&self, error: &io::Error) {
+        match error.raw_os_error() {
+            // shutdown() was called on the listener.
+            Some(libc::EINVAL) if self.stopping.load(Ordering::Relaxed) => {}
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                self.exhausted(&format!("accepting has to wait: {error}; raise the limit (ulimit -n)"));
+            }
+            // accept(2): errors of the new connection come through here, and the next one may be fine.
+            _ => {
+                self.metrics.accept_aborted.inc();
+                self.warn(&format!("a connection was gone before it was accepted: {error}"));
+            }
+        }
+    }
+
+    /// Waits for descriptors. Connections stay in the kernel's queue: closing them would look like a leak to the client.
+    fn exhausted(&self, line: &str) {
+        self.metrics.accept_exhausted.inc();
+        self.warn(line);
+        std::thread::sleep(EXHAUSTED_PAUSE);
+    }
+
+    fn warn(&self, line: &str) {
+        let mut log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(held_back) = log.pass(Monotonic::now()) {
+            tracing::warn!(held_back, "{line}");
+        }
+    }
+}
+
+/// Connections kept open for `--keep-open`: a descriptor and a registration with epoll each, no task and no buffer.
+#[derive(Debug)]
+pub struct Held {
+    registrations: Poller,
+    /// By descriptor number.
+    streams: Mutex<Streams>,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    by_descriptor: Vec<Option<OwnedFd>>,
+    open: usize,
+}
+
+impl Held {
+    /// Room for `most` connections.
+    pub fn new(most: usize) -> io::Result<Self> {
+        Ok(Self { registrations: Poller::new()?, streams: Mutex::default(), most })
+    }
+
+    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn is_full(&self) -> bool {
+        self.streams().open >= self.most
+    }
+
+    fn keep(&self, stream: TcpStream, metrics: &TargetMetrics) {
+        let stream = OwnedFd::from(stream);
+        let descriptor = stream.as_raw_fd() as usize;
+        let mut streams = self.streams();
+        // What the client sends is never read: the kernel bounds it by the receive window.
+        if self.registrations.add(stream.as_fd(), descriptor as u64, EventFlags::RDHUP).is_err() {
+            return;
+        }
+        if streams.by_descriptor.len() <= descriptor {
+            streams.by_descriptor.resize_with(descriptor + 1, || None);
+        }
+        streams.by_descriptor[descriptor] = Some(stream);
+        streams.open += 1;
+        metrics.open_connections.inc();
+    }
+
+    /// Closes connections whose client has closed them, until `stop` becomes readable.
+    pub fn close_loop(&self, stop: impl AsFd, metrics: &TargetMetrics) -> io::Result<()> {
+        const STOP: u64 = u64::MAX;
+        self.registrations.add(stop, STOP, EventFlags::IN)?;
+        let mut ready = Vec::new();
+        loop {
+            self.registrations.wait(None, &mut ready)?;
+            let mut streams = self.streams();
+            for event in ready.drain(..) {
+                if event.token == STOP {
+                    return Ok(());
+                }
+                let slot = streams.by_descriptor.get_mut(event.token as usize);
+                if slot.and_then(Option::take).is_some() {
+                    streams.open -= 1;
+                    metrics.open_connections.dec();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `egw-probe external-target`: answers pong to allowed sources, closes all others, and says who came.
+//!
+//! Data goes one way: accept -> verdict -> reply, sources, metrics. Only [`accept`] touches a socket.
+
+pub mod accept;
+pub mod metrics;
+pub mod sources;
+pub mod verdict;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use hyper::StatusCode;
+
+use self::accept::{Held, Shared};
+use self::metrics::TargetMetrics;
+use self::sources::Sources;
+use self::verdict::AllowedSources;
+use crate::clock::Monotonic;
+use crate::config::{ConfigError, MetricsAddr, TargetConfig};
+use crate::http::{HttpThread, Page, Pages};
+use crate::net::{self, RESERVED_DESCRIPTORS};
+use crate::signals::Signals;
+
+/// Runs the target until a signal ends it.
+///
+/// # Errors
+/// A port that cannot be listened on is a [`ConfigError`]; anything else means that this host cannot run the target.
+pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode> {
+    let descriptors = net::raise_descriptor_limit();
+    let registry = crate::metrics::registry()?;
+    let metrics = TargetMetrics::register(&registry)?;
+    let loops = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port));
+    let listeners = net::listen_group(address, loops)
+        .map_err(|error| net::listen_error("--listen-port", address, &error))?;
+    let held = config.keep_open.then(|| {
+        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        Held::new(usize::try_from(most).unwrap_or(usize::MAX))
+    });
+    let shared = Arc::new(Shared::new(
+        AllowedSources::new(&config.allowed),
+        config.reply,
+        held.transpose().context("cannot hold connections")?,
+        Sources::new(loops),
+        metrics,
+    ));
+    let http = match listen_for_http(config.metrics_addr)? {
+        Some(listener) => Some(HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))?),
+        None => None,
+    };
+    let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        port = config.listen_port,
+        allowed = allowed.join(","),
+        keep_open = config.keep_open,
+        "listening on every address"
+    );
+    serve(&shared, &listeners, signals)?;
+    if let Some(http) = http {
+        http.stop();
+    }
+    let count = |verdict| shared.metrics.connections(verdict).get();
+    tracing::info!(
+        allowed = count(verdict::Verdict::Allowed),
+        denied = count(verdict::Verdict::Denied),
+        "stopped by a signal"
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Accepts until a signal comes.
+fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let start_and_wait = || {
+            for (index, listener) in listeners.iter().enumerate() {
+                std::thread::Builder::new()
+                    .name(format!("accept-{index}"))
+                    .stack_size(256 * 1024)
+                    .spawn_scoped(scope, move || shared.accept_loop(listener, index))?;
+            }
+            if let Some(held) = &shared.held {
+                return held.close_loop(signals, &shared.metrics);
+            }
+            signals.wait();
+            Ok(())
+        };
+        let ended = start_and_wait();
+        shared.stop(listeners);
+        ended
+    })
+}
+
+/// Several targets share a host network today, so the default port being taken must not stop the second.
+fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigError> {
+    match net::listen_for_metrics(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if address.explicit => Err(error),
+        Err(error) => {
+            tracing::warn!("no metrics of this target: {error}");
+            Ok(None)
+        }
+    }
+}
+
+fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
+    Arc::new(move |path| match path {
+        "/metrics" => Some(Page::metrics(&registry)),
+        "/healthz" => Some(Page::text(StatusCode::OK, "listening")),
+        "/sources" => Some(Page::json(&shared.sources.page(Monotonic::now()))),
+        _ => None,
+    })
+}

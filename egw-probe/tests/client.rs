@@ -1,0 +1,226 @@
+//! The client against real sockets: outcomes, overlap, settling, limits, signals, exit codes.
+
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use common::{Program, free_port, measure, peer, target};
+
+#[test]
+fn each_way_a_connection_can_go_has_its_outcome() {
+    let reset = |stream: std::net::TcpStream| {
+        let socket = socket2::Socket::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    };
+    let address = peer(move |mut stream, number| match number {
+        0 => drop(stream),
+        1 => reset(stream),
+        2 => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap(),
+        3 => stream.write_all(b"pong").unwrap(),
+        4 => std::thread::sleep(Duration::from_secs(3)),
+        _ => stream.write_all(b"pong\n").unwrap(),
+    });
+    let (code, document, _) =
+        measure(&address.to_string(), &["--interval=100ms", "--probe-timeout=80ms", "--test-timeout=10s"]);
+    assert_eq!(code, 0);
+    let probes = &document["probes"];
+    for (outcome, expected) in [("leaked", 2), ("garbled", 2), ("timeout", 1), ("pong", 1), ("error", 0)] {
+        assert_eq!(probes[outcome], expected, "{outcome} in {document}");
+    }
+    assert_eq!(probes["sent"], 6);
+    assert_eq!(probes["misses_before_winner"], 5);
+    let outcomes: Vec<_> =
+        document["timeline"].as_array().unwrap().iter().map(|run| &run["outcome"]).collect();
+    assert_eq!(outcomes, ["leaked", "garbled", "timeout", "pong"]);
+    let blackhole = document["blackhole_seconds"].as_f64().unwrap();
+    assert!((blackhole - 0.1).abs() < 0.03, "one interval: {blackhole}");
+}
+
+#[test]
+fn a_port_without_a_listener_refuses_and_the_test_times_out() {
+    let (code, document, _) =
+        measure(&format!("127.0.0.1:{}", free_port()), &["--test-timeout=500ms", "--interval=100ms"]);
+    assert_eq!(code, 1);
+    assert_eq!(document["outcome"], "timed_out");
+    assert_eq!(document["probes"]["refused"], 5);
+    assert!(document["masquerade_delay_seconds"].is_null());
+    assert!(document["bracket"]["upper_seconds"].is_null());
+}
+
+#[test]
+fn probes_overlap_so_an_interval_far_below_the_round_trip_succeeds() {
+    let begun = Instant::now();
+    // Leaks for 400 ms, then answers; each answer takes 300 ms.
+    let address = peer(move |mut stream, _| {
+        let leaks = begun.elapsed() < Duration::from_millis(400);
+        std::thread::sleep(Duration::from_millis(300));
+        if !leaks {
+            stream.write_all(b"pong\n").unwrap();
+        }
+    });
+    let (code, document, _) = measure(&address.to_string(), &["--interval=10ms"]);
+    assert_eq!(code, 0);
+    let bracket = &document["bracket"];
+    let width = bracket["upper_seconds"].as_f64().unwrap() - bracket["lower_seconds"].as_f64().unwrap();
+    assert!(width < 0.1, "neighbouring probes, 300 ms round-trip: {width}");
+    assert!(document["probes"]["sent"].as_u64().unwrap() > 40, "{document}");
+}
+
+#[test]
+fn the_winner_is_the_pong_sent_first_even_if_it_comes_last() {
+    let address = peer(|mut stream, number| {
+        std::thread::sleep(Duration::from_millis(if number == 0 { 400 } else { 0 }));
+        stream.write_all(b"pong\n").unwrap();
+    });
+    let (code, document, _) = measure(&address.to_string(), &["--interval=50ms"]);
+    assert_eq!(code, 0);
+    let first_sent = document["timeline"][0]["from_seconds"].as_f64().unwrap();
+    let delay = document["masquerade_delay_seconds"].as_f64().unwrap();
+    assert!(delay - first_sent < 0.045, "the handshake of the first probe, not of the second: {document}");
+    assert_eq!(document["probes"]["misses_before_winner"], 0);
+}
+
+#[test]
+fn a_pong_in_flight_at_the_test_timeout_counts() {
+    let address = peer(|mut stream, _| {
+        std::thread::sleep(Duration::from_millis(400));
+        stream.write_all(b"pong\n").unwrap();
+    });
+    let (code, document, _) = measure(&address.to_string(), &["--interval=50ms", "--test-timeout=100ms"]);
+    assert_eq!((code, &document["outcome"]), (0, &"masqueraded".into()));
+    assert_eq!(document["probes"]["sent"], 2);
+}
+
+#[test]
+fn without_descriptors_ticks_are_skipped_and_the_result_says_so() {
+    // Accepted by the kernel, answered by nobody: every probe waits for its timeout.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let script = "ulimit -n 180; exec \"$0\" \"$@\"";
+    let flags = ["--interval=2ms", "--probe-timeout=500ms", "--test-timeout=400ms"];
+    let args = [
+        "client",
+        "--external-target-addr",
+        &address,
+        "--exit",
+        "--output=json",
+        "--metrics-addr=127.0.0.1:0",
+    ];
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_egw-probe")]).args(args).args(flags);
+    let output = Program::start_command(&mut shell).finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(document["probes"]["sent"], 20, "180 descriptors, 160 of them in reserve");
+    assert_eq!(document["probes"]["error"], 0);
+    assert!(document["probes"]["skipped_ticks"].as_u64().unwrap() > 100);
+    let warning = document["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("no descriptor left") && warning.contains("ulimit -n"), "{warning}");
+}
+
+#[test]
+fn a_long_probe_timeout_warns_that_a_probe_may_be_several_syns() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let (code, document, stderr) =
+        measure(&format!("127.0.0.1:{}", target.port), &["--probe-timeout=1500ms"]);
+    assert_eq!(code, 0);
+    assert!(
+        stderr.contains("--probe-timeout 1.5s reaches the kernel's first SYN retransmission"),
+        "{stderr}"
+    );
+    assert_eq!(document["probes"]["syn_retransmissions"], 0);
+}
+
+#[test]
+fn gates_fail_a_masqueraded_test_and_say_why() {
+    let leak_two = |mut stream: std::net::TcpStream, number| {
+        if number >= 2 {
+            stream.write_all(b"pong\n").unwrap();
+        }
+    };
+    let (code, document, _) = measure(&peer(leak_two).to_string(), &["--max-leaked=1", "--max-delay=1ns"]);
+    assert_eq!(code, 1);
+    assert_eq!(document["outcome"], "masqueraded");
+    assert_eq!(document["failed_gates"][1], "--max-leaked 1: 2 probes leaked");
+    assert_eq!(document["failed_gates"].as_array().unwrap().len(), 2);
+    let (code, document, _) = measure(&peer(leak_two).to_string(), &["--max-leaked=2", "--max-delay=10s"]);
+    assert_eq!((code, document["failed_gates"].as_array().unwrap().len()), (0, 0));
+}
+
+#[test]
+fn an_annotated_reply_tells_the_egress_ip() {
+    let target = target(&["--allowed-cidr=::1/128", "--reply=annotated"]);
+    let (code, document, _) = measure(&format!("[::1]:{}", target.port), &["--source-addr=::1"]);
+    assert_eq!(code, 0);
+    assert_eq!(document["egress_ip"], "::1");
+}
+
+#[test]
+fn a_signal_before_a_verdict_prints_an_interrupted_result_and_exits_1() {
+    for signal in ["-TERM", "-INT"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let metrics = SocketAddr::from(([127, 0, 0, 1], free_port())).to_string();
+        let client = Program::start(&[
+            "client",
+            "--external-target-addr",
+            &address,
+            "--output=json",
+            "--metrics-addr",
+            &metrics,
+        ]);
+        common::wait_for("probing", || common::status(metrics.parse().unwrap(), "/readyz") == 500);
+        let signalled = Instant::now();
+        client.signal(signal);
+        let output = client.finish();
+        assert!(signalled.elapsed() < Duration::from_millis(500), "at once, not after the probe timeout");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &document["outcome"]), (Some(1), &"interrupted".into()));
+    }
+}
+
+#[test]
+fn bad_input_is_one_line_and_exit_code_2() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let port = taken.rsplit(':').next().unwrap();
+    for (args, expected) in [
+        (
+            &["client"][..],
+            "error: --external-target-addr is missing: write --external-target-addr=IP:port\n".to_owned(),
+        ),
+        (
+            &["client", "--external-target-addr=127.0.0.1:1", "--metrics-addr", &taken],
+            format!(
+                "error: --metrics-addr: \"{taken}\": port {port} is in use: stop the other program, or choose another port\n"
+            ),
+        ),
+        (
+            &["client", "--external-target-addr=127.0.0.1:1", "--interval=0"],
+            "error: --interval: \"0s\": must be above 0, as in 50ms\n".to_owned(),
+        ),
+    ] {
+        let output = Program::start(args).finish();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn flags_come_from_the_environment_too() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_egw-probe"));
+    command
+        .arg("client")
+        .env("EGW_PROBE_EXTERNAL_TARGET_ADDR", format!("127.0.0.1:{}", target.port))
+        .env("EGW_PROBE_EXIT", "true")
+        .env("EGW_PROBE_OUTPUT", "json")
+        .env("EGW_PROBE_CLIENT_ID", "from-env")
+        .env("EGW_PROBE_METRICS_ADDR", "127.0.0.1:0");
+    let output = Program::start_command(&mut command).finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &document["client_id"]), (Some(0), &"from-env".into()));
+}

@@ -1,0 +1,139 @@
+//! The program as a child process, and its HTTP pages, for the tests that run it for real.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A child that is killed, by its id, when the test lets go of it.
+pub struct Program {
+    child: Option<Child>,
+}
+
+impl Program {
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_command(Command::new(env!("CARGO_BIN_EXE_egw-probe")).args(args))
+    }
+
+    pub fn start_command(command: &mut Command) -> Self {
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child: Some(child) }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end; panics if it does not come.
+    pub fn finish(mut self) -> Output {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_running() {
+            assert!(Instant::now() < deadline, "the program does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+}
+
+/// One HTTP exchange: status line and headers, body.
+pub fn http(address: SocketAddr, request: &str) -> Option<(String, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(format!("{request} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.to_owned(), body.to_owned()))
+}
+
+/// The status code of a GET; 0 if there was no answer.
+pub fn status(address: SocketAddr, path: &str) -> u16 {
+    http(address, &format!("GET {path}"))
+        .and_then(|(head, _)| head.split(' ').nth(1)?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The value of one series of `/metrics`; `None` if it is absent.
+pub fn metric(address: SocketAddr, series: &str) -> Option<f64> {
+    let (_, body) = http(address, "GET /metrics")?;
+    body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub struct Target {
+    pub program: Program,
+    pub port: u16,
+    pub http: SocketAddr,
+}
+
+/// An external target that listens, with further flags.
+pub fn target(flags: &[&str]) -> Target {
+    let (port, http_port) = (free_port(), free_port());
+    let listen = format!("--listen-port={port}");
+    let metrics = format!("--metrics-addr=[::]:{http_port}");
+    let args = [&["external-target", &listen, &metrics], flags].concat();
+    let program = Program::start(&args);
+    let http = SocketAddr::from(([127, 0, 0, 1], http_port));
+    wait_for("the target to listen", || status(http, "/healthz") == 200);
+    Target { program, port, http }
+}
+
+/// Runs a client with `--exit --output json` to its end: exit code, result document, stderr.
+pub fn measure(target: &str, flags: &[&str]) -> (i32, Value, String) {
+    let args =
+        ["client", "--external-target-addr", target, "--exit", "--output=json", "--metrics-addr=127.0.0.1:0"];
+    let output = Program::start(&[&args, flags].concat()).finish();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let document = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), document, stderr)
+}
+
+/// A peer of the test's own making: `serve` gets each connection with its number, on a thread of its own.
+pub fn peer(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = std::sync::Arc::new(serve);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let serve = std::sync::Arc::clone(&serve);
+            std::thread::spawn(move || serve(stream.unwrap(), number));
+        }
+    });
+    address
+}
