@@ -80,6 +80,19 @@ pub struct ClientArgs {
     #[arg(long, env = "EGW_PROBE_MAX_LEAKED", value_name = "PROBES")]
     pub max_leaked: Option<u64>,
 
+    /// Go on after the winner and record disruptions, for DURATION or until SIGTERM
+    #[arg(long, env = "EGW_PROBE_WATCH", value_name = "DURATION", default_missing_value = "0", num_args = 0..=1,
+          require_equals = true, value_parser = go::parse_duration)]
+    pub watch: Option<Duration>,
+
+    /// Gate for --exit with --watch: fail if a disruption may have lasted longer
+    #[arg(long, env = "EGW_PROBE_MAX_DISRUPTION", value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_disruption: Option<Duration>,
+
+    /// Gate for --exit with --watch: fail if there were more disruptions
+    #[arg(long, env = "EGW_PROBE_MAX_DISRUPTIONS", value_name = "COUNT")]
+    pub max_disruptions: Option<u64>,
+
     /// The result on stdout: text for people, json for one result document
     #[arg(long, env = "EGW_PROBE_OUTPUT", value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub output: Output,

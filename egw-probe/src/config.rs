@@ -80,6 +80,8 @@ pub struct ClientConfig {
     pub probe_timeout: Duration,
     /// The stress test after the pong, if wanted.
     pub stress: Option<StressConfig>,
+    /// Go on after the winner, if wanted.
+    pub watch: Option<WatchConfig>,
     /// Exit when the test is over.
     pub exit: bool,
     /// What fails the test although it was masqueraded.
@@ -103,6 +105,13 @@ pub struct Route {
     pub bind_device: Option<String>,
 }
 
+/// Probing beyond the winner.
+#[derive(Debug, Clone, Copy)]
+pub struct WatchConfig {
+    /// End this long after the winner's handshake; `None` goes on until a signal.
+    pub duration: Option<Duration>,
+}
+
 /// The stress test of the old program.
 #[derive(Debug, Clone, Copy)]
 pub struct StressConfig {
@@ -119,6 +128,10 @@ pub struct Gates {
     pub max_delay: Option<Duration>,
     /// Most leaked probes that pass.
     pub max_leaked: Option<u64>,
+    /// Longest that a disruption can have lasted and pass.
+    pub max_disruption: Option<Duration>,
+    /// Most disruptions that pass.
+    pub max_disruptions: Option<u64>,
 }
 
 impl TryFrom<ClientArgs> for ClientConfig {
@@ -147,12 +160,21 @@ impl TryFrom<ClientArgs> for ClientConfig {
         if args.probe_timeout.is_zero() {
             return Err(ConfigError::new("--probe-timeout", "0s", "must be above 0, as in 900ms"));
         }
-        for (flag, is_set) in
-            [("--max-delay", args.max_delay.is_some()), ("--max-leaked", args.max_leaked.is_some())]
-        {
+        for (flag, is_set, needs_watch) in [
+            ("--max-delay", args.max_delay.is_some(), false),
+            ("--max-leaked", args.max_leaked.is_some(), false),
+            ("--max-disruption", args.max_disruption.is_some(), true),
+            ("--max-disruptions", args.max_disruptions.is_some(), true),
+        ] {
             if is_set && !args.exit {
                 return Err(ConfigError::new(flag, "set", "a gate sets the exit code: add --exit"));
             }
+            if is_set && needs_watch && args.watch.is_none() {
+                return Err(ConfigError::new(flag, "set", "disruptions are seen by a watch: add --watch"));
+            }
+        }
+        if args.watch.is_some() && args.stress {
+            return Err(ConfigError::new("--watch", "set", "not together with --stress: run two clients"));
         }
         if let (TargetAddr::Address(address), Some(source)) = (&target, args.source_addr)
             && address.is_ipv4() != source.is_ipv4()
@@ -178,8 +200,16 @@ impl TryFrom<ClientArgs> for ClientConfig {
             test_timeout: args.test_timeout,
             probe_timeout: args.probe_timeout,
             stress,
+            watch: args
+                .watch
+                .map(|duration| WatchConfig { duration: (!duration.is_zero()).then_some(duration) }),
             exit: args.exit,
-            gates: Gates { max_delay: args.max_delay, max_leaked: args.max_leaked },
+            gates: Gates {
+                max_delay: args.max_delay,
+                max_leaked: args.max_leaked,
+                max_disruption: args.max_disruption,
+                max_disruptions: args.max_disruptions,
+            },
             output: args.output,
             route: Route { source_addr: args.source_addr, bind_device: args.bind_device },
             client_id: args.client_id.unwrap_or_else(host_name),
@@ -302,6 +332,10 @@ mod tests {
             (
                 "--external-target-addr=a:1 --max-leaked=3",
                 "--max-leaked: \"set\": a gate sets the exit code: add --exit",
+            ),
+            (
+                "--external-target-addr=a:1 --exit --max-disruptions=0",
+                "--max-disruptions: \"set\": disruptions are seen by a watch: add --watch",
             ),
             (
                 "--external-target-addr=192.0.2.1:1 --source-addr=::1",

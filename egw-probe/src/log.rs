@@ -21,23 +21,34 @@ pub fn init(args: &LogArgs) {
     }
 }
 
-/// Lets one line in a second through, and counts the others.
-#[derive(Debug, Default)]
+/// Lets a few lines in a second through, and counts the others.
+#[derive(Debug)]
 pub struct RateLimit {
-    last: Option<Monotonic>,
+    per_second: u64,
+    window: Option<Monotonic>,
+    passed: u64,
     held_back: u64,
 }
 
 impl RateLimit {
-    const PERIOD: Duration = Duration::from_secs(1);
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    /// A limit of so many lines in a second.
+    pub const fn per_second(lines: u64) -> Self {
+        Self { per_second: lines, window: None, passed: 0, held_back: 0 }
+    }
 
     /// `Some` if a line may be written now: the number of lines held back since the last one.
     pub fn pass(&mut self, now: Monotonic) -> Option<u64> {
-        if self.last.is_some_and(|last| now.since(last) < Self::PERIOD) {
+        if self.window.is_none_or(|window| now.since(window) >= Self::WINDOW) {
+            self.window = Some(now);
+            self.passed = 0;
+        }
+        if self.passed == self.per_second {
             self.held_back += 1;
             return None;
         }
-        self.last = Some(now);
+        self.passed += 1;
         Some(std::mem::take(&mut self.held_back))
     }
 }
@@ -47,13 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_passes_and_the_rest_is_counted() {
+    fn a_few_lines_a_second_pass_and_the_rest_is_counted() {
         let at = |ms: u64| Monotonic::from_ns(ms * 1_000_000);
-        let mut limit = RateLimit::default();
+        let mut limit = RateLimit::per_second(2);
         assert_eq!(limit.pass(at(0)), Some(0));
-        assert_eq!(limit.pass(at(1)), None);
+        assert_eq!(limit.pass(at(1)), Some(0));
+        assert_eq!(limit.pass(at(2)), None);
         assert_eq!(limit.pass(at(999)), None);
         assert_eq!(limit.pass(at(1000)), Some(2));
-        assert_eq!(limit.pass(at(2000)), Some(0));
+        assert_eq!(limit.pass(at(2500)), Some(0));
     }
 }

@@ -2,7 +2,10 @@
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+};
 
 /// Buckets of handshake times, in seconds: from a veth pair to the far side of the world.
 pub const CONNECT_BUCKETS: [f64; 14] =
@@ -11,20 +14,67 @@ pub const CONNECT_BUCKETS: [f64; 14] =
 /// A registry with what every process has: `egw_probe_build_info` and the `process_*` family.
 pub fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
-    let info = registered(
-        &registry,
-        IntGaugeVec::new(
-            Opts::new("egw_probe_build_info", "1, with the version of the program"),
-            &["version"],
-        )?,
+    let info = Registrar(&registry).gauges(
+        "egw_probe_build_info",
+        "1, with the version of the program",
+        "version",
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
 }
 
-/// Registers a metric and hands it back.
-pub fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
+/// Makes metrics that are registered from the start, a line each. `label` is the one label of a family.
+#[derive(Debug, Clone, Copy)]
+pub struct Registrar<'a>(pub &'a Registry);
+
+#[expect(missing_docs, reason = "each method is named after what it makes")]
+impl Registrar<'_> {
+    fn register<C: Collector + Clone + 'static>(self, metric: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    pub fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help)?)
+    }
+
+    pub fn counter_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Counter> {
+        self.register(Counter::new(name, help)?)
+    }
+
+    pub fn counters(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    pub fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    pub fn gauge_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.register(Gauge::new(name, help)?)
+    }
+
+    pub fn gauges(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    pub fn gauges_of_seconds(self, name: &str, help: &str, label: &str) -> prometheus::Result<GaugeVec> {
+        self.register(GaugeVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    pub fn histogram(self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+    }
+
+    pub fn histograms(
+        self,
+        name: &str,
+        help: &str,
+        label: &str,
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(opts, &[label])?)
+    }
 }

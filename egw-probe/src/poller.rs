@@ -11,9 +11,6 @@ pub use rustix::event::epoll::EventFlags;
 
 use crate::clock::Monotonic;
 
-/// Events taken from the kernel at a time.
-const BATCH: usize = 256;
-
 /// Something that is ready.
 #[derive(Debug, Clone, Copy)]
 pub struct Ready {
@@ -30,6 +27,9 @@ pub struct Poller {
 }
 
 impl Poller {
+    /// Events taken from the kernel at a time.
+    pub const BATCH: usize = 256;
+
     /// An empty one.
     pub fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
@@ -48,7 +48,7 @@ impl Poller {
     /// Waits until something is ready or `until` has come, without end if there is no `until`; appends to `ready`.
     pub fn wait(&self, until: Option<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let timeout = until.map(|until| timespec(until.since(Monotonic::now())));
-        let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; BATCH];
+        let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; Self::BATCH];
         match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
             Ok((events, _)) => {
                 ready

@@ -224,3 +224,103 @@ fn flags_come_from_the_environment_too() {
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &document["client_id"]), (Some(0), &"from-env".into()));
 }
+
+/// Answers pong, but between `from` and `to` after its first connection does what `disrupt` says.
+fn disrupted_peer(from: Duration, to: Duration, disrupt: fn(std::net::TcpStream)) -> SocketAddr {
+    let begun = std::sync::OnceLock::new();
+    peer(move |mut stream, _| {
+        let age = begun.get_or_init(Instant::now).elapsed();
+        if (from..to).contains(&age) { disrupt(stream) } else { stream.write_all(b"pong\n").unwrap() }
+    })
+}
+
+#[test]
+fn a_watch_brackets_a_disruption_and_tells_its_kind() {
+    let ms = Duration::from_millis;
+    let silent: fn(std::net::TcpStream) = |stream| {
+        std::thread::sleep(Duration::from_millis(600));
+        drop(stream);
+    };
+    for (kind, disrupt) in [("leak", drop as fn(std::net::TcpStream)), ("blackhole", silent)] {
+        let address = disrupted_peer(ms(200), ms(500), disrupt);
+        let flags = ["--watch=900ms", "--interval=10ms", "--probe-timeout=200ms"];
+        let (code, document, stderr) = measure(&address.to_string(), &flags);
+        assert_eq!(code, 0, "{stderr}");
+        let disruptions = document["disruptions"].as_array().unwrap();
+        assert_eq!(disruptions.len(), 1, "{document}");
+        assert_eq!(disruptions[0]["kind"], kind);
+        let length = &disruptions[0]["length_seconds"];
+        let (lower, upper) = (length["lower"].as_f64().unwrap(), length["upper"].as_f64().unwrap());
+        assert!(lower <= 0.3 && 0.3 <= upper + 0.002 && upper - lower < 0.06, "{kind}: {length}");
+        assert!(stderr.contains("disruption began") && stderr.contains("disruption ended"), "{stderr}");
+        assert_eq!(document["outcome"], "masqueraded");
+        assert_eq!(
+            document["probes"]["misses_before_winner"], 0,
+            "after the winner it is no part of the delay"
+        );
+    }
+}
+
+#[test]
+fn a_signal_ends_a_watch_normally() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (address, metrics_addr) = (format!("127.0.0.1:{}", target.port), metrics.to_string());
+    let args = ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr];
+    let client =
+        Program::start(&[&args[..], &["--watch", "--exit", "--output=json", "--interval=5ms"]].concat());
+    common::wait_for("the winner", || common::status(metrics, "/readyz") == 200);
+    common::wait_for("more probes", || {
+        common::metric(metrics, "egw_probe_probes_total{outcome=\"pong\"}") > Some(20.0)
+    });
+    assert_eq!(common::metric(metrics, "egw_probe_disrupted"), Some(0.0));
+    client.signal("-TERM");
+    let output = client.finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &document["outcome"]), (Some(0), &"masqueraded".into()));
+    assert_eq!(
+        (&document["disruptions_total"], &document["settings"]["watch"]),
+        (&0.into(), &"unbounded".into())
+    );
+    assert_eq!(document["probes"]["sent"], document["probes"]["pong"], "all in flight were settled");
+}
+
+#[test]
+fn a_watch_that_ends_inside_a_disruption_fails_and_gates_judge_the_upper_bound() {
+    let ms = Duration::from_millis;
+    let address = disrupted_peer(ms(100), ms(60_000), drop);
+    let (code, document, _) = measure(&address.to_string(), &["--watch=300ms", "--interval=10ms"]);
+    assert_eq!((code, &document["failed_gates"][0]), (1, &"the watch ended inside a disruption".into()));
+    assert!(document["disruptions"][0]["length_seconds"]["upper"].is_null());
+    let flags = ["--watch=500ms", "--interval=10ms", "--max-disruption=50ms", "--max-disruptions=0"];
+    let (code, document, _) = measure(&disrupted_peer(ms(100), ms(200), drop).to_string(), &flags);
+    let failed = document["failed_gates"].as_array().unwrap();
+    assert_eq!((code, failed.len()), (1, 2), "{document}");
+    assert!(
+        failed[0].as_str().unwrap().starts_with("--max-disruption 50ms: a disruption may have lasted 0.1")
+    );
+    assert_eq!(failed[1], "--max-disruptions 0: there were 1");
+}
+
+#[test]
+fn a_stopped_client_counts_its_skipped_ticks_and_says_when_it_was_stopped() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (address, metrics_addr) = (format!("127.0.0.1:{}", target.port), metrics.to_string());
+    let args = ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr];
+    let client = Program::start(&[&args[..], &["--watch", "--output=json", "--interval=10ms"]].concat());
+    common::wait_for("the winner", || common::status(metrics, "/readyz") == 200);
+    client.signal("-STOP");
+    std::thread::sleep(Duration::from_secs(2));
+    client.signal("-CONT");
+    common::wait_for("the skipped ticks", || {
+        common::metric(metrics, "egw_probe_skipped_ticks_total") >= Some(195.0)
+    });
+    client.signal("-INT");
+    let output = client.finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stalls = document["stalls"].as_array().unwrap();
+    let longest = stalls.iter().map(|stall| stall["length_seconds"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert!((1.9..2.3).contains(&longest), "{stalls:?}");
+    assert_eq!(document["disruptions_total"], 0, "a client that slept saw no disruption: {document}");
+}

@@ -4,6 +4,7 @@
 //! probes wait here until all that were sent before them are settled too, at most one probe timeout.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::outcome::{Outcome, Probe};
@@ -16,6 +17,7 @@ pub type ProbeId = u64;
 struct Flight<S> {
     sent: Monotonic,
     established: Option<Monotonic>,
+    egress_ip: Option<IpAddr>,
     /// The socket of an open probe, or how it ended.
     state: Result<S, Outcome>,
 }
@@ -43,7 +45,7 @@ impl<S> InFlight<S> {
     /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once.
     pub fn launch(&mut self, sent: Monotonic, state: Result<S, Outcome>) {
         self.open += usize::from(state.is_ok());
-        self.probes.push_back(Flight { sent, established: None, state });
+        self.probes.push_back(Flight { sent, established: None, egress_ip: None, state });
     }
 
     /// The socket of a probe that is still open.
@@ -58,12 +60,13 @@ impl<S> InFlight<S> {
         }
     }
 
-    /// Settles an open probe, and gives its socket back.
-    pub fn settle(&mut self, id: ProbeId, outcome: Outcome) -> Option<S> {
+    /// Settles an open probe, and gives its socket back. `egress_ip` is what its reply told.
+    pub fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>) -> Option<S> {
         let flight = self.flight(id)?;
         let socket = std::mem::replace(&mut flight.state, Err(outcome));
         match socket {
             Ok(socket) => {
+                flight.egress_ip = egress_ip;
                 self.open -= 1;
                 Some(socket)
             }
@@ -88,8 +91,11 @@ impl<S> InFlight<S> {
 
     /// Takes the next probe in sent order, if it is settled.
     pub fn take_settled(&mut self) -> Option<Probe> {
-        let Flight { sent, established, state: Err(outcome) } = self.probes.front()? else { return None };
-        let probe = Probe { sent: *sent, established: *established, outcome: *outcome };
+        let Flight { sent, established, egress_ip, state: Err(outcome) } = self.probes.front()? else {
+            return None;
+        };
+        let probe =
+            Probe { sent: *sent, established: *established, outcome: *outcome, egress_ip: *egress_ip };
         self.probes.pop_front();
         self.first += 1;
         Some(probe)
@@ -132,13 +138,13 @@ mod tests {
         let mut flight = three_in_flight();
         flight.establish(2, at(130));
         flight.establish(2, at(140));
-        assert_eq!(flight.settle(2, Outcome::Pong), Some("c"));
+        assert_eq!(flight.settle(2, Outcome::Pong, None), Some("c"));
         assert_eq!(flight.take_settled(), None, "two sent before are still open");
-        assert_eq!(flight.settle(0, Outcome::Leaked), Some("a"));
+        assert_eq!(flight.settle(0, Outcome::Leaked, None), Some("a"));
         let taken = flight.take_settled().unwrap();
         assert_eq!((taken.sent, taken.outcome), (at(0), Outcome::Leaked));
         assert_eq!(flight.take_settled(), None);
-        flight.settle(1, Outcome::Timeout);
+        flight.settle(1, Outcome::Timeout, None);
         assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Timeout);
         let last = flight.take_settled().unwrap();
         assert_eq!((last.outcome, last.established), (Outcome::Pong, Some(at(130))));
@@ -151,7 +157,7 @@ mod tests {
         assert_eq!(flight.next_deadline(), Some(at(900)));
         assert_eq!(flight.expired(at(899)), None);
         assert_eq!(flight.expired(at(900)), Some(0));
-        flight.settle(0, Outcome::Timeout);
+        flight.settle(0, Outcome::Timeout, None);
         flight.take_settled();
         assert_eq!(flight.next_deadline(), Some(at(950)));
     }
@@ -160,13 +166,13 @@ mod tests {
     fn a_settled_probe_keeps_its_first_outcome_and_gives_its_socket_once() {
         let mut flight = three_in_flight();
         assert_eq!(flight.open(), 3);
-        assert_eq!(flight.settle(1, Outcome::Refused), Some("b"));
-        assert_eq!(flight.settle(1, Outcome::Pong), None);
+        assert_eq!(flight.settle(1, Outcome::Refused, None), Some("b"));
+        assert_eq!(flight.settle(1, Outcome::Pong, None), None);
         assert_eq!(flight.open(), 2);
         assert!(flight.open_mut(1).is_none());
-        flight.settle(0, Outcome::Leaked);
+        flight.settle(0, Outcome::Leaked, None);
         flight.take_settled();
         assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Refused);
-        assert_eq!(flight.settle(0, Outcome::Pong), None, "gone");
+        assert_eq!(flight.settle(0, Outcome::Pong, None), None, "gone");
     }
 }

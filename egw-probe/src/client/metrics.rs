@@ -1,15 +1,18 @@
 //! The client's metrics: the old program's names to the letter, and our own beside them.
 
-use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
-};
+use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::bracket::Bracket;
+use super::disruptions::{Disruption, Kind};
 use super::outcome::Outcome;
-use crate::metrics::{CONNECT_BUCKETS, registered};
+use crate::metrics::{CONNECT_BUCKETS, Registrar};
 
 /// Buckets of the old program's histogram: the defaults of the Go client library.
 const STRESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Buckets of disruptions: from a lost probe to the minutes in which gateways are given up.
+const DISRUPTION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
 /// Every metric of the client. Cheap to clone: clones share their values.
 #[derive(Debug, Clone)]
@@ -28,93 +31,83 @@ pub struct ClientMetrics {
     pub connect_seconds: Histogram,
     /// Time without an answer before the winner.
     pub blackhole_seconds: Gauge,
+    /// 1 while a watch sees a disruption.
+    pub disrupted: IntGauge,
     /// Ticks without a probe.
     pub skipped_ticks: IntCounter,
     probes: Vec<IntCounter>,
     bracket: GaugeVec,
+    disruptions: Vec<IntCounter>,
+    disruption_seconds: Vec<Histogram>,
 }
 
 impl ClientMetrics {
     /// Registers all of them, at 0, with `registry`.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
-        let by_outcome = registered(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "egw_probe_probes_total",
-                    "Probes settled, by outcome, in the order in which they were sent",
-                ),
-                &["outcome"],
-            )?,
+        let new = Registrar(registry);
+        let probes = new.counters(
+            "egw_probe_probes_total",
+            "Probes settled, by outcome, in the order in which they were sent",
+            "outcome",
+        )?;
+        let disruptions = new.counters(
+            "egw_probe_disruptions_total",
+            "Runs of misses after a pong, by kind, once they are over",
+            "kind",
+        )?;
+        let disruption_seconds = new.histograms(
+            "egw_probe_disruption_seconds",
+            "Longest that a disruption can have lasted: from the last pong before to the first after",
+            "kind",
+            &DISRUPTION_BUCKETS,
         )?;
         Ok(Self {
-            leaked_requests: counter(
+            leaked_requests: new.counter(
                 "egw_scale_test_leaked_requests_total",
                 "Probes without a pong before the first that got one, whatever their outcome",
             )?,
-            masquerade_delay: registered(
-                registry,
-                Counter::new(
-                    "egw_scale_test_masquerade_delay_seconds_total",
-                    "Seconds from the client's start to the handshake of the first probe that got a pong, added once",
-                )?,
+            masquerade_delay: new.counter_of_seconds(
+                "egw_scale_test_masquerade_delay_seconds_total",
+                "Seconds from the client's start to the handshake of the first probe that got a pong, added once",
             )?,
-            failed_tests: counter(
+            failed_tests: new.counter(
                 "egw_scale_test_failed_tests_total",
                 "1 once the test timeout has passed without a pong",
             )?,
-            stress_connections: registered(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "egw_scale_test_stress_connections_total",
-                        "Connections of the stress test that were opened, or closed without our doing",
-                    ),
-                    &["operation"],
-                )?,
+            stress_connections: new.counters(
+                "egw_scale_test_stress_connections_total",
+                "Connections of the stress test that were opened, or closed without our doing",
+                "operation",
             )?,
-            stress_latency: registered(
-                registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "egw_scale_test_stress_connection_latency_seconds",
-                        "Time that a successful dial of the stress test took",
-                    )
-                    .buckets(STRESS_BUCKETS.to_vec()),
-                )?,
+            stress_latency: new.histogram(
+                "egw_scale_test_stress_connection_latency_seconds",
+                "Time that a successful dial of the stress test took",
+                &STRESS_BUCKETS,
             )?,
-            connect_seconds: registered(
-                registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "egw_probe_probe_connect_seconds",
-                        "From just before connect to the handshake known complete, of every established probe",
-                    )
-                    .buckets(CONNECT_BUCKETS.to_vec()),
-                )?,
+            connect_seconds: new.histogram(
+                "egw_probe_probe_connect_seconds",
+                "From just before connect to the handshake known complete, of every established probe",
+                &CONNECT_BUCKETS,
             )?,
-            blackhole_seconds: registered(
-                registry,
-                Gauge::new(
-                    "egw_probe_blackhole_seconds",
-                    "Time before the first pong in which probes got no answer at all",
-                )?,
+            blackhole_seconds: new.gauge_of_seconds(
+                "egw_probe_blackhole_seconds",
+                "Time before the first pong in which probes got no answer at all",
             )?,
-            skipped_ticks: counter(
+            disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
+            skipped_ticks: new.counter(
                 "egw_probe_skipped_ticks_total",
                 "Ticks without a probe: the next one was due already, or no descriptor was left",
             )?,
-            probes: Outcome::ALL.iter().map(|outcome| by_outcome.with_label_values(&[outcome.name()])).collect(),
-            bracket: registered(
-                registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "egw_probe_masquerade_delay_seconds",
-                        "The policy became effective between these bounds, counted from the client's start",
-                    ),
-                    &["bound"],
-                )?,
+            probes: Outcome::ALL.iter().map(|outcome| probes.with_label_values(&[outcome.name()])).collect(),
+            disruptions: Kind::ALL.iter().map(|kind| disruptions.with_label_values(&[kind.name()])).collect(),
+            disruption_seconds: Kind::ALL
+                .iter()
+                .map(|kind| disruption_seconds.with_label_values(&[kind.name()]))
+                .collect(),
+            bracket: new.gauges_of_seconds(
+                "egw_probe_masquerade_delay_seconds",
+                "The policy became effective between these bounds, counted from the client's start",
+                "bound",
             )?,
         })
     }
@@ -122,6 +115,14 @@ impl ClientMetrics {
     /// Counts a settled probe.
     pub fn count(&self, outcome: Outcome) {
         self.probes[outcome as usize].inc();
+    }
+
+    /// Counts a disruption that is over; one without an end has no length to observe.
+    pub fn count_disruption(&self, disruption: &Disruption) {
+        self.disruptions[disruption.kind as usize].inc();
+        if let Some(upper) = disruption.length_seconds.upper {
+            self.disruption_seconds[disruption.kind as usize].observe(upper);
+        }
     }
 
     /// Tells the bracket, now that it is known.

@@ -4,6 +4,7 @@
 //! [`probe`], [`stress`] and [`resolve`] touch a socket; the rest takes values and returns values.
 
 pub mod bracket;
+pub mod disruptions;
 pub mod inflight;
 pub mod metrics;
 pub mod outcome;
@@ -78,7 +79,7 @@ fn measure(
     };
     let destination = Destination::new(target, &config.route);
     progress::enable();
-    let prober = Prober::new(config, &destination, metrics, signals, start.monotonic, descriptors)
+    let prober = Prober::new(config, &destination, metrics, signals, test_over, start.monotonic, descriptors)
         .context("cannot set up the probing")?;
     let measured = prober.run().context("the probing broke off")?;
     tell(&measured, metrics);
@@ -97,7 +98,7 @@ fn measure(
         TestOutcome::Interrupted => true,
         TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
     };
-    if !config.exit && measured.ended != Ended::Interrupted {
+    if !config.exit && !measured.signalled {
         // The numbers stay to be scraped, and held connections held, until somebody ends us.
         stress_test.watch()?;
     }
@@ -106,17 +107,13 @@ fn measure(
 
 /// What scrapes and log readers wait for.
 fn tell(measured: &Measurement, metrics: &ClientMetrics) {
-    metrics.set_bracket(measured.judge.bracket());
-    match (measured.ended, measured.judge.winner()) {
-        (Ended::TimedOut, _) => {
+    match measured.ended {
+        Ended::TimedOut => {
             metrics.failed_tests.inc();
             tracing::error!("the test timeout has passed without a pong");
         }
-        (_, Some(winner)) => {
-            let misses = measured.judge.before_winner().misses();
-            tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
-        }
-        _ => tracing::warn!("interrupted before a verdict"),
+        Ended::Interrupted => tracing::warn!("interrupted before a verdict"),
+        Ended::Masqueraded => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! What became of a probe, decided from what its socket said.
 
 use std::io;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,8 @@ pub struct Probe {
     pub established: Option<Monotonic>,
     /// What became of it.
     pub outcome: Outcome,
+    /// The source address that the target saw, where an annotated reply told it.
+    pub egress_ip: Option<IpAddr>,
 }
 
 /// Reads a reply as its bytes come in.

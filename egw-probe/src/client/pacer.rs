@@ -49,6 +49,16 @@ impl Pacer {
         self.skipped += 1;
     }
 
+    /// Moves the end: no tick at or after `end`.
+    pub fn set_end(&mut self, end: Monotonic) {
+        self.end = end;
+    }
+
+    /// When the ticks end.
+    pub fn end(&self) -> Monotonic {
+        self.end
+    }
+
     /// The instant of the next tick.
     pub fn next_tick(&self) -> Monotonic {
         self.instant(self.next.unwrap_or(0))

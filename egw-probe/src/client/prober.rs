@@ -7,17 +7,20 @@ use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
+use serde::{Deserialize, Serialize};
 
-use super::bracket::Judge;
+use super::bracket::{Judge, Winner};
+use super::disruptions::{Disruption, EgressChange, Event, Watch};
 use super::inflight::{InFlight, ProbeId};
 use super::metrics::ClientMetrics;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Probe};
 use super::pacer::Pacer;
 use super::probe::{Destination, ProbeSocket, Verdict};
 use super::result::Quantiles;
@@ -32,10 +35,13 @@ use crate::signals::Signals;
 const TICK: u64 = u64::MAX;
 const SIGNAL: u64 = u64::MAX - 1;
 
+/// Stalls kept in the result; what comes after is counted.
+const STALL_CAP: usize = 1_000;
+
 /// How the probing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// A pong came, and all that was in flight is settled.
+    /// A pong came, the watch is over if there was one, and all that was in flight is settled.
     Masqueraded,
     /// The test timeout passed without a pong.
     TimedOut,
@@ -48,6 +54,8 @@ pub enum Ended {
 pub struct Measurement {
     /// How it ended.
     pub ended: Ended,
+    /// A signal ended it, a watch that had its winner included.
+    pub signalled: bool,
     /// What the probes mean.
     pub judge: Judge,
     /// Handshake times of established probes, in nanoseconds.
@@ -60,8 +68,19 @@ pub struct Measurement {
     pub descriptor_skips: u64,
     /// SYNs that the kernel sent again: counted when one probe may outlive the first retransmission.
     pub syn_retransmissions: Option<u64>,
-    /// The source address that the target told.
-    pub egress_ip: Option<IpAddr>,
+    /// Disruptions after the winner, and what egress IP was told.
+    pub watch: Watch,
+    /// When this client itself was held up, the first of them, and how many there were in all.
+    pub stalls: (Vec<Stall>, u64),
+}
+
+/// A time in which this client served no tick although some were due: it was stopped, or got no CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stall {
+    /// The first skipped tick, from the start.
+    pub at_seconds: f64,
+    /// Until the next tick was served.
+    pub length_seconds: f64,
 }
 
 /// The client's probing, from the first tick to the last verdict.
@@ -71,6 +90,7 @@ pub struct Prober<'a> {
     destination: &'a Destination,
     metrics: &'a ClientMetrics,
     signals: &'a Signals,
+    test_over: &'a AtomicBool,
     start: Monotonic,
     poller: Poller,
     timer: OwnedFd,
@@ -81,15 +101,18 @@ pub struct Prober<'a> {
     measured: Measurement,
     last_outcome: Option<Outcome>,
     outcome_log: RateLimit,
+    disruption_log: RateLimit,
 }
 
 impl<'a> Prober<'a> {
-    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open.
+    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open; `test_over` is set
+    /// once a watch has its winner.
     pub fn new(
         config: &'a ClientConfig,
         destination: &'a Destination,
         metrics: &'a ClientMetrics,
         signals: &'a Signals,
+        test_over: &'a AtomicBool,
         start: Monotonic,
         descriptors: u64,
     ) -> io::Result<Self> {
@@ -104,6 +127,7 @@ impl<'a> Prober<'a> {
             destination,
             metrics,
             signals,
+            test_over,
             start,
             poller,
             timer,
@@ -113,20 +137,24 @@ impl<'a> Prober<'a> {
             sending: true,
             measured: Measurement {
                 ended: Ended::TimedOut,
+                signalled: false,
                 judge: Judge::new(start),
                 connect_ns: Quantiles::histogram_ns(),
                 tick_lateness_ns: Quantiles::histogram_ns(),
                 skipped_ticks: 0,
                 descriptor_skips: 0,
                 syn_retransmissions: counts_retransmissions.then_some(0),
-                egress_ip: None,
+                watch: Watch::new(start),
+                stalls: (Vec::new(), 0),
             },
             last_outcome: None,
-            outcome_log: RateLimit::default(),
+            outcome_log: RateLimit::per_second(1),
+            disruption_log: RateLimit::per_second(20),
         })
     }
 
-    /// Probes until a pong has come or the test timeout has passed, and all that is in flight is settled.
+    /// Probes until a pong has come or the test timeout has passed, or the watch is over, and all that is in flight is
+    /// settled.
     pub fn run(mut self) -> io::Result<Measurement> {
         self.tick(Monotonic::now());
         self.arm_timer()?;
@@ -138,18 +166,24 @@ impl<'a> Prober<'a> {
             // One reading serves the whole batch: all of it had happened by now.
             let now = Monotonic::now();
             self.tick(now);
+            // After a stall there may be more to read than one batch holds: nothing expires before it is read.
+            let all_read = ready.len() < Poller::BATCH;
             for Ready { token, flags } in ready.drain(..) {
                 match token {
                     TICK => self.clear_timer(),
-                    SIGNAL => interrupted = self.signals.take(),
+                    SIGNAL if self.signals.take() => {
+                        self.measured.signalled = true;
+                        interrupted = !self.end_watch(now);
+                    }
+                    SIGNAL => {}
                     id => self.socket_ready(id, flags, now),
                 }
             }
-            while let Some(id) = self.in_flight.expired(now) {
-                self.settle(id, Outcome::Timeout);
+            self.judge_settled(now);
+            while let Some(id) = self.in_flight.expired(now).filter(|_| all_read) {
+                self.settle(id, Outcome::Timeout, None);
                 self.judge_settled(now);
             }
-            self.judge_settled(now);
             self.sending &= !self.pacer.is_over(now);
             progress.show(now, || self.progress_line(now));
         }
@@ -161,7 +195,20 @@ impl<'a> Prober<'a> {
             Ended::TimedOut
         };
         self.measured.skipped_ticks = self.pacer.skipped();
+        self.metrics.set_bracket(self.measured.judge.bracket());
+        if let Some(open) = self.measured.watch.finish() {
+            self.metrics.count_disruption(&open);
+        }
         Ok(self.measured)
+    }
+
+    /// A signal ends a watch that has its winner, as if its time were over; a second one does not wait for probes.
+    fn end_watch(&mut self, now: Monotonic) -> bool {
+        let ends = self.measured.judge.winner().is_some() && self.sending;
+        if ends {
+            self.pacer.set_end(now);
+        }
+        ends
     }
 
     /// Sends a probe if a tick is due.
@@ -172,6 +219,10 @@ impl<'a> Prober<'a> {
         let first = self.in_flight.next_id() == 0;
         let skipped_before = self.pacer.skipped();
         if let Some(tick) = self.pacer.due(now) {
+            let missed = self.pacer.skipped() - skipped_before;
+            if missed > 0 {
+                self.note_stall(missed, tick, now);
+            }
             if !first {
                 self.measured.tick_lateness_ns.saturating_record(now.since(tick).as_nanos() as u64);
             }
@@ -183,6 +234,20 @@ impl<'a> Prober<'a> {
             }
         }
         self.metrics.skipped_ticks.inc_by(self.pacer.skipped() - skipped_before);
+    }
+
+    fn note_stall(&mut self, missed: u64, tick: Monotonic, now: Monotonic) {
+        let missed_time = self.config.interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
+        let first_missed = tick.since(self.start).saturating_sub(missed_time);
+        let stall = Stall {
+            at_seconds: first_missed.as_secs_f64(),
+            length_seconds: now.since(self.start).saturating_sub(first_missed).as_secs_f64(),
+        };
+        let (kept, total) = &mut self.measured.stalls;
+        *total += 1;
+        if kept.len() < STALL_CAP {
+            kept.push(stall);
+        }
     }
 
     fn launch(&mut self) {
@@ -215,7 +280,7 @@ impl<'a> Prober<'a> {
                 Some(libc::ECONNRESET | libc::EPIPE) | None => {}
                 Some(_) => {
                     let outcome = error.as_ref().map_or(Outcome::Error, Outcome::of_connect_error);
-                    self.settle(id, outcome);
+                    self.settle(id, outcome, None);
                     return;
                 }
             }
@@ -229,19 +294,22 @@ impl<'a> Prober<'a> {
             self.in_flight.establish(id, now);
         }
         if let Some(Verdict { outcome, egress_ip }) = verdict {
-            self.measured.egress_ip = egress_ip.or(self.measured.egress_ip);
-            self.settle(id, outcome);
+            self.settle(id, outcome, egress_ip);
         }
     }
 
-    fn settle(&mut self, id: ProbeId, outcome: Outcome) {
-        let Some(socket) = self.in_flight.settle(id, outcome) else { return };
+    fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>) {
+        let Some(socket) = self.in_flight.settle(id, outcome, egress_ip) else { return };
         if let Some(total) = &mut self.measured.syn_retransmissions {
             *total += u64::from(socket.retransmissions().unwrap_or(0));
         }
         if outcome == Outcome::Pong {
-            // Whoever comes first in sent order is in flight already; nothing sent later can change the result.
-            self.sending = false;
+            // The winner is in flight already. Only a watch wants what is sent later, and the test timeout is over.
+            if self.config.watch.is_none() {
+                self.sending = false;
+            } else if self.measured.judge.winner().is_none() {
+                self.pacer.set_end(Monotonic::from_ns(u64::MAX));
+            }
         }
     }
 
@@ -258,13 +326,16 @@ impl<'a> Prober<'a> {
             }
             if !had_winner {
                 match self.measured.judge.winner() {
-                    Some(winner) => {
-                        self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
-                    }
+                    Some(winner) => self.name_winner(winner),
                     None => self.metrics.leaked_requests.inc(),
                 }
             }
+            self.watch(probe, now);
             self.metrics.blackhole_seconds.set(self.measured.judge.blackhole().as_secs_f64());
+            // A watch tells what matters as disruptions.
+            if had_winner {
+                continue;
+            }
             if self.last_outcome.replace(probe.outcome) != Some(probe.outcome)
                 && let Some(held_back) = self.outcome_log.pass(now)
             {
@@ -276,6 +347,53 @@ impl<'a> Prober<'a> {
                 );
             }
         }
+    }
+
+    fn name_winner(&mut self, winner: Winner) {
+        self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
+        self.metrics.set_bracket(self.measured.judge.bracket());
+        let misses = self.measured.judge.before_winner().misses();
+        tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
+        if let Some(watch) = self.config.watch {
+            self.test_over.store(true, Ordering::Relaxed);
+            let end = watch.duration.map(|duration| self.start + winner.masquerade_delay + duration);
+            self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
+        }
+    }
+
+    /// One log line when a disruption begins, one when it ends.
+    fn watch(&mut self, probe: Probe, now: Monotonic) {
+        if self.config.watch.is_none() {
+            self.measured.watch.note_egress(probe);
+            return;
+        }
+        let (metrics, log) = (self.metrics, &mut self.disruption_log);
+        self.measured.watch.take(probe, &mut |event| {
+            if let Event::Ended(disruption) = &event {
+                metrics.count_disruption(disruption);
+            }
+            metrics.disrupted.set(i64::from(matches!(event, Event::Began { .. })));
+            let Some(held_back) = log.pass(now) else { return };
+            match event {
+                Event::Began { kind, start } => {
+                    tracing::warn!(kind = kind.name(), at = ?start, held_back, "disruption began");
+                }
+                Event::Ended(Disruption { kind, length_seconds, misses, .. }) => {
+                    let (at_least, at_most) = (length_seconds.lower, length_seconds.upper);
+                    tracing::warn!(
+                        kind = kind.name(),
+                        at_least,
+                        at_most,
+                        misses,
+                        held_back,
+                        "disruption ended"
+                    );
+                }
+                Event::EgressChanged(EgressChange { from, to, .. }) => {
+                    tracing::warn!(%from, %to, held_back, "the egress IP changed");
+                }
+            }
+        });
     }
 
     fn arm_timer(&self) -> io::Result<()> {
@@ -298,7 +416,7 @@ impl<'a> Prober<'a> {
 
     /// Until the next probe expires, the test ends, or the progress line is due; ticks come from the timer.
     fn next_wake(&self, now: Monotonic) -> Monotonic {
-        let end = self.sending.then(|| self.start + self.config.test_timeout);
+        let end = self.sending.then(|| self.pacer.end());
         let progress = Some(now + Progress::PERIOD);
         [end, self.in_flight.next_deadline(), progress].into_iter().flatten().min().unwrap_or(now)
     }

@@ -7,8 +7,9 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::bracket::TimelineRun;
+use super::disruptions::{Disruption, EgressChange};
 use super::outcome::Outcome;
-use super::prober::{Ended, Measurement};
+use super::prober::{Ended, Measurement, Stall};
 use super::stress::StressReport;
 use crate::clock::Monotonic;
 use crate::config::{ClientConfig, Gates};
@@ -45,6 +46,18 @@ pub struct ResultDocument {
     pub tick_lateness_seconds: Option<Quantiles>,
     /// The source address that an annotated reply told.
     pub egress_ip: Option<IpAddr>,
+    /// Disruptions after the winner, in order; null without a watch.
+    pub disruptions: Option<Vec<Disruption>>,
+    /// All disruptions, those beyond the list included.
+    pub disruptions_total: u64,
+    /// Changes of the egress IP, in order.
+    pub egress_changes: Vec<EgressChange>,
+    /// All changes, those beyond the list included.
+    pub egress_changes_total: u64,
+    /// When this client itself was held up, so that it served no tick: in order.
+    pub stalls: Vec<Stall>,
+    /// All stalls, those beyond the list included.
+    pub stalls_total: u64,
     /// The stress test, if there was one.
     pub stress: Option<StressReport>,
     /// Outcomes in sent order, run-length coded.
@@ -141,6 +154,7 @@ pub struct Settings {
     pub test_timeout: String,
     pub probe_timeout: String,
     pub stress: bool,
+    pub watch: Option<String>,
     pub source_addr: Option<IpAddr>,
     pub bind_device: Option<String>,
 }
@@ -170,7 +184,7 @@ impl ResultDocument {
         measured: &Measurement,
         stress: Option<StressReport>,
     ) -> Self {
-        let judge = &measured.judge;
+        let (judge, watch) = (&measured.judge, &measured.watch);
         let seconds = |length: Option<Duration>| length.map(|length| length.as_secs_f64());
         let of = |outcome| judge.counts().of(outcome);
         let (timeline, timeline_omitted_probes) = judge.timeline();
@@ -203,7 +217,13 @@ impl ResultDocument {
             probes,
             connect_seconds: Quantiles::of_ns(&measured.connect_ns),
             tick_lateness_seconds: Quantiles::of_ns(&measured.tick_lateness_ns),
-            egress_ip: measured.egress_ip,
+            egress_ip: watch.egress_ip(),
+            disruptions: config.watch.map(|_| watch.disruptions().0.to_vec()),
+            disruptions_total: watch.disruptions().1,
+            egress_changes: watch.egress_changes().0.to_vec(),
+            egress_changes_total: watch.egress_changes().1,
+            stalls: measured.stalls.0.clone(),
+            stalls_total: measured.stalls.1,
             stress,
             timeline: timeline.to_vec(),
             timeline_omitted_probes,
@@ -242,6 +262,12 @@ impl ResultDocument {
             connect_seconds: None,
             tick_lateness_seconds: None,
             egress_ip: None,
+            disruptions: None,
+            disruptions_total: 0,
+            egress_changes: Vec::new(),
+            egress_changes_total: 0,
+            stalls: Vec::new(),
+            stalls_total: 0,
             stress: None,
             timeline: Vec::new(),
             timeline_omitted_probes: 0,
@@ -252,6 +278,9 @@ impl ResultDocument {
                 test_timeout: format_duration(config.test_timeout),
                 probe_timeout: format_duration(config.probe_timeout),
                 stress: config.stress.is_some(),
+                watch: config
+                    .watch
+                    .map(|watch| watch.duration.map_or("unbounded".to_owned(), format_duration)),
                 source_addr: config.route.source_addr,
                 bind_device: config.route.bind_device.clone(),
             },
@@ -276,6 +305,22 @@ fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
     let leaked = measured.judge.before_winner().of(Outcome::Leaked);
     if let Some(max) = gates.max_leaked.filter(|max| leaked > *max) {
         failed.push(format!("--max-leaked {max}: {leaked} probes leaked"));
+    }
+    let (_, total) = measured.watch.disruptions();
+    let longest = measured.watch.longest_upper();
+    if let Some(max) = gates.max_disruption.filter(|max| longest > max.as_secs_f64()) {
+        let shown = if longest.is_finite() {
+            format!("may have lasted {longest:.6}s")
+        } else {
+            "has no end".to_owned()
+        };
+        failed.push(format!("--max-disruption {}: a disruption {shown}", format_duration(max)));
+    }
+    if let Some(max) = gates.max_disruptions.filter(|max| total > *max) {
+        failed.push(format!("--max-disruptions {max}: there were {total}"));
+    }
+    if longest.is_infinite() {
+        failed.push("the watch ended inside a disruption".to_owned());
     }
     failed
 }

@@ -81,7 +81,7 @@ impl<'a> Stress<'a> {
             failed: 0,
             latency_ns: Quantiles::histogram_ns(),
             interrupted: false,
-            log: RateLimit::default(),
+            log: RateLimit::per_second(1),
         })
     }
 

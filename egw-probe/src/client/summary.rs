@@ -3,51 +3,65 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::disruptions::{Disruption, EgressChange};
 use super::outcome::Outcome;
-use super::result::{ResultDocument, TestOutcome};
+use super::result::{Quantiles, ResultDocument, TestOutcome};
+use super::stress::StressReport;
+
+/// Disruptions and changes named in the text; a result document has more of them.
+const SHOWN: usize = 10;
 
 /// Writes a document as text, a line for each thing that was measured.
 pub fn text(document: &ResultDocument) -> String {
-    let mut text = String::new();
     let target = match &document.target_address {
         Some(address) if *address != document.target => format!("{} ({address})", document.target),
         _ => document.target.clone(),
     };
     let headline = match (document.outcome, document.masquerade_delay_seconds) {
         (TestOutcome::Masqueraded, Some(delay)) => format!("masqueraded after {}", seconds(delay)),
-        (TestOutcome::TimedOut, _) => {
-            format!("timed out: no pong within {}", document.settings.test_timeout)
-        }
+        (TestOutcome::TimedOut, _) => format!("timed out: no pong within {}", document.settings.test_timeout),
         _ => "interrupted before a verdict".to_owned(),
     };
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{target}: {headline}");
-    let mut row = |name: &str, value: String| {
+    let mut text = format!("{target}: {headline}\n");
+    let rows = delay_rows(document).into_iter().chain(probe_rows(document)).chain(watch_rows(document));
+    let stress = document.stress.iter().map(|stress| {
+        let StressReport { opened, closed, failed, .. } = stress;
+        ("stress", format!("{opened} opened, {closed} closed by the other end, {failed} failed"))
+    });
+    let failed = document.failed_gates.iter().map(|gate| ("FAILED", gate.clone()));
+    let warnings = document.warnings.iter().map(|warning| ("warning", warning.clone()));
+    for (name, value) in rows.chain(stress).chain(failed).chain(warnings) {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
-    };
-    let bracket = document.bracket;
-    match (bracket.lower_seconds, bracket.upper_seconds) {
-        (Some(lower), Some(upper)) => row(
-            "bracket",
-            format!(
-                "policy effective between {} and {} (width {})",
-                seconds(lower),
-                seconds(upper),
-                seconds(upper - lower)
-            ),
-        ),
+    }
+    text
+}
+
+type Row = (&'static str, String);
+
+fn delay_rows(document: &ResultDocument) -> Vec<Row> {
+    let bracket = match (document.bracket.lower_seconds, document.bracket.upper_seconds) {
+        (Some(lower), Some(upper)) => Some(format!(
+            "policy effective between {} and {} (width {})",
+            seconds(lower),
+            seconds(upper),
+            seconds(upper - lower)
+        )),
         (None, Some(upper)) => {
-            row(
-                "bracket",
-                format!("policy effective before {}; nothing leaked, so no lower end", seconds(upper)),
-            );
+            Some(format!("policy effective before {}; nothing leaked, so no lower end", seconds(upper)))
         }
-        (Some(lower), None) => row("bracket", format!("policy not yet effective at {}", seconds(lower))),
-        (None, None) => {}
-    }
-    if document.blackhole_seconds > 0.0 {
-        row("blackhole", format!("{} without an answer", seconds(document.blackhole_seconds)));
-    }
+        (Some(lower), None) => Some(format!("policy not yet effective at {}", seconds(lower))),
+        (None, None) => None,
+    };
+    let blackhole = (document.blackhole_seconds > 0.0)
+        .then(|| format!("{} without an answer", seconds(document.blackhole_seconds)));
+    [("bracket", bracket), ("blackhole", blackhole)]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+fn probe_rows(document: &ResultDocument) -> Vec<Row> {
     let probes = &document.probes;
     let by_outcome = Outcome::ALL.map(|outcome| match outcome {
         Outcome::Pong => probes.pong,
@@ -60,41 +74,38 @@ pub fn text(document: &ResultDocument) -> String {
     });
     let named = Outcome::ALL.iter().zip(by_outcome).filter(|(_, count)| *count > 0);
     let named: Vec<String> = named.map(|(outcome, count)| format!("{count} {}", outcome.name())).collect();
-    row("probes", format!("{} sent: {}", probes.sent, named.join(", ")));
+    let mut rows = vec![("probes", format!("{} sent: {}", probes.sent, named.join(", ")))];
     if probes.skipped_ticks > 0 {
-        row("skipped", format!("{} ticks without a probe", probes.skipped_ticks));
+        rows.push(("skipped", format!("{} ticks without a probe", probes.skipped_ticks)));
     }
-    if let Some(connect) = document.connect_seconds {
-        row(
-            "connect",
-            format!(
-                "min {}, p50 {}, p99 {}, max {}",
-                seconds(connect.min),
-                seconds(connect.p50),
-                seconds(connect.p99),
-                seconds(connect.max)
-            ),
-        );
+    if let Some(Quantiles { min, p50, p99, max, .. }) = document.connect_seconds {
+        let [min, p50, p99, max] = [min, p50, p99, max].map(seconds);
+        rows.push(("connect", format!("min {min}, p50 {p50}, p99 {p99}, max {max}")));
     }
     if let Some(egress_ip) = document.egress_ip {
-        row("egress IP", egress_ip.to_string());
+        rows.push(("egress IP", egress_ip.to_string()));
     }
-    if let Some(stress) = &document.stress {
-        row(
-            "stress",
-            format!(
-                "{} opened, {} closed by the other end, {} failed",
-                stress.opened, stress.closed, stress.failed
-            ),
-        );
+    rows
+}
+
+fn watch_rows(document: &ResultDocument) -> Vec<Row> {
+    let Some(disruptions) = &document.disruptions else { return Vec::new() };
+    let mut rows = vec![("watch", format!("{} disruptions", document.disruptions_total))];
+    for Disruption { kind, start_seconds, length_seconds, misses } in disruptions.iter().take(SHOWN) {
+        let (start, lower) = (seconds(*start_seconds), seconds(length_seconds.lower));
+        let upper = length_seconds
+            .upper
+            .map_or("and no end yet".to_owned(), |upper| format!("to {}", seconds(upper)));
+        rows.push((kind.name(), format!("at {start}, for {lower} {upper}, {misses} misses")));
     }
-    for gate in &document.failed_gates {
-        row("FAILED", gate.clone());
+    if document.disruptions_total > SHOWN as u64 {
+        let more = document.disruptions_total - SHOWN as u64;
+        rows.push(("", format!("and {more} more: --output json has them")));
     }
-    for warning in &document.warnings {
-        row("warning", warning.clone());
+    for EgressChange { at_seconds, from, to } in document.egress_changes.iter().take(SHOWN) {
+        rows.push(("egress IP", format!("changed from {from} to {to} at {}", seconds(*at_seconds))));
     }
-    text
+    rows
 }
 
 /// A time at microsecond resolution, in the unit that reads best.

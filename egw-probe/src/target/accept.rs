@@ -50,7 +50,7 @@ impl Shared {
         sources: Sources,
         metrics: TargetMetrics,
     ) -> Self {
-        let (stopping, log) = (AtomicBool::new(false), Mutex::default());
+        let (stopping, log) = (AtomicBool::new(false), Mutex::new(RateLimit::per_second(1)));
         Self { allowed, reply, held, sources, metrics, stopping, log }
     }
 

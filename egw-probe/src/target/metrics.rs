@@ -1,9 +1,9 @@
 //! The target's metrics.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::verdict::Verdict;
-use crate::metrics::registered;
+use crate::metrics::Registrar;
 
 /// Every metric of the userspace target. Clones share their values.
 #[derive(Debug, Clone)]
@@ -21,31 +21,20 @@ pub struct TargetMetrics {
 impl TargetMetrics {
     /// Registers all of them, at 0, with `registry`.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let connections = registered(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "egw_probe_target_connections_total",
-                    "Connections accepted, by the verdict on their source",
-                ),
-                &["verdict"],
-            )?,
+        let new = Registrar(registry);
+        let connections = new.counters(
+            "egw_probe_target_connections_total",
+            "Connections accepted, by the verdict on their source",
+            "verdict",
         )?;
-        let failed = registered(
-            registry,
-            IntCounterVec::new(
-                Opts::new("egw_probe_target_accept_failures_total", "Accepts that failed, by reason"),
-                &["reason"],
-            )?,
+        let failed = new.counters(
+            "egw_probe_target_accept_failures_total",
+            "Accepts that failed, by reason",
+            "reason",
         )?;
         Ok(Self {
-            open_connections: registered(
-                registry,
-                IntGauge::new(
-                    "egw_probe_target_open_connections",
-                    "Connections held open for allowed sources",
-                )?,
-            )?,
+            open_connections: new
+                .gauge("egw_probe_target_open_connections", "Connections held open for allowed sources")?,
             accept_exhausted: failed.with_label_values(&["exhausted"]),
             accept_aborted: failed.with_label_values(&["aborted"]),
             allowed: connections.with_label_values(&[Verdict::Allowed.name()]),
