@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     child::Child,
     clock::Monotonic,
+    cost::{Cost, Meter},
     interrupt::Interrupt,
     options::{Plan, Scenario},
     policy::{Policy, Switch, Switcher},
@@ -76,9 +77,10 @@ fn recorded(switch: &Switch, measured: &Measured) -> Recorded {
 
 impl Stage<'_> {
     /// Runs one activation of every client.
-    pub(crate) fn activate(&self, run: u32, random: &mut fastrand::Rng) -> Result<Vec<Activation>> {
+    pub(crate) fn activate(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Activation>, Cost)> {
         self.switcher.reset()?;
         self.interrupt.sleep(QUIET)?;
+        let mut meter = Meter::start();
         let mut clients = vec![];
         let mut due = 0;
         for pod in 0..self.topology.pods.len() {
@@ -92,6 +94,7 @@ impl Stage<'_> {
             }
             self.interrupt.check()?;
         }
+        meter.look();
         let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
         let mut dropped = vec![None; clients.len()];
         let mut moved = vec![None; clients.len()];
@@ -103,6 +106,7 @@ impl Stage<'_> {
                 }
                 due -= 1;
             }
+            meter.look();
             self.interrupt.check()?;
         }
         let mut activations = vec![];
@@ -127,7 +131,7 @@ impl Stage<'_> {
             self.judge(&mut activation, status.code());
             activations.push(activation);
         }
-        Ok(activations)
+        Ok((activations, meter.finish()))
     }
 
     fn start_client(&self, pod: usize) -> Result<Child> {

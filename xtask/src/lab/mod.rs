@@ -5,6 +5,7 @@
 mod activation;
 mod child;
 mod clock;
+mod cost;
 mod interrupt;
 mod namespace;
 mod nfset;
@@ -31,9 +32,10 @@ use serde_json::Value;
 pub(crate) use options::Options;
 
 use activation::{Activation, Stage};
+use cost::Cost;
 use interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
 use options::{Plan, Scenario};
-use report::{Cost, Facts};
+use report::Facts;
 use target::Target;
 use topology::{Family, Topology};
 use wire::Wire;
@@ -92,7 +94,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         control_shift: options.control_shift,
         interrupt,
     };
-    let activations = all_runs(options, &stage, seed, &mut random)?;
+    let (activations, cost) = all_runs(options, &stage, seed, &mut random)?;
     let facts = Facts {
         plan,
         clients: options.clients,
@@ -101,7 +103,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         judged: target.judged()?,
         sources: target.sources()?,
         wire: wire.map(Wire::finish).transpose()?,
-        cost: Cost::default(),
+        cost,
     };
     target.stop(interrupt)?;
     if options.json {
@@ -118,7 +120,7 @@ fn all_runs(
     stage: &Stage,
     seed: u64,
     random: &mut fastrand::Rng,
-) -> Result<Vec<Activation>> {
+) -> Result<(Vec<Activation>, Cost)> {
     let wanted = options.runs as usize * options.clients;
     let void_limit = wanted / 10 + 3;
     let brief = wanted > MOST_ROWS;
@@ -127,11 +129,14 @@ fn all_runs(
     }
     let shown = |activation: &Activation| !options.json && (!brief || !activation.faults.is_empty());
     let mut activations: Vec<Activation> = vec![];
+    let mut cost = Cost::default();
     let mut void = 0;
     let mut run = 0;
     while activations.len() - void < wanted {
         run += 1;
-        for activation in stage.activate(run, random)? {
+        let (more, took) = stage.activate(run, random)?;
+        cost = cost.then(took);
+        for activation in more {
             void += usize::from(activation.is_void());
             if shown(&activation) {
                 println!("{}", report::row(&activation));
@@ -148,7 +153,7 @@ fn all_runs(
             break;
         }
     }
-    Ok(activations)
+    Ok((activations, cost))
 }
 
 /// A folder for the output of the programs; dropping it removes it.

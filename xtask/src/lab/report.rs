@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     activation::Activation,
+    cost::Cost,
     options::{Plan, Scenario},
     policy::Switch,
     target::Judged,
@@ -25,14 +26,6 @@ pub(crate) struct Facts<'lab> {
     pub(crate) sources: Value,
     pub(crate) wire: Option<Exactness>,
     pub(crate) cost: Cost,
-}
-
-/// What all clients of all runs took together.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub(crate) struct Cost {
-    pub(crate) client_cpu_seconds: f64,
-    /// How much less memory the machine had free while clients ran, at the most.
-    pub(crate) memory_bytes: u64,
 }
 
 const HEAD: &str = "  run client    switched  window   lower end   upper end      width  leaked  holds";
@@ -151,14 +144,13 @@ fn windows(valid: &[&Activation], realtime: bool) -> String {
 }
 
 fn probes(activations: &[Activation]) -> String {
-    let mut counts = std::collections::BTreeMap::new();
-    for (name, count) in activations.iter().flat_map(|activation| &activation.measured.probes) {
-        *counts.entry(name.replace('_', " ")).or_insert(0) += count;
-    }
-    let sent = counts.remove("sent").unwrap_or(0);
+    let total =
+        |name: &str| activations.iter().map(|activation| activation.measured.probes(name)).sum::<u64>();
     let outcomes =
-        counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!(", {count} {name}"));
-    format!("{sent} sent{}", outcomes.collect::<String>())
+        ["pong", "leaked", "timeout", "refused", "unreachable", "garbled", "error", "skipped_ticks"];
+    let counts = outcomes.map(|name| (total(name), name.replace('_', " "))).into_iter();
+    let counted = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}"));
+    format!("{} sent{}", total("sent"), counted.collect::<String>())
 }
 
 /// Median, least and most of `values` in the unit that `factor` makes.

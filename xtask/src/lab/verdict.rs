@@ -17,8 +17,8 @@ pub(crate) struct Measured {
     pub(crate) masquerade_delay_seconds: Option<f64>,
     pub(crate) bracket: Bracket,
     pub(crate) blackhole_seconds: f64,
-    /// One count for each outcome, and `sent` and `skipped_ticks`.
-    pub(crate) probes: BTreeMap<String, u64>,
+    /// One count for each outcome, `sent`, `skipped_ticks` and others; null where it isn't counted.
+    pub(crate) probes: BTreeMap<String, Option<u64>>,
 }
 
 /// Seconds since the client's start: the policy became effective inside `(lower, upper]`.
@@ -34,7 +34,7 @@ impl Measured {
     }
 
     pub(crate) fn probes(&self, outcome: &str) -> u64 {
-        self.probes.get(outcome).copied().unwrap_or(0)
+        self.probes.get(outcome).copied().flatten().unwrap_or(0)
     }
 }
 
