@@ -1,2 +1,46 @@
-//! Everything a developer runs.
-fn main() {}
+//! Everything a developer of egw-probe runs: `cargo xtask COMMAND`.
+//!
+//! This file only dispatches; each command has its own module.
+
+mod lab;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Exit status of a command that could not start: bad usage, or a tool or right that is missing.
+const EXIT_USAGE: u8 = 2;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything a developer of egw-probe runs")]
+enum Command {
+    /// Run the whole measurement on this machine, in network namespaces
+    Lab(lab::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Command::parse() {
+        Command::Lab(options) => lab::run(&options),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(if error.is::<Unready>() { EXIT_USAGE } else { 1 })
+    })
+}
+
+/// Why a command could not start at all: what is wrong with the flags or this machine, and what to do about it.
+#[derive(Debug)]
+pub(crate) struct Unready(pub(crate) String);
+
+impl std::fmt::Display for Unready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unready {}
+
+/// Shorthand for an [`Unready`] error.
+pub(crate) fn unready(why: impl Into<String>) -> anyhow::Error {
+    Unready(why.into()).into()
+}

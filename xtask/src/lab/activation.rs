@@ -1,0 +1,171 @@
+//! One activation: clients start, their policies are switched, and what they measured is judged.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use super::{
+    child::Child,
+    clock::Monotonic,
+    cost::{Cost, Meter},
+    interrupt::Interrupt,
+    options::{Plan, Scenario},
+    policy::{Policy, Switch, Switcher},
+    target,
+    topology::{Topology, pod_interface},
+    verdict::{self, Margins, Measured, Recorded},
+};
+
+/// Time for packets of an earlier activation to get where they go.
+const QUIET: Duration = Duration::from_millis(30);
+/// How long after its test timeout a client may take to end: it settles the probes in flight.
+const SETTLES_WITHIN: Duration = Duration::from_mins(1);
+/// A switch recorded less exactly than this is no measure for a bracket: the machine was busy, and the run is void.
+pub(crate) const WIDEST_SWITCH: Duration = Duration::from_micros(100);
+
+/// What an activation needs.
+pub(crate) struct Stage<'lab> {
+    pub(crate) plan: &'lab Plan,
+    pub(crate) topology: &'lab Topology,
+    pub(crate) switcher: &'lab Switcher,
+    pub(crate) program: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) client_args: &'lab [String],
+    pub(crate) control_shift: bool,
+    pub(crate) interrupt: &'lab Interrupt,
+}
+
+/// One client's part of an activation.
+pub(crate) struct Activation {
+    /// Counted from 1.
+    pub(crate) run: u32,
+    pub(crate) pod: usize,
+    pub(crate) dropped: Option<Switch>,
+    pub(crate) switch: Option<Switch>,
+    /// The client's whole result document.
+    pub(crate) document: Value,
+    pub(crate) measured: Measured,
+    pub(crate) faults: Vec<String>,
+}
+
+impl Activation {
+    /// When the policy was switched, in seconds since the client's start.
+    pub(crate) fn recorded(&self) -> Option<Recorded> {
+        self.switch.map(|switch| recorded(&switch, &self.measured))
+    }
+
+    pub(crate) fn margins(&self) -> Option<Margins> {
+        Margins::of(self.measured.bracket, self.recorded()?)
+    }
+
+    /// Whether the switch was recorded too coarsely to judge anything by it.
+    pub(crate) fn is_void(&self) -> bool {
+        let wide = |switch: &Switch| switch.after.seconds_since(switch.before) > WIDEST_SWITCH.as_secs_f64();
+        self.dropped.iter().chain(&self.switch).any(wide)
+    }
+}
+
+fn recorded(switch: &Switch, measured: &Measured) -> Recorded {
+    let start = measured.start();
+    Recorded { before: switch.before.seconds_since(start), after: switch.after.seconds_since(start) }
+}
+
+impl Stage<'_> {
+    /// Runs one activation of every client.
+    pub(crate) fn activate(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Activation>, Cost)> {
+        self.switcher.reset()?;
+        self.interrupt.sleep(QUIET)?;
+        let mut meter = Meter::start();
+        let mut clients = vec![];
+        let mut due = 0;
+        for pod in 0..self.topology.pods.len() {
+            let (vanish, gateway) = self.plan.draw(random);
+            let started = Monotonic::now();
+            clients.push(self.start_client(pod)?);
+            for (wait, policy) in [(vanish, Policy::Drop), (gateway, Policy::Gateway)] {
+                let Some(wait) = wait else { continue };
+                self.switcher.schedule(started.after(wait), policy, pod, &pod_interface(pod));
+                due += 1;
+            }
+            self.interrupt.check()?;
+        }
+        meter.look();
+        let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
+        let mut dropped = vec![None; clients.len()];
+        let mut moved = vec![None; clients.len()];
+        while due > 0 {
+            if let Some(switch) = self.switcher.next(Duration::from_millis(20))? {
+                match switch.policy {
+                    Policy::Drop => dropped[switch.pod] = Some(switch),
+                    Policy::Gateway => moved[switch.pod] = Some(switch),
+                }
+                due -= 1;
+            }
+            meter.look();
+            self.interrupt.check()?;
+        }
+        let mut activations = vec![];
+        for (pod, mut client) in clients.into_iter().enumerate() {
+            let status = client.wait(deadline, self.interrupt)?;
+            let output = client.output()?;
+            let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
+            let document: Value = serde_json::from_str(&output).with_context(explain)?;
+            let measured = Measured::deserialize(&document).with_context(explain)?;
+            let mut activation = Activation {
+                run,
+                pod,
+                dropped: dropped[pod],
+                switch: moved[pod],
+                document,
+                measured,
+                faults: vec![],
+            };
+            if self.control_shift {
+                activation.shift_by_one_width();
+            }
+            self.judge(&mut activation, status.code());
+            activations.push(activation);
+        }
+        Ok((activations, meter.finish()))
+    }
+
+    fn start_client(&self, pod: usize) -> Result<Child> {
+        let go = |duration: Duration| format!("{}ns", duration.as_nanos());
+        let target = std::net::SocketAddr::new(self.plan.family.target(), target::PORT);
+        let mut args: Vec<String> = ["client", "--exit", "--output", "json", "--external-target-addr"]
+            .map(String::from)
+            .into_iter()
+            .chain([target.to_string(), "--interval".into(), go(self.plan.interval)])
+            .chain(["--test-timeout".into(), go(self.plan.test_timeout)])
+            .collect();
+        args.extend_from_slice(self.client_args);
+        let namespace = &self.topology.pods[pod];
+        Child::start(format!("client-{}", pod + 1), namespace, &self.program, &args, &self.folder)
+    }
+
+    fn judge(&self, activation: &mut Activation, code: Option<i32>) {
+        let measured = &activation.measured;
+        let dropped = activation.dropped.map(|switch| recorded(&switch, measured));
+        activation.faults = verdict::faults(self.plan, measured, dropped, activation.recorded());
+        let expected = i32::from(self.plan.scenario == Scenario::Never);
+        if code != Some(expected) {
+            activation.faults.push(format!("the client's exit status is {code:?}, not {expected}"));
+        }
+    }
+}
+
+impl Activation {
+    /// The control: the same record, moved by the width of the bracket it is compared with.
+    fn shift_by_one_width(&mut self) {
+        let Some(margins) = self.margins() else { return };
+        if let Some(switch) = &mut self.switch {
+            switch.before = switch.before.after_seconds(margins.width);
+            switch.after = switch.after.after_seconds(margins.width);
+        }
+    }
+}

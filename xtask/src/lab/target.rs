@@ -1,0 +1,99 @@
+//! The external target of a lab: started, asked over HTTP in its own namespace, and ended.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{child::Child, interrupt::Interrupt, namespace::Namespace};
+
+/// The port probes go to.
+pub(crate) const PORT: u16 = 1337;
+const METRICS_PORT: u16 = 2113;
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many connections the target has judged, by its own metrics.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Judged {
+    pub(crate) allowed: u64,
+    pub(crate) denied: u64,
+}
+
+/// A running external target.
+pub(crate) struct Target<'lab> {
+    namespace: &'lab Namespace,
+    child: Child,
+}
+
+impl<'lab> Target<'lab> {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(
+        namespace: &'lab Namespace,
+        program: &Path,
+        allowed: &[String],
+        folder: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let mut args = vec!["external-target".into(), "--listen-port".into(), PORT.to_string()];
+        args.extend(allowed.iter().flat_map(|cidr| ["--allowed-cidr".into(), cidr.clone()]));
+        let child = Child::start("external-target".into(), namespace, program, &args, folder)?;
+        let mut target = Self { namespace, child };
+        let deadline = Instant::now() + STARTS_WITHIN;
+        while target.get("/healthz").is_err() {
+            if let Some(status) = target.child.ended()? {
+                bail!("the external target ended with {status}{}", target.child.complaint());
+            }
+            if Instant::now() > deadline {
+                bail!("the external target is not ready after {STARTS_WITHIN:?}{}", target.child.complaint());
+            }
+            interrupt.sleep(Duration::from_millis(10))?;
+        }
+        Ok(target)
+    }
+
+    /// What the target counted so far.
+    pub(crate) fn judged(&self) -> Result<Judged> {
+        let metrics = self.get("/metrics")?;
+        let count = |verdict: &str| {
+            let series = format!("egw_probe_target_connections_total{{verdict=\"{verdict}\"}} ");
+            let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+            value
+                .and_then(|value| value.trim().parse().ok())
+                .with_context(|| format!("the target's metrics lack {series}"))
+        };
+        Ok(Judged { allowed: count("allowed")?, denied: count("denied")? })
+    }
+
+    /// The sources the target saw, as it tells them.
+    pub(crate) fn sources(&self) -> Result<Value> {
+        serde_json::from_str(&self.get("/sources")?).context("the target's /sources is not JSON")
+    }
+
+    /// Ends it with SIGTERM.
+    pub(crate) fn stop(self, interrupt: &Interrupt) -> Result<()> {
+        self.child.terminate(interrupt)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        self.namespace.run(|| {
+            let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), METRICS_PORT);
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            // HTTP/1.0, so that the body comes in one piece and ends with the connection.
+            stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: lab\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+            if !head.lines().next().unwrap_or_default().contains(" 200 ") {
+                bail!("{path} answered {}", head.lines().next().unwrap_or_default());
+            }
+            Ok(body.to_owned())
+        })
+    }
+}
