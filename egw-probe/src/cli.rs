@@ -85,6 +85,11 @@ pub struct ClientArgs {
           require_equals = true, value_parser = go::parse_duration)]
     pub watch: Option<Duration>,
 
+    /// With --watch: hold this many connections open to a target with --keep-open, and record stalls and losses
+    #[arg(long, env = "EGW_PROBE_HOLD", value_name = "CONNECTIONS", default_value = "0",
+          value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub hold: u32,
+
     /// Gate for --exit with --watch: fail if a disruption may have lasted longer
     #[arg(long, env = "EGW_PROBE_MAX_DISRUPTION", value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_disruption: Option<Duration>,

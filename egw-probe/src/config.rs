@@ -110,6 +110,8 @@ pub struct Route {
 pub struct WatchConfig {
     /// End this long after the winner's handshake; `None` goes on until a signal.
     pub duration: Option<Duration>,
+    /// Connections held open meanwhile.
+    pub hold: u32,
 }
 
 /// The stress test of the old program.
@@ -173,6 +175,13 @@ impl TryFrom<ClientArgs> for ClientConfig {
                 return Err(ConfigError::new(flag, "set", "disruptions are seen by a watch: add --watch"));
             }
         }
+        if args.hold > 0 && args.watch.is_none() {
+            return Err(ConfigError::new(
+                "--hold",
+                args.hold,
+                "held connections are followed by a watch: add --watch",
+            ));
+        }
         if args.watch.is_some() && args.stress {
             return Err(ConfigError::new("--watch", "set", "not together with --stress: run two clients"));
         }
@@ -200,9 +209,10 @@ impl TryFrom<ClientArgs> for ClientConfig {
             test_timeout: args.test_timeout,
             probe_timeout: args.probe_timeout,
             stress,
-            watch: args
-                .watch
-                .map(|duration| WatchConfig { duration: (!duration.is_zero()).then_some(duration) }),
+            watch: args.watch.map(|duration| WatchConfig {
+                duration: (!duration.is_zero()).then_some(duration),
+                hold: args.hold,
+            }),
             exit: args.exit,
             gates: Gates {
                 max_delay: args.max_delay,

@@ -324,3 +324,39 @@ fn a_stopped_client_counts_its_skipped_ticks_and_says_when_it_was_stopped() {
     assert!((1.9..2.3).contains(&longest), "{stalls:?}");
     assert_eq!(document["disruptions_total"], 0, "a client that slept saw no disruption: {document}");
 }
+
+#[test]
+fn held_connections_survive_a_healthy_path_and_their_loss_is_told() {
+    let first = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (address, metrics_addr) = (format!("127.0.0.1:{}", first.port), metrics.to_string());
+    let args = ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr];
+    let client = Program::start(&[&args[..], &["--watch", "--hold=3", "--output=json"]].concat());
+    let held = || common::metric(metrics, "egw_probe_held_connections");
+    common::wait_for("three held connections", || held() == Some(3.0));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(common::metric(metrics, "egw_probe_held_stall_seconds_count"), Some(0.0));
+    let listen = format!("--listen-port={}", first.port);
+    drop(first);
+    common::wait_for("three losses", || {
+        common::metric(metrics, "egw_probe_held_lost_total{reason=\"closed\"}") == Some(3.0)
+    });
+    common::wait_for("a refused probe", || {
+        common::metric(metrics, "egw_probe_probes_total{outcome=\"refused\"}") > Some(0.0)
+    });
+    let _second = Program::start(&[
+        "external-target",
+        "--allowed-cidr=127.0.0.0/8",
+        "--keep-open",
+        &listen,
+        "--metrics-addr=127.0.0.1:0",
+    ]);
+    common::wait_for("three held connections again", || held() == Some(3.0));
+    client.signal("-TERM");
+    let output = client.finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = &document["held"];
+    assert_eq!((&report["opened"], &report["lost_total"]), (&6.into(), &3.into()), "{report}");
+    assert_eq!(report["stalls_total"], 0);
+    assert_eq!(document["disruptions_total"], 1, "the probes were refused meanwhile");
+}

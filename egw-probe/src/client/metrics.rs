@@ -4,6 +4,7 @@ use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec,
 
 use super::bracket::Bracket;
 use super::disruptions::{Disruption, Kind};
+use super::hold::LossReason;
 use super::outcome::Outcome;
 use crate::metrics::{CONNECT_BUCKETS, Registrar};
 
@@ -33,6 +34,12 @@ pub struct ClientMetrics {
     pub blackhole_seconds: Gauge,
     /// 1 while a watch sees a disruption.
     pub disrupted: IntGauge,
+    /// Held connections that are open now.
+    pub held_connections: IntGauge,
+    /// Stalls of held connections.
+    pub held_stall_seconds: Histogram,
+    /// Held connections lost, in the order of [`LossReason::ALL`].
+    pub held_lost: Vec<IntCounter>,
     /// Ticks without a probe.
     pub skipped_ticks: IntCounter,
     probes: Vec<IntCounter>,
@@ -60,6 +67,11 @@ impl ClientMetrics {
             "Longest that a disruption can have lasted: from the last pong before to the first after",
             "kind",
             &DISRUPTION_BUCKETS,
+        )?;
+        let held_lost = new.counters(
+            "egw_probe_held_lost_total",
+            "Held connections that were lost, by reason",
+            "reason",
         )?;
         Ok(Self {
             leaked_requests: new.counter(
@@ -94,6 +106,14 @@ impl ClientMetrics {
                 "Time before the first pong in which probes got no answer at all",
             )?,
             disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
+            held_connections: new
+                .gauge("egw_probe_held_connections", "Connections of --hold that are open now")?,
+            held_stall_seconds: new.histogram(
+                "egw_probe_held_stall_seconds",
+                "How long a byte on a held connection that had to be sent again took to be acknowledged",
+                &DISRUPTION_BUCKETS,
+            )?,
+            held_lost: LossReason::ALL.iter().map(|reason| held_lost.with_label_values(&[reason.name()])).collect(),
             skipped_ticks: new.counter(
                 "egw_probe_skipped_ticks_total",
                 "Ticks without a probe: the next one was due already, or no descriptor was left",

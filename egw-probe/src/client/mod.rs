@@ -5,6 +5,7 @@
 
 pub mod bracket;
 pub mod disruptions;
+pub mod hold;
 pub mod inflight;
 pub mod metrics;
 pub mod outcome;
@@ -13,17 +14,20 @@ pub mod probe;
 pub mod prober;
 pub mod resolve;
 pub mod result;
+pub mod stall;
 pub mod stress;
 pub mod summary;
+pub mod tcp;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context;
 use hyper::StatusCode;
 
+use self::hold::{Hold, HoldReport};
 use self::metrics::ClientMetrics;
 use self::probe::Destination;
 use self::prober::{Ended, Measurement, Prober};
@@ -79,9 +83,8 @@ fn measure(
     };
     let destination = Destination::new(target, &config.route);
     progress::enable();
-    let prober = Prober::new(config, &destination, metrics, signals, test_over, start.monotonic, descriptors)
-        .context("cannot set up the probing")?;
-    let measured = prober.run().context("the probing broke off")?;
+    let (measured, held) =
+        probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
     tell(&measured, metrics);
 
     let stress = config.stress.filter(|_| measured.ended == Ended::Masqueraded);
@@ -89,7 +92,7 @@ fn measure(
     let stress_report = stress.map(|stress| stress_test.run(stress, descriptors)).transpose()?;
     test_over.store(true, Ordering::Relaxed);
 
-    let document = ResultDocument::new(config, start, target.to_string(), &measured, stress_report);
+    let document = ResultDocument::new(config, start, target.to_string(), &measured, held, stress_report);
     for warning in &document.warnings {
         tracing::warn!("weak numbers: {warning}");
     }
@@ -103,6 +106,49 @@ fn measure(
         stress_test.watch()?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Probes, and holds connections from the winner on if the watch wants some.
+fn probe_and_hold(
+    config: &ClientConfig,
+    destination: &Destination,
+    start: Start,
+    signals: &Signals,
+    metrics: &ClientMetrics,
+    descriptors: u64,
+    test_over: &AtomicBool,
+) -> anyhow::Result<(Measurement, Option<HoldReport>)> {
+    let count = config.watch.map_or(0, |watch| watch.hold);
+    let hold = match count {
+        0 => None,
+        _ => Some(Hold::new(destination, metrics, start.monotonic, count, config.interval)?),
+    };
+    let stop = AtomicBool::new(false);
+    let (winner_named, wait_for_winner) = mpsc::channel::<()>();
+    let on_winner = move || {
+        test_over.store(true, Ordering::Relaxed);
+        // Nobody waits where nothing is to be held.
+        let _ = winner_named.send(());
+    };
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        let holding = hold.map(|hold| {
+            scope.spawn(move || match wait_for_winner.recv() {
+                Ok(()) => hold.run(stop).map(Some),
+                Err(mpsc::RecvError) => Ok(None),
+            })
+        });
+        let left = descriptors.saturating_sub(u64::from(count));
+        let measured = Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left)
+            .and_then(Prober::run);
+        stop.store(true, Ordering::Relaxed);
+        drop(on_winner);
+        let report = match holding.map(std::thread::ScopedJoinHandle::join) {
+            Some(Ok(report)) => report.context("holding connections broke off")?,
+            _ => None,
+        };
+        Ok((measured.context("the probing broke off")?, report))
+    })
 }
 
 /// What scrapes and log readers wait for.

@@ -1,7 +1,6 @@
 //! The socket of one probe: what is set on it, how it is connected, how its reply is read.
 
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -127,27 +126,6 @@ impl ProbeSocket {
                 },
             }
         }
-    }
-
-    /// SYNs (and other segments) that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
-    pub fn retransmissions(&self) -> io::Result<u32> {
-        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-        // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `info`.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
-        Ok(unsafe { info.assume_init() }.tcpi_total_retrans)
     }
 }
 

@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -24,6 +23,7 @@ use super::outcome::{Outcome, Probe};
 use super::pacer::Pacer;
 use super::probe::{Destination, ProbeSocket, Verdict};
 use super::result::Quantiles;
+use super::tcp;
 use crate::clock::Monotonic;
 use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
 use crate::log::RateLimit;
@@ -84,13 +84,12 @@ pub struct Stall {
 }
 
 /// The client's probing, from the first tick to the last verdict.
-#[derive(Debug)]
 pub struct Prober<'a> {
     config: &'a ClientConfig,
     destination: &'a Destination,
     metrics: &'a ClientMetrics,
     signals: &'a Signals,
-    test_over: &'a AtomicBool,
+    on_winner: &'a dyn Fn(),
     start: Monotonic,
     poller: Poller,
     timer: OwnedFd,
@@ -105,14 +104,14 @@ pub struct Prober<'a> {
 }
 
 impl<'a> Prober<'a> {
-    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open; `test_over` is set
-    /// once a watch has its winner.
+    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open; `on_winner` is
+    /// called once a watch has its winner.
     pub fn new(
         config: &'a ClientConfig,
         destination: &'a Destination,
         metrics: &'a ClientMetrics,
         signals: &'a Signals,
-        test_over: &'a AtomicBool,
+        on_winner: &'a dyn Fn(),
         start: Monotonic,
         descriptors: u64,
     ) -> io::Result<Self> {
@@ -127,7 +126,7 @@ impl<'a> Prober<'a> {
             destination,
             metrics,
             signals,
-            test_over,
+            on_winner,
             start,
             poller,
             timer,
@@ -301,7 +300,7 @@ impl<'a> Prober<'a> {
     fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>) {
         let Some(socket) = self.in_flight.settle(id, outcome, egress_ip) else { return };
         if let Some(total) = &mut self.measured.syn_retransmissions {
-            *total += u64::from(socket.retransmissions().unwrap_or(0));
+            *total += u64::from(tcp::retransmissions(&socket).unwrap_or(0));
         }
         if outcome == Outcome::Pong {
             // The winner is in flight already. Only a watch wants what is sent later, and the test timeout is over.
@@ -355,7 +354,7 @@ impl<'a> Prober<'a> {
         let misses = self.measured.judge.before_winner().misses();
         tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
         if let Some(watch) = self.config.watch {
-            self.test_over.store(true, Ordering::Relaxed);
+            (self.on_winner)();
             let end = watch.duration.map(|duration| self.start + winner.masquerade_delay + duration);
             self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
         }

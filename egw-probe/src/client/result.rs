@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bracket::TimelineRun;
 use super::disruptions::{Disruption, EgressChange};
+use super::hold::HoldReport;
 use super::outcome::Outcome;
 use super::prober::{Ended, Measurement, Stall};
 use super::stress::StressReport;
@@ -54,6 +55,8 @@ pub struct ResultDocument {
     pub egress_changes: Vec<EgressChange>,
     /// All changes, those beyond the list included.
     pub egress_changes_total: u64,
+    /// What became of held connections; null without them.
+    pub held: Option<HoldReport>,
     /// When this client itself was held up, so that it served no tick: in order.
     pub stalls: Vec<Stall>,
     /// All stalls, those beyond the list included.
@@ -182,6 +185,7 @@ impl ResultDocument {
         start: Start,
         target_address: String,
         measured: &Measurement,
+        held: Option<HoldReport>,
         stress: Option<StressReport>,
     ) -> Self {
         let (judge, watch) = (&measured.judge, &measured.watch);
@@ -222,6 +226,7 @@ impl ResultDocument {
             disruptions_total: watch.disruptions().1,
             egress_changes: watch.egress_changes().0.to_vec(),
             egress_changes_total: watch.egress_changes().1,
+            held,
             stalls: measured.stalls.0.clone(),
             stalls_total: measured.stalls.1,
             stress,
@@ -266,6 +271,7 @@ impl ResultDocument {
             disruptions_total: 0,
             egress_changes: Vec::new(),
             egress_changes_total: 0,
+            held: None,
             stalls: Vec::new(),
             stalls_total: 0,
             stress: None,

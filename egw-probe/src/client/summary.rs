@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::disruptions::{Disruption, EgressChange};
+use super::hold::HoldReport;
 use super::outcome::Outcome;
 use super::result::{Quantiles, ResultDocument, TestOutcome};
 use super::stress::StressReport;
@@ -104,6 +105,18 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     }
     for EgressChange { at_seconds, from, to } in document.egress_changes.iter().take(SHOWN) {
         rows.push(("egress IP", format!("changed from {from} to {to} at {}", seconds(*at_seconds))));
+    }
+    if let Some(HoldReport { connections, lost_total, stalls, stalls_total, .. }) = &document.held {
+        rows.push(("held", format!("{connections} connections: {stalls_total} stalls, {lost_total} lost")));
+        for stall in stalls.iter().take(SHOWN) {
+            let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
+            let (connection, at) = (stall.connection, seconds(stall.at_seconds));
+            let (length, again) = (seconds(length), stall.retransmissions);
+            rows.push((
+                "",
+                format!("number {connection} stalled at {at} for {length}, sent again {again} times"),
+            ));
+        }
     }
     rows
 }

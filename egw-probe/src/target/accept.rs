@@ -4,13 +4,14 @@
 //! and nothing is allocated for a connection.
 
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::metrics::TargetMetrics;
 use super::sources::Sources;
@@ -177,8 +178,8 @@ impl Held {
         let stream = OwnedFd::from(stream);
         let descriptor = stream.as_raw_fd() as usize;
         let mut streams = self.streams();
-        // What the client sends is never read: the kernel bounds it by the receive window.
-        if self.registrations.add(stream.as_fd(), descriptor as u64, EventFlags::RDHUP).is_err() {
+        let interest = EventFlags::IN | EventFlags::RDHUP;
+        if self.registrations.add(stream.as_fd(), descriptor as u64, interest).is_err() {
             return;
         }
         if streams.by_descriptor.len() <= descriptor {
@@ -201,12 +202,24 @@ impl Held {
                 if event.token == STOP {
                     return Ok(());
                 }
-                let slot = streams.by_descriptor.get_mut(event.token as usize);
-                if slot.and_then(Option::take).is_some() {
+                let Some(slot) = streams.by_descriptor.get_mut(event.token as usize) else { continue };
+                let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+                if !event.flags.intersects(gone) {
+                    slot.as_ref().map(discard);
+                    continue;
+                }
+                if slot.take().is_some() {
                     streams.open -= 1;
                     metrics.open_connections.dec();
                 }
             }
         }
     }
+}
+
+/// Throws away what a client sent (keepalive bytes of --hold), without copying it (MSG_TRUNC, tcp(7)); whatever goes on
+/// being sent comes again as an event.
+fn discard(stream: &OwnedFd) {
+    let mut scratch = [MaybeUninit::<u8>::uninit(); 4096];
+    let _ = recv(stream, &mut scratch, RecvFlags::DONTWAIT | RecvFlags::TRUNC);
 }

@@ -1,0 +1,258 @@
+//! Held connections: what a failover does to those that are already there.
+//!
+//! They live on a thread of their own, so that probing keeps its ticks. What is seen of them is judged in
+//! [`super::stall`].
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::{SendFlags, send};
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+
+use super::metrics::ClientMetrics;
+use super::probe::Destination;
+use super::stall::{HeldStall, Seen, StallEnd, StallJudge};
+use super::tcp;
+use crate::clock::Monotonic;
+use crate::log::RateLimit;
+use crate::poller::{EventFlags, Poller, Ready};
+
+/// Stalls and losses kept in the result; what comes after is counted.
+const CAP: usize = 1_000;
+/// Shortest time between two looks at a connection.
+const TICK: Duration = Duration::from_millis(10);
+/// Processor time that a look at one connection may take at most: the tick grows with their number.
+const LOOK: Duration = Duration::from_micros(20);
+/// Pause before a connection that was lost, or did not come about, is opened again.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+/// What became of the held connections.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// How many were to be held.
+    pub connections: u64,
+    /// Connections established, those opened again after a loss included.
+    pub opened: u64,
+    /// Connections lost, in order.
+    pub lost: Vec<Loss>,
+    /// All losses, those beyond the list included.
+    pub lost_total: u64,
+    /// Stalls, in the order in which they ended.
+    pub stalls: Vec<HeldStall>,
+    /// All stalls, those beyond the list included.
+    pub stalls_total: u64,
+}
+
+/// A held connection that was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Number of the connection.
+    pub connection: u64,
+    /// When it was seen, from the start.
+    pub at_seconds: f64,
+    /// How.
+    pub reason: LossReason,
+}
+
+/// How a held connection was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// By an RST: its NAT state or its other end is gone.
+    Reset,
+    /// The other end closed it: a target without `--keep-open`, or one that ended.
+    Closed,
+    /// The kernel gave up sending again.
+    TimedOut,
+    /// By another error of the path.
+    Unreachable,
+}
+
+impl LossReason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Reset, Self::Closed, Self::TimedOut, Self::Unreachable];
+
+    /// The name in metrics and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+        }
+    }
+
+    fn of(error: Option<&io::Error>) -> Self {
+        match error.and_then(io::Error::raw_os_error) {
+            None => Self::Closed,
+            Some(libc::ECONNRESET | libc::EPIPE) => Self::Reset,
+            Some(libc::ETIMEDOUT) => Self::TimedOut,
+            Some(_) => Self::Unreachable,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Connection {
+    Closed { reopen_at: Monotonic },
+    Opening(Socket),
+    Open(Socket, StallJudge),
+}
+
+/// The connections to hold.
+#[derive(Debug)]
+pub struct Hold<'a> {
+    destination: &'a Destination,
+    metrics: &'a ClientMetrics,
+    start: Monotonic,
+    tick: Duration,
+    poller: Poller,
+    connections: Vec<Connection>,
+    report: HoldReport,
+    log: RateLimit,
+}
+
+impl<'a> Hold<'a> {
+    /// To hold `count` connections, and look at each as often as probes leave, but not more often than can be afforded.
+    pub fn new(
+        destination: &'a Destination,
+        metrics: &'a ClientMetrics,
+        start: Monotonic,
+        count: u32,
+        interval: Duration,
+    ) -> io::Result<Self> {
+        let closed = |_| Connection::Closed { reopen_at: start };
+        Ok(Self {
+            destination,
+            metrics,
+            start,
+            tick: interval.max(TICK).max(LOOK * count),
+            poller: Poller::new()?,
+            connections: (0..count).map(closed).collect(),
+            report: HoldReport { connections: u64::from(count), ..HoldReport::default() },
+            log: RateLimit::per_second(10),
+        })
+    }
+
+    /// Holds them until `stop` is set.
+    pub fn run(mut self, stop: &AtomicBool) -> io::Result<HoldReport> {
+        let mut ready = Vec::new();
+        let mut next = Monotonic::now();
+        while !stop.load(Ordering::Relaxed) {
+            self.poller.wait(Some(next), &mut ready)?;
+            let now = Monotonic::now();
+            for event in ready.drain(..) {
+                self.event(event, now);
+            }
+            if now >= next {
+                for index in 0..self.connections.len() {
+                    self.look(index, now);
+                }
+                next = now + self.tick;
+            }
+        }
+        let now = Monotonic::now();
+        for index in 0..self.connections.len() {
+            if let Connection::Open(_, judge) = &mut self.connections[index] {
+                let stall = judge.end(StallEnd::Open, now);
+                self.note_stall(stall);
+            }
+        }
+        self.metrics.held_connections.set(0);
+        Ok(self.report)
+    }
+
+    fn look(&mut self, index: usize, now: Monotonic) {
+        let stall = match &mut self.connections[index] {
+            Connection::Closed { reopen_at } if now < *reopen_at => return,
+            Connection::Closed { .. } => {
+                self.connections[index] = match self.open(index) {
+                    Ok(socket) => Connection::Opening(socket),
+                    Err(error) => {
+                        tracing::debug!(%error, connection = index, "held connection does not open");
+                        Connection::Closed { reopen_at: now + REOPEN_AFTER }
+                    }
+                };
+                return;
+            }
+            Connection::Opening(_) => return,
+            Connection::Open(socket, judge) => {
+                // A connection that is gone has an event under way; that says why.
+                let (Ok(outstanding), Ok(retransmissions)) =
+                    (tcp::outstanding_bytes(&*socket), tcp::retransmissions(&*socket))
+                else {
+                    return;
+                };
+                let stall = judge.look(now, Seen { outstanding: outstanding > 0, retransmissions });
+                if judge.may_send() {
+                    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                    let sent = Monotonic::now();
+                    if send(&*socket, b".", flags).is_ok() {
+                        judge.sent(sent, retransmissions);
+                    }
+                }
+                stall
+            }
+        };
+        self.note_stall(stall);
+    }
+
+    fn open(&self, index: usize) -> io::Result<Socket> {
+        let socket = self.destination.socket()?;
+        socket.set_tcp_nodelay(true)?;
+        self.destination.connect(&socket)?;
+        let interest = EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        self.poller.add(&socket, index as u64, interest)?;
+        Ok(socket)
+    }
+
+    fn event(&mut self, Ready { token, flags }: Ready, now: Monotonic) {
+        let index = token as usize;
+        let gone = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
+        match std::mem::replace(&mut self.connections[index], closed) {
+            Connection::Open(socket, mut judge) if gone => {
+                let error = socket.take_error().ok().flatten();
+                self.metrics.held_connections.dec();
+                self.note_stall(judge.end(StallEnd::Lost, now));
+                self.note_loss(index, LossReason::of(error.as_ref()), now);
+            }
+            Connection::Opening(socket) if !gone && flags.contains(EventFlags::OUT) => {
+                self.report.opened += 1;
+                self.metrics.held_connections.inc();
+                let judge = StallJudge::new(index as u64, self.start, now);
+                self.connections[index] = Connection::Open(socket, judge);
+            }
+            Connection::Opening(_) if gone => {}
+            other => self.connections[index] = other,
+        }
+    }
+
+    fn note_loss(&mut self, connection: usize, reason: LossReason, now: Monotonic) {
+        self.report.lost_total += 1;
+        self.metrics.held_lost[reason as usize].inc();
+        if let Some(held_back) = self.log.pass(now) {
+            tracing::warn!(connection, reason = reason.name(), held_back, "held connection lost");
+        }
+        if self.report.lost.len() < CAP {
+            let at_seconds = now.since(self.start).as_secs_f64();
+            self.report.lost.push(Loss { connection: connection as u64, at_seconds, reason });
+        }
+    }
+
+    fn note_stall(&mut self, stall: Option<HeldStall>) {
+        let Some(stall) = stall else { return };
+        self.report.stalls_total += 1;
+        let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
+        self.metrics.held_stall_seconds.observe(length);
+        if let Some(held_back) = self.log.pass(Monotonic::now()) {
+            let HeldStall { connection, retransmissions, ended, .. } = stall;
+            tracing::warn!(connection, length, retransmissions, ?ended, held_back, "held connection stalled");
+        }
+        if self.report.stalls.len() < CAP {
+            self.report.stalls.push(stall);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What the kernel knows of a connection: the two questions that no crate asks for us.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
+pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `info`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
+    Ok(unsafe { info.assume_init() }.tcpi_total_retrans)
+}
+
+/// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
+pub fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and SIOCOUTQ (the number of TIOCOUTQ) writes one c_int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(u32::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_fresh_connection_has_nothing_outstanding_and_a_full_one_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(outstanding_bytes(&stream).unwrap(), 0);
+        assert_eq!(retransmissions(&stream).unwrap(), 0);
+        stream.set_nonblocking(true).unwrap();
+        // Nobody reads: the peer's window fills, and what is left stays here.
+        while stream.write(&[0; 8_192]).is_ok() {}
+        assert!(outstanding_bytes(&stream).unwrap() > 0);
+    }
+}
