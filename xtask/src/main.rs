@@ -3,6 +3,7 @@
 //! This file only dispatches; each command has its own module.
 
 mod lab;
+mod test;
 
 use std::process::ExitCode;
 
@@ -16,11 +17,14 @@ const EXIT_USAGE: u8 = 2;
 enum Command {
     /// Run the whole measurement on this machine, in network namespaces
     Lab(lab::Options),
+    /// Run every test; as root the end-to-end tests, too
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(options) => lab::run(&options),
+        Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

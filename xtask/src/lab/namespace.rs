@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     mount::{MntFlags, umount2},
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
 };
 
 use super::tool;
@@ -87,6 +87,12 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&Path::new(NETNS_DIR).join(&self.name));
     }
+}
+
+/// Whether this process has the rights to make network namespaces.
+pub(crate) fn may_create() -> bool {
+    // On a thread of its own, which takes the namespace with it when it ends.
+    thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap_or(false)
 }
 
 /// Removes a name; the kernel frees the namespace with its last process and descriptor.

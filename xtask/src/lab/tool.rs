@@ -7,18 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    sched::{CloneFlags, setns},
-    unistd::geteuid,
-};
+use nix::sched::{CloneFlags, setns};
 
-use super::namespace::Namespace;
+use super::namespace::{self, Namespace};
 use crate::unready;
 
 /// Fails, in one line that says what to do, if this machine lacks a right or a tool the lab needs.
 pub(crate) fn check_prerequisites() -> Result<()> {
-    if !geteuid().is_root() {
-        return Err(unready("the lab needs root, to make network namespaces: run it again with sudo"));
+    if !namespace::may_create() {
+        let remedy = "put `sudo env \"PATH=$PATH\"` before the command, or give the container --privileged";
+        return Err(unready(format!("the lab needs root, to make network namespaces: {remedy}")));
     }
     let missing: Vec<&str> = [("ip", "iproute2"), ("nft", "nftables")]
         .into_iter()

@@ -1,0 +1,263 @@
+//! The lab, end to end: real programs, real namespaces. Needs root; without it each test says that it is skipped.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// Labs measure time, so that one runs while no other does.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// The machine for one test, or None after having said, past the test harness, that the test is skipped.
+fn machine_for(test: &str) -> Option<MutexGuard<'static, ()>> {
+    // On a thread of its own, which takes the namespace with it when it ends.
+    let allowed = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap();
+    if allowed {
+        return Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    let line = format!("skipped: {test}: needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN)\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    None
+}
+
+fn lab(args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.arg("lab").args(args.split_whitespace());
+    command
+}
+
+/// Runs a lab and returns its document.
+fn measure(args: &str, expected_status: i32) -> Value {
+    let output = lab(args).arg("--json").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(expected_status), "lab {args}: {said}{}", faults(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What the lab found wrong, for the message of a test that fails.
+fn faults(output: &Output) -> String {
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let activations = document["activations"].as_array().cloned().unwrap_or_default();
+    let wrong: Vec<Value> = activations.into_iter().filter(|one| one["as_expected"] == false).collect();
+    format!("{:#}", Value::Array(wrong))
+}
+
+/// Asserts that all of `wanted` measurements agree with what was done.
+fn assert_all_as_expected(document: &Value, wanted: u64) {
+    assert_eq!(document["summary"]["valid"], wanted);
+    assert_eq!(document["summary"]["as_expected"], wanted);
+}
+
+#[test]
+fn at_1ms_every_bracket_holds_the_switch_and_is_narrow() {
+    let Some(_machine) = machine_for("at_1ms_every_bracket_holds_the_switch_and_is_narrow") else { return };
+    let document = measure("masquerade --interval 1ms --runs 20", 0);
+    assert_all_as_expected(&document, 20);
+    let median = document["summary"]["width_median_seconds"].as_f64().unwrap();
+    // Idle machines show 1.2 ms; a shared runner is allowed some more.
+    assert!(median < 0.003, "the median bracket is {median} s wide");
+}
+
+#[test]
+fn over_ipv6_at_1ms_every_bracket_holds_the_switch() {
+    let Some(_machine) = machine_for("over_ipv6_at_1ms_every_bracket_holds_the_switch") else { return };
+    assert_all_as_expected(&measure("masquerade --ipv6 --interval 1ms --runs 10", 0), 10);
+}
+
+#[test]
+fn at_50ms_every_bracket_holds_the_switch() {
+    let Some(_machine) = machine_for("at_50ms_every_bracket_holds_the_switch") else { return };
+    assert_all_as_expected(&measure("masquerade --runs 5", 0), 5);
+    assert_all_as_expected(&measure("masquerade --runs 5 --ipv6", 0), 5);
+}
+
+#[test]
+fn a_record_shifted_by_one_bracket_width_fails_the_lab() {
+    let Some(_machine) = machine_for("a_record_shifted_by_one_bracket_width_fails_the_lab") else { return };
+    let document = measure("masquerade --interval 1ms --runs 5 --control-shift", 1);
+    assert_eq!(document["summary"]["valid"], 5);
+    assert_eq!(document["summary"]["as_expected"], 0);
+}
+
+#[test]
+fn without_a_policy_the_first_probe_is_answered() {
+    let Some(_machine) = machine_for("without_a_policy_the_first_probe_is_answered") else { return };
+    for family in ["", "--ipv6"] {
+        let document = measure(&format!("baseline --runs 2 {family}"), 0);
+        assert_all_as_expected(&document, 2);
+        assert_eq!(document["target"]["connections"]["denied"], 0);
+    }
+}
+
+#[test]
+fn a_blackhole_is_measured_beside_the_switch() {
+    let Some(_machine) = machine_for("a_blackhole_is_measured_beside_the_switch") else { return };
+    let document = measure("blackhole --interval 5ms --runs 3", 0);
+    assert_all_as_expected(&document, 3);
+    for activation in document["activations"].as_array().unwrap() {
+        assert!(activation["result"]["probes"]["timeout"].as_u64().unwrap() > 5);
+    }
+}
+
+#[test]
+fn a_policy_that_never_comes_times_out() {
+    let Some(_machine) = machine_for("a_policy_that_never_comes_times_out") else { return };
+    let document = measure("never --interval 10ms", 0);
+    assert_all_as_expected(&document, 1);
+    assert_eq!(document["activations"][0]["result"]["outcome"], "timed_out");
+}
+
+#[test]
+fn a_longer_round_trip_is_added_exactly_and_the_brackets_still_hold() {
+    let Some(_machine) = machine_for("a_longer_round_trip_is_added_exactly_and_the_brackets_still_hold")
+    else {
+        return;
+    };
+    let document = measure("masquerade --delay 80ms --runs 3", 0);
+    assert_all_as_expected(&document, 3);
+    assert_eq!(document["wire"]["dropped"], 0);
+    for activation in document["activations"].as_array().unwrap() {
+        let fastest = activation["result"]["connect_seconds"]["min"].as_f64().unwrap();
+        assert!((0.080..0.090).contains(&fastest), "a handshake took {fastest} s");
+    }
+}
+
+#[test]
+fn twenty_clients_have_a_policy_each() {
+    let Some(_machine) = machine_for("twenty_clients_have_a_policy_each") else { return };
+    let document = measure("masquerade --clients 20", 0);
+    assert_eq!(document["activations"].as_array().unwrap().len(), 20);
+    assert_eq!(document["summary"]["as_expected"], document["summary"]["valid"]);
+}
+
+#[test]
+fn an_interrupted_lab_leaves_nothing_behind() {
+    let Some(_machine) = machine_for("an_interrupted_lab_leaves_nothing_behind") else { return };
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut running = Running::start();
+        running.signal(signal);
+        assert_eq!(running.lab.wait().unwrap().code(), Some(130));
+        running.assert_processes_end();
+        assert_eq!(running.traces(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_killed_lab_leaves_behind_the_next_one_removes() {
+    let Some(_machine) = machine_for("what_a_killed_lab_leaves_behind_the_next_one_removes") else { return };
+    let mut running = Running::start();
+    running.signal(Signal::SIGKILL);
+    running.lab.wait().unwrap();
+    running.assert_processes_end();
+    assert_ne!(running.traces(), Vec::<String>::new());
+    measure("baseline", 0);
+    assert_eq!(running.traces(), Vec::<String>::new());
+}
+
+#[test]
+fn a_lab_that_lacks_a_tool_says_what_to_install() {
+    let Some(_machine) = machine_for("a_lab_that_lacks_a_tool_says_what_to_install") else { return };
+    let output = lab("--bin /bin/true").env("PATH", "/nonexistent").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("apt-get install -y iproute2 nftables"), "{said}");
+}
+
+#[test]
+fn a_wrong_flag_is_one_line_and_exit_2() {
+    for (args, names) in [
+        ("--interval 0s", "--interval"),
+        ("--clients 0", "--clients"),
+        ("--test-timeout 1ms", "--test-timeout"),
+    ] {
+        let output = lab(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(names), "{said}");
+    }
+}
+
+/// A lab whose target and client are running, and the processes it started.
+struct Running {
+    lab: Child,
+    processes: Vec<u32>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let silent = Stdio::null;
+        let lab = lab("never --test-timeout 60s").stdout(silent()).stderr(silent()).spawn().unwrap();
+        let mut running = Self { lab, processes: vec![] };
+        // Building the program may come first.
+        let deadline = Instant::now() + Duration::from_mins(5);
+        while running.processes.len() < 2 || running.traces().len() < 6 {
+            assert!(Instant::now() < deadline, "the lab does not get going");
+            thread::sleep(Duration::from_millis(50));
+            running.processes = programs_of(running.lab.id());
+        }
+        running
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.lab.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Namespaces and folders of this lab that exist.
+    fn traces(&self) -> Vec<String> {
+        let name = format!("egwl-{}", self.lab.id());
+        let folders = [Path::new("/run/netns").to_owned(), std::env::temp_dir()];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|entry| *entry == name || entry.starts_with(&format!("{name}-"))).collect()
+    }
+
+    /// The kernel ends the children of a killed lab; that takes it a moment.
+    fn assert_processes_end(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.processes.iter().any(|pid| is_program(*pid)) {
+            assert!(
+                Instant::now() < deadline,
+                "processes of the lab are still running: {:?}",
+                self.processes
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.lab.kill();
+        let _ = self.lab.wait();
+    }
+}
+
+/// The programs under test among the children of `parent`.
+fn programs_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    pids.filter(is_child).filter(|pid| is_program(*pid)).collect()
+}
+
+fn is_program(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "egw-probe")
+}
