@@ -2,14 +2,16 @@
 //!
 //! `repr(C)`, explicit padding, no `bool`, no enum; the layout is asserted at compile time, on the host and for BPF.
 
+use crate::address::Address;
+
 /// One observed SYN, as the ring buffer carries it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SynEvent {
     /// Arrival, `CLOCK_MONOTONIC` nanoseconds (`bpf_ktime_get_ns`).
     pub stamp_ns: u64,
-    /// Source address; IPv4 in 4-in-6 mapped form.
-    pub source: [u8; 16],
+    /// Source address.
+    pub source: Address,
     /// Initial sequence number, host order. A retransmission repeats it; a tag is in it.
     pub sequence: u32,
     /// Index of the interface it was seen on.
@@ -22,7 +24,7 @@ pub struct SynEvent {
     pub padding: [u8; 5],
 }
 
-/// What is known of one source address. Held in an LRU map keyed by the address in 4-in-6 mapped form.
+/// What is known of one source address. Held in an LRU map keyed by the [`Address`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceRecord {
@@ -88,22 +90,6 @@ impl ClassCounters {
     }
 }
 
-/// What the loader tells the program, patched into its read-only data before it is verified.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Seed of the duplicate filter's hash, so that nobody outside can aim at one of its buckets.
-    pub seed: u64,
-    /// Listen port, host order.
-    pub listen_port: u16,
-    /// Highest client number a tag may carry; 0 switches tags off.
-    pub tag_clients: u16,
-    /// [`crate::tag::TagKey`] as a byte.
-    pub tag_key: u8,
-    /// Always zero.
-    pub padding: [u8; 3],
-}
-
 const _: () = {
     assert!(size_of::<SynEvent>() == 40 && align_of::<SynEvent>() == 8);
     assert!(core::mem::offset_of!(SynEvent, sequence) == 24);
@@ -111,7 +97,6 @@ const _: () = {
     assert!(size_of::<SourceRecord>() == 32 && align_of::<SourceRecord>() == 8);
     assert!(size_of::<ClassCounters>() == 16);
     assert!(size_of::<Counters>() == 64 && align_of::<Counters>() == 8);
-    assert!(size_of::<Config>() == 16 && align_of::<Config>() == 8);
 };
 
 #[cfg(feature = "user")]
@@ -124,6 +109,4 @@ mod user {
     unsafe impl aya::Pod for super::ClassCounters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Counters {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Config {}
 }

@@ -7,6 +7,7 @@
 //! and fuzzing on the host exercise the very code the kernel runs.
 #![no_std]
 
+pub mod address;
 pub mod event;
 pub mod packet;
 pub mod seen;

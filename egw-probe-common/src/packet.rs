@@ -2,6 +2,10 @@
 //!
 //! The walk reads through [`Packet`] only, so the same code runs over XDP memory, a TC socket buffer and a slice.
 
+use core::ops::Deref;
+
+use crate::address::Address;
+
 /// Ethernet header length in bytes, without VLAN tags.
 pub const ETHERNET_LEN: usize = 14;
 /// How many VLAN tags are stepped over: a single tag and `QinQ` (IEEE 802.1ad).
@@ -33,16 +37,17 @@ const TCP_ACK: u8 = 0x10;
 
 /// Bounds-checked access to the bytes of one packet.
 pub trait Packet {
-    /// Copies `N` bytes from `offset`, or `None` when they do not all lie inside what can be read.
+    /// The `N` bytes from `offset`, or `None` when they do not all lie inside what can be read.
     ///
-    /// The one bounds check of the whole walk: nothing else in it looks at memory.
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The one bounds check of the whole walk: nothing else in it looks at memory. Where the packet lies in memory this
+    /// is a reference, so that only bytes that are looked at are loaded.
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>>;
 }
 
 impl Packet for [u8] {
     #[inline]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
+        self.get(offset..)?.first_chunk()
     }
 }
 
@@ -56,29 +61,17 @@ pub enum Link {
     Ip,
 }
 
-/// IP version of a SYN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Family {
-    /// IPv4; addresses are held in their 4-in-6 mapped form.
-    V4 = 4,
-    /// IPv6.
-    V6 = 6,
-}
-
 /// The facts of one SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syn {
-    /// Source address; IPv4 as `::ffff:a.b.c.d`, network order.
-    pub source: [u8; 16],
-    /// Destination address in the same form.
-    pub destination: [u8; 16],
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
     /// Initial sequence number, host order.
     pub sequence: u32,
     /// Source port, host order.
     pub source_port: u16,
-    /// IP version the packet had.
-    pub family: Family,
 }
 
 /// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
@@ -115,15 +108,17 @@ pub enum Pass {
 pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Result<Syn, Pass> {
     match link {
         Link::Ethernet => {
-            let (family, offset) = network_header(packet)?;
-            match family {
-                Family::V4 => ipv4(packet, offset, listen_port),
-                Family::V6 => ipv6(packet, offset, listen_port),
+            let (ethertype, offset) = network_header(packet)?;
+            match ethertype {
+                ETHERTYPE_IPV4 => ipv4(packet, offset, listen_port),
+                ETHERTYPE_IPV6 => ipv6(packet, offset, listen_port),
+                _ => Err(Pass::NotIp),
             }
         }
         Link::Ip => {
-            let [version] = packet.read::<1>(0).ok_or(Pass::Truncated)?;
-            match version >> 4 {
+            // A whole header, because the verifier does not understand a check for one byte at offset 0.
+            let header = packet.read::<IPV4_LEN>(0).ok_or(Pass::Truncated)?;
+            match header[0] >> 4 {
                 4 => ipv4(packet, 0, listen_port),
                 6 => ipv6(packet, 0, listen_port),
                 _ => Err(Pass::NotIp),
@@ -134,7 +129,7 @@ pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Resu
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(Family, usize), Pass> {
+fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> {
     let header = packet.read::<ETHERNET_LEN>(0).ok_or(Pass::Truncated)?;
     let mut ethertype = u16::from_be_bytes([header[12], header[13]]);
     let mut offset = ETHERNET_LEN;
@@ -148,11 +143,7 @@ fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(Family, usize), Pas
             _ => break,
         }
     }
-    match ethertype {
-        ETHERTYPE_IPV4 => Ok((Family::V4, offset)),
-        ETHERTYPE_IPV6 => Ok((Family::V6, offset)),
-        _ => Err(Pass::NotIp),
-    }
+    Ok((ethertype, offset))
 }
 
 #[inline(always)]
@@ -174,11 +165,10 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     let (sequence, source_port) =
         tcp(packet, offset + header_len, total_len.checked_sub(header_len), listen_port)?;
     Ok(Syn {
-        source: mapped([header[12], header[13], header[14], header[15]]),
-        destination: mapped([header[16], header[17], header[18], header[19]]),
+        source: Address::v4([header[12], header[13], header[14], header[15]]),
+        destination: Address::v4([header[16], header[17], header[18], header[19]]),
         sequence,
         source_port,
-        family: Family::V4,
     })
 }
 
@@ -198,13 +188,13 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
         payload_len.checked_sub(extensions_len),
         listen_port,
     )?;
-    let source = packet.read::<16>(offset + 8).ok_or(Pass::Truncated)?;
-    let destination = packet.read::<16>(offset + 24).ok_or(Pass::Truncated)?;
+    let source = Address::v6(*packet.read::<16>(offset + 8).ok_or(Pass::Truncated)?);
+    let destination = Address::v6(*packet.read::<16>(offset + 24).ok_or(Pass::Truncated)?);
     // Linux drops these on receive (ipv6_rcv); counting them would let a forged packet pose as an IPv4 source.
-    if is_mapped(&source) {
+    if source.is_v4() {
         return Err(Pass::Malformed);
     }
-    Ok(Syn { source, destination, sequence, source_port, family: Family::V6 })
+    Ok(Syn { source, destination, sequence, source_port })
 }
 
 /// Length of the extension headers between the IPv6 and the TCP header.
@@ -266,16 +256,4 @@ fn tcp<P: Packet + ?Sized>(
         u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         u16::from_be_bytes([header[0], header[1]]),
     ))
-}
-
-/// An IPv4 address in its 4-in-6 mapped form (RFC 4291 section 2.5.5.2), the form of every address in maps and events.
-#[inline]
-pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
-}
-
-/// Whether an address has the 4-in-6 mapped form.
-#[inline]
-pub fn is_mapped(address: &[u8; 16]) -> bool {
-    matches!(address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
 }

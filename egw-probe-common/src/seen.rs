@@ -69,8 +69,8 @@ pub enum Sighting {
 /// Keyed hash of what names one SYN. Never 0.
 #[inline]
 pub fn signature(syn: &Syn, seed: u64) -> u64 {
-    let [s0, s1] = words(&syn.source);
-    let [d0, d1] = words(&syn.destination);
+    let [s0, s1] = syn.source.words();
+    let [d0, d1] = syn.destination.words();
     let ports = (u64::from(syn.source_port) << 32) | u64::from(syn.sequence);
     let mut hash = seed;
     for word in [s0, s1, d0, d1, ports] {
@@ -114,12 +114,6 @@ impl Bucket {
         }
         Sighting::Counts
     }
-}
-
-#[inline]
-const fn words(address: &[u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
 
 // One round of a multiply-xorshift hash with an odd constant of no structure (the golden ratio in 64 bits).

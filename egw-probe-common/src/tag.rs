@@ -27,12 +27,12 @@ impl TagKey {
         Self(crc8(&key.to_be_bytes()))
     }
 
-    /// The byte as it stands in [`crate::event::Config`].
+    /// The byte as the loader patched it into the kernel program.
     pub const fn from_byte(byte: u8) -> Self {
         Self(byte)
     }
 
-    /// The byte for [`crate::event::Config`].
+    /// The byte for the kernel program.
     pub const fn byte(self) -> u8 {
         self.0
     }

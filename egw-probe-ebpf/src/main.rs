@@ -71,7 +71,7 @@ fn observe_xdp(ctx: &XdpContext, link: Link) -> u32 {
     let packet = Linear::new(ctx.data(), ctx.data_end());
     // SAFETY: the context the kernel handed to this program.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let _ = observe(ctx, &packet, link, ifindex);
+    let _ = observe(&packet, link, ifindex);
     xdp_action::XDP_PASS
 }
 
@@ -82,7 +82,7 @@ fn observe_tc(ctx: &TcContext, link: Link) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context the kernel handed to this program.
     let (ifindex, len) = unsafe { ((*skb).ifindex, (*skb).len as usize) };
-    let truncated = observe(ctx, &packet, link, ifindex).is_err();
+    let truncated = observe(&packet, link, ifindex).is_err();
     if truncated && packet.len() < len {
         observe_paged(skb, link, ifindex);
     }
@@ -93,7 +93,7 @@ fn observe_tc(ctx: &TcContext, link: Link) -> i32 {
 #[inline(never)]
 fn observe_paged(skb: *mut __sk_buff, link: Link, ifindex: u32) {
     let ctx = TcContext::new(skb);
-    let _ = observe(&ctx, &Loaded(&ctx), link, ifindex);
+    let _ = observe(&Loaded(&ctx), link, ifindex);
 }
 
 // On the host the crate is only linted; the BPF object has no main.

@@ -7,15 +7,30 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use egw_probe_common::{
-    event::{Config, Counters, SourceRecord},
+    address::Address,
+    event::{Counters, SourceRecord},
     seen::{BUCKETS, Bucket},
     tag::{CLIENTS, TagRecord},
 };
 
-/// Set by the loader before the program is verified, so that what is switched off is dead code to the kernel.
+// The globals below are set by the loader before the program is verified: to the verifier they are constants, and what they
+// switch off is dead code.
+
+/// Listen port, host order.
 #[unsafe(no_mangle)]
-pub(crate) static CONFIG: Global<Config> =
-    Global::new(Config { seed: 0, listen_port: 1337, tag_clients: 0, tag_key: 0, padding: [0; 3] });
+pub(crate) static LISTEN_PORT: Global<u16> = Global::new(1337);
+
+/// Seed of the duplicate filter's hash, so that nobody outside can aim at one of its buckets.
+#[unsafe(no_mangle)]
+pub(crate) static SEEN_SEED: Global<u64> = Global::new(0);
+
+/// Highest client number a tag may carry; 0 switches tags off.
+#[unsafe(no_mangle)]
+pub(crate) static TAG_CLIENTS: Global<u16> = Global::new(0);
+
+/// `egw_probe_common::tag::TagKey` as a byte.
+#[unsafe(no_mangle)]
+pub(crate) static TAG_KEY: Global<u8> = Global::new(0);
 
 /// Allowed IPv4 CIDRs: network order, longest prefix wins; the value is unused.
 #[map]
@@ -23,11 +38,11 @@ pub(crate) static ALLOWED_V4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(
 
 /// Allowed IPv6 CIDRs.
 #[map]
-pub(crate) static ALLOWED_V6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, 0);
+pub(crate) static ALLOWED_V6: LpmTrie<Address, u32> = LpmTrie::with_max_entries(4096, 0);
 
-/// The host's own addresses in 4-in-6 mapped form, kept by userspace; the value is unused.
+/// The host's own addresses, kept by userspace; the value is unused.
 #[map]
-pub(crate) static OWN: HashMap<[u8; 16], u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static OWN: HashMap<Address, u32> = HashMap::with_max_entries(8192, 0);
 
 /// Exact counters.
 #[map]
@@ -35,7 +50,7 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 
 /// One record per source address, least recently used evicted first.
 #[map]
-pub(crate) static SOURCES: LruHashMap<[u8; 16], SourceRecord> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static SOURCES: LruHashMap<Address, SourceRecord> = LruHashMap::with_max_entries(65_536, 0);
 
 /// The duplicate filter.
 #[map]

@@ -1,16 +1,19 @@
 //! The body: what happens to one packet.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, maps::lpm_trie::Key};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::lpm_trie::Key};
 use aya_log_ebpf::trace;
 use egw_probe_common::{
     class,
     event::{Counters, SourceRecord, SynEvent},
-    packet::{self, Family, Link, Packet, Pass, Syn},
+    packet::{self, Link, Packet, Pass, Syn},
     seen::{self, Sighting},
     tag::{MAX_CLIENT, Tag, TagKey},
 };
 
-use crate::maps::{ALLOWED_V4, ALLOWED_V6, CONFIG, COUNTERS, EVENTS, OWN, SEEN, SOURCES, TAGS};
+use crate::maps::{
+    ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, SEEN, SEEN_SEED, SOURCES, TAG_CLIENTS,
+    TAG_KEY, TAGS,
+};
 
 /// Headers went on beyond the bytes that could be read.
 pub(crate) struct Truncated;
@@ -19,16 +22,10 @@ const BPF_NOEXIST: u64 = 1;
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-pub(crate) fn observe<C: EbpfContext, P: Packet>(
-    ctx: &C,
-    packet: &P,
-    link: Link,
-    ifindex: u32,
-) -> Result<(), Truncated> {
-    match packet::syn(packet, link, CONFIG.load().listen_port) {
+pub(crate) fn observe<P: Packet>(packet: &P, link: Link, ifindex: u32) -> Result<(), Truncated> {
+    match packet::syn(packet, link, LISTEN_PORT.load()) {
         Ok(syn) => {
             account(&syn, ifindex);
-            trace!(ctx, "SYN from port {} on interface {}", syn.source_port, ifindex);
             Ok(())
         }
         Err(Pass::Truncated) => Err(Truncated),
@@ -56,7 +53,7 @@ fn account(syn: &Syn, ifindex: u32) {
         counters.forwarded += 1;
         return;
     }
-    let signature = seen::signature(syn, CONFIG.load().seed);
+    let signature = seen::signature(syn, SEEN_SEED.load());
     if let Some(bucket) = SEEN.get_ptr_mut(seen::bucket(signature)) {
         // SAFETY: valid for the program's lifetime; a bucket that two CPUs garble only forgets (see `seen`).
         if unsafe { (*bucket).observe(signature, ifindex, now_ns) } == Sighting::Duplicate {
@@ -72,23 +69,23 @@ fn account(syn: &Syn, ifindex: u32) {
     }
     record_source(syn, class, now_ns, counters);
     record_tag(syn, class, now_ns, counters);
+    // In this one place, because a log statement is longer than all the rest. The macro does not look at its context.
+    trace!((), "SYN from port {} on interface {}, class {}", syn.source_port, ifindex, class);
 }
 
 fn is_own(syn: &Syn) -> bool {
     // All of 127.0.0.0/8 is the host's own (RFC 1122 section 3.2.1.3), though only 127.0.0.1 is configured.
-    if syn.family == Family::V4 && syn.destination[12] == 127 {
+    if syn.destination.is_v4() && syn.destination.v4_octets()[0] == 127 {
         return true;
     }
     OWN.get_ptr(&syn.destination).is_some()
 }
 
 fn is_allowed(syn: &Syn) -> bool {
-    match syn.family {
-        Family::V4 => {
-            let [.., a, b, c, d] = syn.source;
-            ALLOWED_V4.get(Key::new(32, [a, b, c, d])).is_some()
-        }
-        Family::V6 => ALLOWED_V6.get(Key::new(128, syn.source)).is_some(),
+    if syn.source.is_v4() {
+        ALLOWED_V4.get(Key::new(32, syn.source.v4_octets())).is_some()
+    } else {
+        ALLOWED_V6.get(Key::new(128, syn.source)).is_some()
     }
 }
 
@@ -128,12 +125,12 @@ fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
 }
 
 fn record_tag(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
-    let config = CONFIG.load();
-    if config.tag_clients == 0 {
+    let clients = TAG_CLIENTS.load();
+    if clients == 0 {
         return;
     }
-    let Some(tag) = Tag::decode(syn.sequence, TagKey::from_byte(config.tag_key)) else { return };
-    if tag.client() > config.tag_clients || tag.client() > MAX_CLIENT {
+    let Some(tag) = Tag::decode(syn.sequence, TagKey::from_byte(TAG_KEY.load())) else { return };
+    if tag.client() > clients || tag.client() > MAX_CLIENT {
         return;
     }
     let Some(record) = TAGS.get_ptr_mut(u32::from(tag.client())) else { return };

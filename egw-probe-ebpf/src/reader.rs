@@ -1,5 +1,7 @@
 //! How the packet walk reaches bytes in the kernel.
 
+use core::ops::Deref;
+
 use aya_ebpf::programs::TcContext;
 use egw_probe_common::packet::Packet;
 
@@ -26,13 +28,13 @@ impl Linear {
 
 impl Packet for Linear {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
         let start = self.data.wrapping_add(offset);
         if start.wrapping_add(N) > self.data_end {
             return None;
         }
         // SAFETY: the kernel guarantees data..data_end, and the check above is what its verifier asks for.
-        Some(unsafe { *(start as *const [u8; N]) })
+        Some(unsafe { &*(start as *const [u8; N]) })
     }
 }
 
@@ -41,7 +43,19 @@ pub(crate) struct Loaded<'a>(pub(crate) &'a TcContext);
 
 impl Packet for Loaded<'_> {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.0.load(offset).ok()
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
+        self.0.load(offset).ok().map(Copied)
+    }
+}
+
+/// Bytes copied out of a packet.
+struct Copied<const N: usize>([u8; N]);
+
+impl<const N: usize> Deref for Copied<N> {
+    type Target = [u8; N];
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }

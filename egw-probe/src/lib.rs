@@ -1,1 +1,3 @@
-//! x
+//! The program as a library, so that tests and tools reach its rooms.
+
+pub mod target;

@@ -1,0 +1,3 @@
+//! The external target.
+
+pub mod kernel;
