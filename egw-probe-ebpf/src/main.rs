@@ -70,8 +70,7 @@ fn observe_xdp(ctx: &XdpContext, link: Link) -> u32 {
     // Without bpf_xdp_load_bytes (kernel 5.18) only the first buffer can be read. Drivers put the headers there.
     let packet = Linear::new(ctx.data(), ctx.data_end());
     // SAFETY: the context the kernel handed to this program.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let _ = observe(&packet, link, ifindex);
+    let _ = observe(&packet, link, || unsafe { (*ctx.ctx).ingress_ifindex });
     xdp_action::XDP_PASS
 }
 
@@ -81,19 +80,19 @@ fn observe_tc(ctx: &TcContext, link: Link) -> i32 {
     let packet = Linear::new(ctx.data(), ctx.data_end());
     let skb = ctx.skb.skb;
     // SAFETY: the context the kernel handed to this program.
-    let (ifindex, len) = unsafe { ((*skb).ifindex, (*skb).len as usize) };
-    let truncated = observe(&packet, link, ifindex).is_err();
-    if truncated && packet.len() < len {
-        observe_paged(skb, link, ifindex);
+    let truncated = observe(&packet, link, || unsafe { (*skb).ifindex }).is_err();
+    if truncated && packet.len() < ctx.len() as usize {
+        observe_paged(skb, link);
     }
     TC_NEXT
 }
 
 /// The same for a packet whose headers lie partly in pages that TC cannot reach directly. Rare, and so apart.
 #[inline(never)]
-fn observe_paged(skb: *mut __sk_buff, link: Link, ifindex: u32) {
+fn observe_paged(skb: *mut __sk_buff, link: Link) {
     let ctx = TcContext::new(skb);
-    let _ = observe(&Loaded(&ctx), link, ifindex);
+    // SAFETY: the context the kernel handed to this program.
+    let _ = observe(&Loaded(&ctx), link, || unsafe { (*skb).ifindex });
 }
 
 // On the host the crate is only linted; the BPF object has no main.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use egw_probe_common::{
     address::Address,
-    event::{Counters, SourceRecord},
+    event::{Counters, OwnFew, SourceRecord},
     seen::{BUCKETS, Bucket},
     tag::{CLIENTS, TagRecord},
 };
@@ -43,6 +43,10 @@ pub(crate) static ALLOWED_V6: LpmTrie<Address, u32> = LpmTrie::with_max_entries(
 /// The host's own addresses, kept by userspace; the value is unused.
 #[map]
 pub(crate) static OWN: HashMap<Address, u32> = HashMap::with_max_entries(8192, 0);
+
+/// A few of them, for a quick answer; the only element.
+#[map]
+pub(crate) static OWN_FEW: Array<OwnFew> = Array::with_max_entries(1, 0);
 
 /// Exact counters.
 #[map]

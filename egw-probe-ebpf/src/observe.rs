@@ -11,8 +11,8 @@ use egw_probe_common::{
 };
 
 use crate::maps::{
-    ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, SEEN, SEEN_SEED, SOURCES, TAG_CLIENTS,
-    TAG_KEY, TAGS,
+    ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, OWN_FEW, SEEN, SEEN_SEED, SOURCES,
+    TAG_CLIENTS, TAG_KEY, TAGS,
 };
 
 /// Headers went on beyond the bytes that could be read.
@@ -22,10 +22,14 @@ const BPF_NOEXIST: u64 = 1;
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-pub(crate) fn observe<P: Packet>(packet: &P, link: Link, ifindex: u32) -> Result<(), Truncated> {
+pub(crate) fn observe<P: Packet>(
+    packet: &P,
+    link: Link,
+    ifindex: impl FnOnce() -> u32,
+) -> Result<(), Truncated> {
     match packet::syn(packet, link, LISTEN_PORT.load()) {
         Ok(syn) => {
-            account(&syn, ifindex);
+            account(&syn, ifindex());
             Ok(())
         }
         Err(Pass::Truncated) => Err(Truncated),
@@ -78,7 +82,7 @@ fn is_own(syn: &Syn) -> bool {
     if syn.destination.is_v4() && syn.destination.v4_octets()[0] == 127 {
         return true;
     }
-    OWN.get_ptr(&syn.destination).is_some()
+    OWN_FEW.get(0).is_some_and(|few| few.contains(syn.destination)) || OWN.get_ptr(&syn.destination).is_some()
 }
 
 fn is_allowed(syn: &Syn) -> bool {
