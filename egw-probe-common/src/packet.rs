@@ -203,9 +203,11 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
 fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> Result<usize, Pass> {
     let mut next = first;
     let mut len = 0;
-    for _ in 0..MAX_IPV6_EXTENSIONS {
-        let unit = match next {
+    for place in 0..MAX_IPV6_EXTENSIONS {
+        let kind = match next {
             PROTO_TCP => return Ok(len),
+            // RFC 8200 section 4.1: right behind the IPv6 header or nowhere; Linux drops it elsewhere.
+            PROTO_HOP_BY_HOP if place > 0 => return Err(Pass::Malformed),
             PROTO_HOP_BY_HOP | PROTO_ROUTING | PROTO_DESTINATION | PROTO_AUTHENTICATION | PROTO_FRAGMENT => {
                 next
             }
@@ -214,7 +216,7 @@ fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> R
         let header = packet.read::<8>(start + len).ok_or(Pass::Truncated)?;
         let units = usize::from(header[1]);
         next = header[0];
-        len += match unit {
+        len += match kind {
             // RFC 8200 section 4.5: fixed length; the offset is in the upper thirteen bits.
             PROTO_FRAGMENT => {
                 if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
@@ -222,7 +224,8 @@ fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> R
                 }
                 8
             }
-            // RFC 4302 section 2.2: counted in 4-byte units, less 2.
+            // RFC 4302 section 2.2: counted in 4-byte units, less 2, and never without its three fixed words.
+            PROTO_AUTHENTICATION if units == 0 => return Err(Pass::Malformed),
             PROTO_AUTHENTICATION => (units + 2) * 4,
             // RFC 8200 section 4.3: counted in 8-byte units, not including the first.
             _ => (units + 1) * 8,

@@ -93,7 +93,9 @@ impl KernelObserver {
         let events: RingBuf<_> = take_map(&mut ebpf, "EVENTS")?;
         let ring_fd =
             events.as_fd().try_clone_to_owned().map_err(system("duplicating the ring's descriptor"))?;
-        let ring = AsyncFd::register_with_interest(ring_fd, Interest::READABLE).map_err(system("polling the ring"))?;
+        // SAFETY: an owned descriptor, which stays open and the same for as long as the AsyncFd holds it.
+        let ring = unsafe { AsyncFd::register_with_interest(ring_fd, Interest::READABLE) };
+        let ring = ring.map_err(|e| system("polling the ring")(e.into()))?;
         let logger = if config.trace { Some(trace_logger(&mut ebpf)?) } else { None };
         let own = OwnAddresses::take(&mut ebpf)?;
         let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics));
@@ -252,7 +254,9 @@ fn trace_logger(ebpf: &mut aya::Ebpf) -> Result<AsyncFd<EbpfLogger<TraceLog>>, K
         doing: "reading the program's log",
         source: io::Error::other(e),
     })?;
-    AsyncFd::register_with_interest(logger, Interest::READABLE).map_err(system("polling the program's log"))
+    // SAFETY: the logger owns the ring's descriptor and never replaces it.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    logger.map_err(|e| system("polling the program's log")(e.into()))
 }
 
 async fn flush(logger: Option<&mut AsyncFd<EbpfLogger<TraceLog>>>) {
