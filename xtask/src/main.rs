@@ -2,6 +2,7 @@
 //!
 //! This file only dispatches; each command has its own module.
 
+mod ebpf;
 mod lab;
 mod test;
 
@@ -17,6 +18,12 @@ const EXIT_USAGE: u8 = 2;
 enum Command {
     /// Run the whole measurement on this machine, in network namespaces
     Lab(lab::Options),
+    /// Rebuild the kernel object and its manifest
+    Ebpf {
+        /// Rebuild and compare instead of writing
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
 }
@@ -24,6 +31,9 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(options) => lab::run(&options),
+        Command::Ebpf { check } => {
+            if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
+        }
         Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {

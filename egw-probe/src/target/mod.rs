@@ -3,6 +3,7 @@
 //! Data goes one way: accept -> verdict -> reply, sources, metrics. Only [`accept`] touches a socket.
 
 pub mod accept;
+pub mod kernel;
 pub mod metrics;
 pub mod sources;
 pub mod verdict;

@@ -1,0 +1,101 @@
+//! An IP address of either family, in the form that all maps and events use.
+
+/// An IPv6 address, or an IPv4 address in 4-in-6 mapped form (RFC 4291 section 2.5.5.2).
+///
+/// Two words and not sixteen bytes, because BPF has only ten registers to hold it in. In memory it is the sixteen octets
+/// in network order, on every host.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address([u64; 2]);
+
+// The last half of ::ffff:0.0.0.0.
+const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+const MAPPED_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+
+impl Address {
+    /// An IPv4 address from its octets.
+    #[inline]
+    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
+        Self([0, MAPPED | u64::from_ne_bytes([0, 0, 0, 0, a, b, c, d])])
+    }
+
+    /// An IPv6 address from its octets; one in mapped form is the IPv4 address.
+    #[inline]
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])])
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline]
+    pub const fn is_v4(self) -> bool {
+        self.0[0] == 0 && self.0[1] & MAPPED_MASK == MAPPED
+    }
+
+    /// The sixteen octets, IPv4 in mapped form.
+    #[inline]
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.0[1].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// The last four octets: all of an IPv4 address.
+    #[inline]
+    pub const fn v4_octets(self) -> [u8; 4] {
+        let [.., a, b, c, d] = self.0[1].to_ne_bytes();
+        [a, b, c, d]
+    }
+
+    /// The two words, for hashing.
+    #[inline]
+    pub const fn words(self) -> [u64; 2] {
+        self.0
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    /// IPv4 for the mapped form.
+    fn from(address: Address) -> Self {
+        core::net::Ipv6Addr::from(address.octets()).to_canonical()
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self::v6(v6.octets()),
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+// SAFETY: repr(transparent) over integers: every bit pattern is a value.
+unsafe impl aya::Pod for Address {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use core::net::IpAddr;
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        let address = Address::v4([192, 0, 2, 7]);
+        assert_eq!(address, Address::from("::ffff:192.0.2.7".parse::<IpAddr>().unwrap()));
+        assert_eq!(IpAddr::from(address).to_string(), "192.0.2.7");
+        assert_eq!(address.v4_octets(), [192, 0, 2, 7]);
+        assert!(address.is_v4());
+    }
+
+    #[test]
+    fn an_ipv6_address_keeps_its_octets_in_network_order() {
+        let address = Address::from("2001:db8::7".parse::<IpAddr>().unwrap());
+        assert_eq!(address.octets(), [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert!(!address.is_v4());
+        assert!(!Address::from("::1".parse::<IpAddr>().unwrap()).is_v4());
+    }
+}

@@ -1,0 +1,262 @@
+//! The packet walk: from the first byte of a frame to a SYN, or to the reason why it is none.
+//!
+//! The walk reads through [`Packet`] only, so the same code runs over XDP memory, a TC socket buffer and a slice.
+
+use core::ops::Deref;
+
+use crate::address::Address;
+
+/// Ethernet header length in bytes, without VLAN tags.
+pub const ETHERNET_LEN: usize = 14;
+/// How many VLAN tags are stepped over: a single tag and `QinQ` (IEEE 802.1ad).
+pub const MAX_VLAN_TAGS: usize = 2;
+/// How many IPv6 extension headers are stepped over. RFC 8200 section 4.1 lists seven positions in all, two of them
+/// behind encryption; a longer chain is dropped by many hosts and by us ignored.
+pub const MAX_IPV6_EXTENSIONS: usize = 6;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+// The pre-standard QinQ type, which Linux still accepts on receive (ETH_P_QINQ1).
+const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
+
+const PROTO_TCP: u8 = 6;
+const PROTO_HOP_BY_HOP: u8 = 0;
+const PROTO_ROUTING: u8 = 43;
+const PROTO_FRAGMENT: u8 = 44;
+const PROTO_AUTHENTICATION: u8 = 51;
+const PROTO_DESTINATION: u8 = 60;
+
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const TCP_LEN: usize = 20;
+
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Bounds-checked access to the bytes of one packet.
+pub trait Packet {
+    /// The `N` bytes from `offset`, or `None` when they do not all lie inside what can be read.
+    ///
+    /// The one bounds check of the whole walk: nothing else in it looks at memory. Where the packet lies in memory this
+    /// is a reference, so that only bytes that are looked at are loaded.
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>>;
+}
+
+impl Packet for [u8] {
+    #[inline]
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
+        self.get(offset..)?.first_chunk()
+    }
+}
+
+/// What the first byte of a packet belongs to, known from the interface and never guessed: the first byte of a MAC
+/// address can look like an IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header (`ARPHRD_ETHER`, `ARPHRD_LOOPBACK`).
+    Ethernet,
+    /// An IP header: tun, `WireGuard`, ipip and other layer-3 devices.
+    Ip,
+}
+
+/// The facts of one SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syn {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Initial sequence number, host order.
+    pub sequence: u32,
+    /// Source port, host order.
+    pub source_port: u16,
+}
+
+/// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// A header does not lie wholly in the bytes that can be read.
+    Truncated,
+    /// Neither IPv4 nor IPv6, or more VLAN tags than are stepped over.
+    NotIp,
+    /// A header contradicts itself, so that the host's stack would drop the packet too.
+    Malformed,
+    /// A fragment after the first: it carries no TCP header.
+    LaterFragment,
+    /// More IPv6 extension headers than are stepped over.
+    TooManyExtensions,
+    /// IP, but not TCP.
+    NotTcp,
+    /// TCP to another port.
+    OtherPort,
+    /// TCP to the port, but not the first packet of a connection.
+    NotSyn,
+}
+
+/// Finds the SYN in `packet`, if it is one that asks for a connection to `listen_port` (host order).
+///
+/// SYN set and ACK clear; other flags do not matter (ECN sets CWR and ECE on a SYN), so that the count is what a capture
+/// with the filter `tcp[13] & 0x12 = 2` shows. Checksums are not verified.
+///
+/// # Errors
+///
+/// The reason why it is none; see [`Pass`].
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Result<Syn, Pass> {
+    match link {
+        Link::Ethernet => {
+            let (ethertype, offset) = network_header(packet)?;
+            match ethertype {
+                ETHERTYPE_IPV4 => ipv4(packet, offset, listen_port),
+                ETHERTYPE_IPV6 => ipv6(packet, offset, listen_port),
+                _ => Err(Pass::NotIp),
+            }
+        }
+        Link::Ip => {
+            // A whole header, because the verifier does not understand a check for one byte at offset 0.
+            let header = packet.read::<IPV4_LEN>(0).ok_or(Pass::Truncated)?;
+            match header[0] >> 4 {
+                4 => ipv4(packet, 0, listen_port),
+                6 => ipv6(packet, 0, listen_port),
+                _ => Err(Pass::NotIp),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> {
+    let header = packet.read::<ETHERNET_LEN>(0).ok_or(Pass::Truncated)?;
+    let mut ethertype = u16::from_be_bytes([header[12], header[13]]);
+    let mut offset = ETHERNET_LEN;
+    for _ in 0..MAX_VLAN_TAGS {
+        match ethertype {
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_QINQ_OLD => {
+                let tag = packet.read::<4>(offset).ok_or(Pass::Truncated)?;
+                ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+                offset += 4;
+            }
+            _ => break,
+        }
+    }
+    Ok((ethertype, offset))
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
+    let header = packet.read::<IPV4_LEN>(offset).ok_or(Pass::Truncated)?;
+    if header[9] != PROTO_TCP {
+        return Err(Pass::NotTcp);
+    }
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || header_len < IPV4_LEN {
+        return Err(Pass::Malformed);
+    }
+    // RFC 791: flags in the upper three bits, the fragment offset in the lower thirteen.
+    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        return Err(Pass::LaterFragment);
+    }
+    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let (sequence, source_port) =
+        tcp(packet, offset + header_len, total_len.checked_sub(header_len), listen_port)?;
+    Ok(Syn {
+        source: Address::v4([header[12], header[13], header[14], header[15]]),
+        destination: Address::v4([header[16], header[17], header[18], header[19]]),
+        sequence,
+        source_port,
+    })
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
+    // Only what every packet pays for; the addresses are read once it is known to be a SYN.
+    let header = packet.read::<8>(offset).ok_or(Pass::Truncated)?;
+    if header[0] >> 4 != 6 {
+        return Err(Pass::Malformed);
+    }
+    let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let extensions_len = ipv6_extensions(packet, offset + IPV6_LEN, header[6])?;
+    let (sequence, source_port) = tcp(
+        packet,
+        offset + IPV6_LEN + extensions_len,
+        payload_len.checked_sub(extensions_len),
+        listen_port,
+    )?;
+    let source = Address::v6(*packet.read::<16>(offset + 8).ok_or(Pass::Truncated)?);
+    let destination = Address::v6(*packet.read::<16>(offset + 24).ok_or(Pass::Truncated)?);
+    // Linux drops these on receive (ipv6_rcv); counting them would let a forged packet pose as an IPv4 source.
+    if source.is_v4() {
+        return Err(Pass::Malformed);
+    }
+    Ok(Syn { source, destination, sequence, source_port })
+}
+
+/// Length of the extension headers between the IPv6 and the TCP header.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> Result<usize, Pass> {
+    let mut next = first;
+    let mut len = 0;
+    for place in 0..MAX_IPV6_EXTENSIONS {
+        let kind = match next {
+            PROTO_TCP => return Ok(len),
+            // RFC 8200 section 4.1: right behind the IPv6 header or nowhere; Linux drops it elsewhere.
+            PROTO_HOP_BY_HOP if place > 0 => return Err(Pass::Malformed),
+            PROTO_HOP_BY_HOP | PROTO_ROUTING | PROTO_DESTINATION | PROTO_AUTHENTICATION | PROTO_FRAGMENT => {
+                next
+            }
+            _ => return Err(Pass::NotTcp),
+        };
+        let header = packet.read::<8>(start + len).ok_or(Pass::Truncated)?;
+        let units = usize::from(header[1]);
+        next = header[0];
+        len += match kind {
+            // RFC 8200 section 4.5: fixed length; the offset is in the upper thirteen bits.
+            PROTO_FRAGMENT => {
+                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+                    return Err(Pass::LaterFragment);
+                }
+                8
+            }
+            // RFC 4302 section 2.2: counted in 4-byte units, less 2, and never without its three fixed words.
+            PROTO_AUTHENTICATION if units == 0 => return Err(Pass::Malformed),
+            PROTO_AUTHENTICATION => (units + 2) * 4,
+            // RFC 8200 section 4.3: counted in 8-byte units, not including the first.
+            _ => (units + 1) * 8,
+        };
+    }
+    if next == PROTO_TCP { Ok(len) } else { Err(Pass::TooManyExtensions) }
+}
+
+/// Sequence number and source port of a SYN to `listen_port`. `room` is what the IP header claims to carry from here on.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+fn tcp<P: Packet + ?Sized>(
+    packet: &P,
+    offset: usize,
+    room: Option<usize>,
+    listen_port: u16,
+) -> Result<(u32, u16), Pass> {
+    let header = packet.read::<TCP_LEN>(offset).ok_or(Pass::Truncated)?;
+    if u16::from_be_bytes([header[2], header[3]]) != listen_port {
+        return Err(Pass::OtherPort);
+    }
+    if header[13] & (TCP_SYN | TCP_ACK) != TCP_SYN {
+        return Err(Pass::NotSyn);
+    }
+    let header_len = usize::from(header[12] >> 4) * 4;
+    match room {
+        Some(room) if header_len >= TCP_LEN && header_len <= room => {}
+        _ => return Err(Pass::Malformed),
+    }
+    Ok((
+        u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+        u16::from_be_bytes([header[0], header[1]]),
+    ))
+}

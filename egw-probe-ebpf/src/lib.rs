@@ -1,2 +1,0 @@
-//! The observer in the kernel. Thin over `egw-probe-common`.
-#![no_std]

@@ -1,0 +1,193 @@
+//! The body: what happens to one packet.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::lpm_trie::Key};
+use aya_log_ebpf::trace;
+use egw_probe_common::{
+    class,
+    event::{Counters, SourceRecord, SynEvent},
+    packet::{self, Link, Packet, Pass, Syn},
+    seen::{self, Sighting},
+    tag::{MAX_CLIENT, Tag, TagKey},
+};
+
+use crate::maps::{
+    ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, OWN_FEW, SEEN, SEEN_SEED, SOURCES,
+    TAG_CLIENTS, TAG_KEY, TAGS,
+};
+
+/// Headers went on beyond the bytes that could be read.
+pub(crate) struct Truncated;
+
+const BPF_NOEXIST: u64 = 1;
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+pub(crate) fn observe<P: Packet>(
+    packet: &P,
+    link: Link,
+    ifindex: impl FnOnce() -> u32,
+) -> Result<(), Truncated> {
+    match packet::syn(packet, link, LISTEN_PORT.load()) {
+        Ok(syn) => {
+            account(&syn, ifindex());
+            Ok(())
+        }
+        Err(Pass::Truncated) => Err(Truncated),
+        Err(
+            Pass::NotIp
+            | Pass::Malformed
+            | Pass::LaterFragment
+            | Pass::TooManyExtensions
+            | Pass::NotTcp
+            | Pass::OtherPort
+            | Pass::NotSyn,
+        ) => Ok(()),
+    }
+}
+
+/// Everything that a SYN costs. One copy, called by all entry points.
+#[inline(never)]
+fn account(syn: &Syn, ifindex: u32) {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's element, and no other program runs on this CPU until this one returns.
+    let counters = unsafe { &mut *counters };
+    if !is_own(syn) {
+        counters.forwarded += 1;
+        return;
+    }
+    let signature = seen::signature(syn, SEEN_SEED.load());
+    if let Some(bucket) = SEEN.get_ptr_mut(seen::bucket(signature)) {
+        // SAFETY: valid for the program's lifetime; a bucket that two CPUs garble only forgets (see `seen`).
+        if unsafe { (*bucket).observe(signature, ifindex, now_ns) } == Sighting::Duplicate {
+            counters.duplicates += 1;
+            return;
+        }
+    }
+    let class = if is_allowed(syn) { class::ALLOWED } else { class::DENIED };
+    let of_class = if class == class::ALLOWED { &mut counters.allowed } else { &mut counters.denied };
+    of_class.syns += 1;
+    if !emit(syn, ifindex, class, now_ns) {
+        of_class.lost += 1;
+    }
+    record_source(syn, class, now_ns, counters);
+    record_tag(syn, class, now_ns, counters);
+    // In this one place, because a log statement is longer than all the rest. The macro does not look at its context.
+    trace!((), "SYN from port {} on interface {}, class {}", syn.source_port, ifindex, class);
+}
+
+fn is_own(syn: &Syn) -> bool {
+    // All of 127.0.0.0/8 is the host's own (RFC 1122 section 3.2.1.3), though only 127.0.0.1 is configured.
+    if syn.destination.is_v4() && syn.destination.v4_octets()[0] == 127 {
+        return true;
+    }
+    OWN_FEW.get(0).is_some_and(|few| few.contains(syn.destination)) || OWN.get_ptr(&syn.destination).is_some()
+}
+
+fn is_allowed(syn: &Syn) -> bool {
+    if syn.source.is_v4() {
+        ALLOWED_V4.get(Key::new(32, syn.source.v4_octets())).is_some()
+    } else {
+        ALLOWED_V6.get(Key::new(128, syn.source)).is_some()
+    }
+}
+
+/// Whether the ring had room.
+fn emit(syn: &Syn, ifindex: u32, class: u8, stamp_ns: u64) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<SynEvent>(0) else { return false };
+    entry.write(SynEvent {
+        stamp_ns,
+        source: syn.source,
+        sequence: syn.sequence,
+        ifindex,
+        source_port: syn.source_port,
+        class,
+        padding: [0; 5],
+    });
+    entry.submit(0);
+    true
+}
+
+fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
+    if let Some(record) = SOURCES.get_ptr_mut(&syn.source) {
+        // SAFETY: valid until the program ends; what other CPUs do to it meanwhile is an atomic add or a whole word.
+        unsafe {
+            increment(&raw mut (*record).syns);
+            (*record).last_ns = now_ns;
+        }
+        return;
+    }
+    let fresh = SourceRecord { first_ns: now_ns, last_ns: now_ns, syns: 1, class, padding: [0; 7] };
+    if SOURCES.insert(&syn.source, &fresh, BPF_NOEXIST).is_ok() {
+        counters.sources_created += 1;
+    } else if let Some(record) = SOURCES.get_ptr_mut(&syn.source) {
+        // Another CPU was faster.
+        // SAFETY: as above.
+        unsafe { increment(&raw mut (*record).syns) };
+    }
+}
+
+fn record_tag(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
+    let clients = TAG_CLIENTS.load();
+    if clients == 0 {
+        return;
+    }
+    let Some(tag) = Tag::decode(syn.sequence, TagKey::from_byte(TAG_KEY.load())) else { return };
+    if tag.client() > clients || tag.client() > MAX_CLIENT {
+        return;
+    }
+    let Some(record) = TAGS.get_ptr_mut(u32::from(tag.client())) else { return };
+    counters.tagged += 1;
+    // SAFETY: array elements live as long as the map; other CPUs add atomically or write whole words.
+    let record = unsafe { &mut *record };
+    if record.first_ns == 0 {
+        record.first_ns = now_ns;
+        record.first_counter = tag.counter();
+    }
+    record.last_ns = now_ns;
+    record.last_counter = tag.counter();
+    let port = u32::from(syn.source_port);
+    if class == class::ALLOWED {
+        // SAFETY: a field of a live map value.
+        unsafe { increment(&raw mut record.masqueraded) };
+        if record.first_masqueraded_ns == 0 {
+            record.first_masqueraded_ns = now_ns;
+            record.bracket_ports = (record.bracket_ports & 0xffff_0000) | port;
+        }
+    } else {
+        // SAFETY: a field of a live map value.
+        unsafe { increment(&raw mut record.leaked) };
+        record.last_leaked_ns = now_ns;
+        if record.first_masqueraded_ns == 0 {
+            record.last_leaked_before_ns = now_ns;
+            record.bracket_ports = (record.bracket_ports & 0xffff) | (port << 16);
+        }
+    }
+}
+
+/// Adds one, atomically: BPF's `lock xadd`, whose result cannot be used. Written as the instruction because Rust holds this
+/// target to have no atomic arithmetic at all.
+///
+/// # Safety
+///
+/// `count` points into a live map value.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn increment(count: *mut u64) {
+    // SAFETY: map values are 8-byte aligned and live as long as the program runs (the caller's promise).
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
+    }
+}
+
+/// The same for the host, where the crate is only linted.
+///
+/// # Safety
+///
+/// `count` is valid for writes.
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn increment(count: *mut u64) {
+    // SAFETY: the caller's promise.
+    unsafe { *count += 1 };
+}

@@ -1,0 +1,255 @@
+//! What the observer's task and everybody else share: the ring's reader, the correlator, the readable maps.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use egw_probe_common::{event::Counters, tag::TagRecord};
+
+use super::{
+    attach::Attachment,
+    correlate::Correlator,
+    error::KernelError,
+    event::{self, Class},
+    maps::{Sources, Tables},
+    metrics::KernelMetrics,
+    wall::ClockOffset,
+};
+use crate::clock::Monotonic;
+
+/// Attempts remembered at once; at some 130 bytes each, 35 MB when full.
+const ATTEMPTS: usize = 262_144;
+/// After this long without a further SYN an attempt is half-open. A client that still tries sends the second SYN after
+/// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
+const EXPIRY: Duration = Duration::from_secs(10);
+/// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
+const ACCEPTED: usize = 65_536;
+
+/// SYNs and events by class, exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassTotals {
+    /// SYNs from inside the allowed CIDRs.
+    pub allowed: u64,
+    /// SYNs from outside them.
+    pub denied: u64,
+    /// Of the allowed, how many left no event.
+    pub allowed_lost: u64,
+    /// Of the denied, how many left no event.
+    pub denied_lost: u64,
+    /// SYNs seen again on a second interface; not among the above.
+    pub duplicates: u64,
+    /// SYNs to the port of another host, passing through; not among the above.
+    pub forwarded: u64,
+}
+
+impl From<Counters> for ClassTotals {
+    fn from(counters: Counters) -> Self {
+        Self {
+            allowed: counters.allowed.syns,
+            denied: counters.denied.syns,
+            allowed_lost: counters.allowed.lost,
+            denied_lost: counters.denied.lost,
+            duplicates: counters.duplicates,
+            forwarded: counters.forwarded,
+        }
+    }
+}
+
+struct Accepted {
+    source: SocketAddr,
+    at: Monotonic,
+}
+
+struct Waiting {
+    accepted: Vec<Accepted>,
+    dropped: u64,
+}
+
+/// Reader and join; whoever holds the lock may drain the ring.
+struct Core {
+    ring: RingBuf<MapData>,
+    correlator: Correlator,
+    unreadable: u64,
+    reported: ClassTotals,
+}
+
+/// Counts that tell how good the join is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinHealth {
+    /// Accepted connections whose SYN was not known.
+    pub unmatched: u64,
+    /// Attempts forgotten for want of room.
+    pub forgotten: u64,
+    /// Accepted connections that found the queue to the join full.
+    pub not_joined: u64,
+    /// Ring records that were not understood: none, unless object and program do not belong together.
+    pub unreadable: u64,
+    /// Attempts remembered now.
+    pub remembered: usize,
+}
+
+pub(super) struct Shared {
+    tables: Tables,
+    core: Mutex<Core>,
+    waiting: Mutex<Waiting>,
+    attachments: Mutex<Vec<Attachment>>,
+    offset: Mutex<ClockOffset>,
+    metrics: KernelMetrics,
+}
+
+/// Access to a running observer, for the accept loop and for whoever serves its figures. Cheap to clone; outlives the
+/// observer, after which the figures stand still.
+#[derive(Clone)]
+pub struct ObserverHandle(pub(super) Arc<Shared>);
+
+impl Shared {
+    pub(super) fn new(tables: Tables, ring: RingBuf<MapData>, metrics: KernelMetrics) -> Self {
+        let offset = ClockOffset::sample();
+        metrics.clock_error(offset.error);
+        Self {
+            tables,
+            core: Mutex::new(Core {
+                ring,
+                correlator: Correlator::new(ATTEMPTS, EXPIRY),
+                unreadable: 0,
+                reported: ClassTotals::default(),
+            }),
+            waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
+            attachments: Mutex::new(Vec::new()),
+            offset: Mutex::new(offset),
+            metrics,
+        }
+    }
+
+    /// Reads up to `limit` events, joins what was accepted; whether the ring is empty now.
+    pub(super) fn drain(&self, limit: usize) -> bool {
+        // Taken before the ring is read: their SYNs came earlier, so they are among the events once the ring is empty.
+        let accepted = std::mem::take(&mut lock(&self.waiting).accepted);
+        let mut core = lock(&self.core);
+        let empty = core.read_events(&self.metrics, limit);
+        if !empty && !accepted.is_empty() {
+            // Too early for these; they go back in front of those that came meanwhile.
+            let mut waiting = lock(&self.waiting);
+            let meanwhile = std::mem::replace(&mut waiting.accepted, accepted);
+            waiting.accepted.extend(meanwhile);
+            return false;
+        }
+        for Accepted { source, at } in accepted {
+            if let Some(joined) = core.correlator.accepted(source, at) {
+                self.metrics.joined(&joined);
+            }
+        }
+        empty
+    }
+
+    /// Expires attempts and brings the metrics up to date.
+    pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
+        let totals = ClassTotals::from(self.tables.counters()?);
+        let mut core = lock(&self.core);
+        core.correlator.expire(now);
+        self.metrics.half_open(core.correlator.take_half_open());
+        let before = std::mem::replace(&mut core.reported, totals);
+        self.metrics.lost(Class::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
+        self.metrics.lost(Class::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
+        Ok(())
+    }
+
+    pub(super) fn sample_clock(&self) {
+        let offset = ClockOffset::sample();
+        self.metrics.clock_error(offset.error);
+        *lock(&self.offset) = offset;
+    }
+
+    pub(super) fn set_attachments(&self, attachments: Vec<Attachment>) {
+        self.metrics.attachments(&attachments);
+        *lock(&self.attachments) = attachments;
+    }
+}
+
+impl Core {
+    fn read_events(&mut self, metrics: &KernelMetrics, limit: usize) -> bool {
+        for _ in 0..limit {
+            let Some(record) = self.ring.next() else { return true };
+            match event::parse(&record) {
+                Some(syn) => metrics.syn(syn.class, self.correlator.syn(&syn)),
+                None => self.unreadable += 1,
+            }
+        }
+        false
+    }
+}
+
+impl ObserverHandle {
+    /// Tells of an accepted connection. Takes a lock that is held for the length of a `Vec` swap at most, and never waits
+    /// for the kernel.
+    pub fn accepted(&self, source: SocketAddr, at: Monotonic) {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut waiting = lock(&self.0.waiting);
+        if waiting.accepted.len() < ACCEPTED {
+            waiting.accepted.push(Accepted { source, at });
+        } else {
+            waiting.dropped += 1;
+        }
+    }
+
+    /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
+    /// thousand events to find it; `None` when it is not among them.
+    pub fn syn_of(&self, source: SocketAddr) -> Option<Monotonic> {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut core = lock(&self.0.core);
+        core.read_events(&self.0.metrics, 4096);
+        core.correlator.syn_of(&source)
+    }
+
+    /// Exact totals by class, read from the kernel.
+    pub fn class_totals(&self) -> Result<ClassTotals, KernelError> {
+        Ok(self.0.tables.counters()?.into())
+    }
+
+    /// The per-source ledger, read from the kernel.
+    pub fn sources(&self) -> Result<Sources, KernelError> {
+        self.0.tables.sources()
+    }
+
+    /// The per-tag records, read from the kernel; empty without `--tags`.
+    pub fn tags(&self) -> Result<Vec<(u16, TagRecord)>, KernelError> {
+        self.0.tables.tags()
+    }
+
+    /// What is attached to now.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        lock(&self.0.attachments).clone()
+    }
+
+    /// The latest sample of the offset to wall time.
+    pub fn clock_offset(&self) -> ClockOffset {
+        *lock(&self.0.offset)
+    }
+
+    /// How good the join is.
+    pub fn join_health(&self) -> JoinHealth {
+        let not_joined = lock(&self.0.waiting).dropped;
+        let core = lock(&self.0.core);
+        JoinHealth {
+            unmatched: core.correlator.unmatched(),
+            forgotten: core.correlator.forgotten(),
+            not_joined,
+            unreadable: core.unreadable,
+            remembered: core.correlator.len(),
+        }
+    }
+
+    /// Brings the metrics up to date; to be called before they are served.
+    pub fn refresh(&self) -> Result<(), KernelError> {
+        self.0.drain(usize::MAX >> 1);
+        self.0.settle(Monotonic::now())
+    }
+}
+
+// A panic elsewhere leaves counters and queues that are still true.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
