@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,8 +134,8 @@ pub struct ExternalTargetArgs {
 
     /// TCP port to listen on, on every address
     #[arg(long, env = "EGW_PROBE_LISTEN_PORT", value_name = "PORT", default_value = "1337",
-          value_parser = clap::value_parser!(u16).range(1..))]
-    pub listen_port: u16,
+          value_parser = parse_port)]
+    pub listen_port: NonZeroU16,
 
     /// Keep allowed connections open until the client closes them
     #[arg(long, env = "EGW_PROBE_KEEP_OPEN", value_name = "BOOL", default_value = "false",
@@ -145,6 +146,25 @@ pub struct ExternalTargetArgs {
     /// The reply to allowed sources; annotated adds a second line with the source seen and the time of the accept
     #[arg(long, env = "EGW_PROBE_REPLY", value_name = "FORM", default_value = "pong", ignore_case = true)]
     pub reply: Reply,
+
+    /// Observe SYNs in the kernel; auto goes on without where that is not to be had, required fails
+    #[arg(long, env = "EGW_PROBE_EBPF", value_name = "HOW", default_value = "off", default_missing_value = "auto",
+          num_args = 0..=1, require_equals = true, ignore_case = true)]
+    pub ebpf: Ebpf,
+
+    /// Where in the kernel SYNs are observed; auto is TC, or generic XDP where there is none
+    #[arg(
+        long,
+        env = "EGW_PROBE_EBPF_ATTACH",
+        value_name = "MODE",
+        default_value = "auto",
+        ignore_case = true
+    )]
+    pub ebpf_attach: EbpfAttach,
+
+    /// Observe on this interface; repeatable [default: every one that is up and holds an address, lo included]
+    #[arg(long, env = "EGW_PROBE_INTERFACE", value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
+    pub interface: Vec<String>,
 
     /// Where /metrics, /healthz and /sources are served [default: [::]:2113, IPv4 too]
     #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
@@ -191,6 +211,30 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Whether SYNs are observed in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ebpf {
+    /// No.
+    Off,
+    /// If rights and kernel allow it.
+    Auto,
+    /// Yes, or the target does not run.
+    Required,
+}
+
+/// Where in the kernel SYNs are observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EbpfAttach {
+    /// TCX, before Linux 6.6 clsact, and generic XDP where TC is not to be had.
+    Auto,
+    /// In the driver: stamps earliest, but can reset a NIC's queues.
+    XdpNative,
+    /// Before the network stack, without the driver's help.
+    XdpGeneric,
+    /// TC ingress.
+    Tc,
 }
 
 /// Form of the target's reply to an allowed source.
@@ -286,6 +330,10 @@ fn one_line(error: &clap::Error) -> String {
     }
 }
 
+fn parse_port(text: &str) -> Result<NonZeroU16, &'static str> {
+    text.parse().map_err(|_| "not a port: write a number from 1 to 65535")
+}
+
 /// Reads `address/length`; host bits are masked, as in Go. A bare address is a mistake there too.
 fn parse_cidr(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
@@ -340,7 +388,7 @@ mod tests {
         assert_eq!(args.stress_duration, Duration::ZERO);
         let args = target("--allowed-cidr=0.0.0.0/0 --listen-port=1338 --keep-open=true");
         assert_eq!(args.allowed_cidr, ["0.0.0.0/0".parse::<IpNet>().unwrap()]);
-        assert_eq!(args.listen_port, 1338);
+        assert_eq!(args.listen_port.get(), 1338);
         assert!(args.keep_open);
     }
 
@@ -351,7 +399,7 @@ mod tests {
         assert_eq!(args.probe_timeout, Duration::from_millis(900));
         assert!(!args.stress && !args.exit);
         let args = target("--allowed-cidr 192.0.2.0/24");
-        assert_eq!(args.listen_port, 1337);
+        assert_eq!(args.listen_port.get(), 1337);
         assert!(!args.keep_open);
     }
 
@@ -418,7 +466,7 @@ mod tests {
             ),
             (
                 "external-target --allowed-cidr=::/0 --listen-port=0",
-                "--listen-port: \"0\": 0 is not in 1..=65535",
+                "--listen-port: \"0\": not a port: write a number from 1 to 65535",
             ),
             (
                 "client --external-target-addr",

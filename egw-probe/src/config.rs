@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::cli::{ClientArgs, ExternalTargetArgs, Output, Reply};
+use crate::cli::{ClientArgs, Ebpf, EbpfAttach, ExternalTargetArgs, Output, Reply};
 use crate::go::format_duration;
+use crate::target::kernel::AttachMode;
+use crate::target::kernel::view::Selection;
 
 /// A flag whose value makes no sense: what, where, and what to do. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -268,24 +271,59 @@ pub struct TargetConfig {
     /// Sources that get a pong.
     pub allowed: Vec<IpNet>,
     /// TCP port to listen on.
-    pub listen_port: u16,
+    pub listen_port: NonZeroU16,
     /// Keep allowed connections open.
     pub keep_open: bool,
     /// What an allowed source is told.
     pub reply: Reply,
+    /// How SYNs are observed in the kernel, if they are to be.
+    pub ebpf: Option<EbpfConfig>,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
 }
 
-impl From<ExternalTargetArgs> for TargetConfig {
-    fn from(args: ExternalTargetArgs) -> Self {
-        Self {
+/// How SYNs are observed in the kernel.
+#[derive(Debug, Clone)]
+pub struct EbpfConfig {
+    /// Without it, the target does not run.
+    pub required: bool,
+    /// Where in the kernel.
+    pub attach: AttachMode,
+    /// On which interfaces.
+    pub interfaces: Selection,
+}
+
+impl TryFrom<ExternalTargetArgs> for TargetConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: ExternalTargetArgs) -> Result<Self, ConfigError> {
+        let attach = match args.ebpf_attach {
+            EbpfAttach::Auto => AttachMode::Auto,
+            EbpfAttach::XdpNative => AttachMode::XdpNative,
+            EbpfAttach::XdpGeneric => AttachMode::XdpGeneric,
+            EbpfAttach::Tc => AttachMode::Tc,
+        };
+        if args.ebpf == Ebpf::Off {
+            for (flag, is_set) in [
+                ("--interface", !args.interface.is_empty()),
+                ("--ebpf-attach", args.ebpf_attach != EbpfAttach::Auto),
+            ] {
+                if is_set {
+                    return Err(ConfigError::new(flag, "set", "says how the kernel observes: add --ebpf"));
+                }
+            }
+        }
+        let interfaces =
+            if args.interface.is_empty() { Selection::All } else { Selection::Named(args.interface) };
+        let ebpf = EbpfConfig { required: args.ebpf == Ebpf::Required, attach, interfaces };
+        Ok(Self {
             allowed: args.allowed_cidr,
             listen_port: args.listen_port,
             keep_open: args.keep_open,
             reply: args.reply,
+            ebpf: (args.ebpf != Ebpf::Off).then_some(ebpf),
             metrics_addr: MetricsAddr::new(args.metrics_addr, 2113),
-        }
+        })
     }
 }
 

@@ -41,7 +41,7 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
         }
         Command::ExternalTarget(args) => {
             log::init(&args.log);
-            target::run(&TargetConfig::from(args), &signals)
+            target::run(&TargetConfig::try_from(args)?, &signals)
         }
     }
 }

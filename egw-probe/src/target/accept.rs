@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::kernel::ObserverHandle;
 use super::metrics::TargetMetrics;
 use super::sources::Sources;
 use super::verdict::{AllowedSources, Verdict};
@@ -26,7 +27,6 @@ const PONG: &[u8] = b"pong\n";
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
 /// What all accept loops of a target share.
-#[derive(Debug)]
 pub struct Shared {
     /// Who gets a pong.
     pub allowed: AllowedSources,
@@ -36,25 +36,17 @@ pub struct Shared {
     pub held: Option<Held>,
     /// Who has connected.
     pub sources: Sources,
+    /// The kernel side, where it is in force: learns of accepted connections, knows when their SYNs came.
+    pub kernel: Option<ObserverHandle>,
     /// The counters.
     pub metrics: TargetMetrics,
-    stopping: AtomicBool,
-    log: Mutex<RateLimit>,
+    /// Set by [`Shared::stop`]; false at first.
+    pub stopping: AtomicBool,
+    /// Lets a line a second through.
+    pub log: Mutex<RateLimit>,
 }
 
 impl Shared {
-    /// What loops need, before any of them runs.
-    pub fn new(
-        allowed: AllowedSources,
-        reply: Reply,
-        held: Option<Held>,
-        sources: Sources,
-        metrics: TargetMetrics,
-    ) -> Self {
-        let (stopping, log) = (AtomicBool::new(false), Mutex::new(RateLimit::per_second(1)));
-        Self { allowed, reply, held, sources, metrics, stopping, log }
-    }
-
     /// Accepts on `listener` until [`Shared::stop`]; `index` is the number of this loop.
     pub fn accept_loop(&self, listener: &TcpListener, index: usize) {
         while !self.stopping.load(Ordering::Relaxed) {
@@ -96,6 +88,9 @@ impl Shared {
             }
         }
         self.metrics.connections(verdict).inc();
+        if let Some(kernel) = &self.kernel {
+            kernel.accepted(source, now);
+        }
         self.sources.note(index, source.ip(), verdict, now);
         tracing::debug!(%source, verdict = verdict.name(), "connection");
     }
@@ -106,7 +101,11 @@ impl Shared {
         }
         let room = line.len();
         let mut rest = &mut line[..];
-        match writeln!(rest, "pong\nsource={source} accept_ns={}", accepted.as_ns()) {
+        let mut written = write!(rest, "pong\nsource={source} accept_ns={}", accepted.as_ns());
+        if let Some(syn) = self.kernel.as_ref().and_then(|kernel| kernel.syn_of(source)) {
+            written = written.and_then(|()| write!(rest, " syn_ns={}", syn.as_ns()));
+        }
+        match written.and_then(|()| rest.write_all(b"\n")) {
             Ok(()) => {
                 let left = rest.len();
                 &line[..room - left]

@@ -11,18 +11,21 @@ pub mod verdict;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use hyper::StatusCode;
 
 use self::accept::{Held, Shared};
+use self::kernel::{KernelConfig, KernelMetrics, KernelThread, ObserverHandle, privilege};
 use self::metrics::TargetMetrics;
-use self::sources::Sources;
-use self::verdict::AllowedSources;
+use self::sources::{KernelSources, Sources};
+use self::verdict::{AllowedSources, Verdict};
 use crate::clock::Monotonic;
 use crate::config::{ConfigError, MetricsAddr, TargetConfig};
 use crate::http::{HttpThread, Page, Pages};
+use crate::log::RateLimit;
 use crate::net::{self, RESERVED_DESCRIPTORS};
 use crate::signals::Signals;
 
@@ -34,25 +37,31 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let descriptors = net::raise_descriptor_limit();
     let registry = crate::metrics::registry()?;
     let metrics = TargetMetrics::register(&registry)?;
+    let kernel_metrics = KernelMetrics::register(&registry)?;
     let loops = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port));
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
     let listeners = net::listen_group(address, loops)
         .map_err(|error| net::listen_error("--listen-port", address, &error))?;
+    let http = listen_for_http(config.metrics_addr)?;
+    let kernel = start_kernel(config, kernel_metrics)?;
+    // All that needs a right has been done. Threads started from here on have only what is left.
+    privilege::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))?;
     let held = config.keep_open.then(|| {
         let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         Held::new(usize::try_from(most).unwrap_or(usize::MAX))
     });
-    let shared = Arc::new(Shared::new(
-        AllowedSources::new(&config.allowed),
-        config.reply,
-        held.transpose().context("cannot hold connections")?,
-        Sources::new(loops),
+    let shared = Arc::new(Shared {
+        allowed: AllowedSources::new(&config.allowed),
+        reply: config.reply,
+        held: held.transpose().context("cannot hold connections")?,
+        sources: Sources::new(loops),
+        kernel: kernel.as_ref().map(|kernel| kernel.handle.clone()),
         metrics,
-    ));
-    let http = match listen_for_http(config.metrics_addr)? {
-        Some(listener) => Some(HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))?),
-        None => None,
-    };
+        stopping: AtomicBool::new(false),
+        log: Mutex::new(RateLimit::per_second(1)),
+    });
+    let http =
+        http.map(|listener| HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))).transpose()?;
     let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
     tracing::info!(
         port = config.listen_port,
@@ -64,13 +73,37 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     if let Some(http) = http {
         http.stop();
     }
+    if let Some(kernel) = kernel {
+        kernel.stop();
+    }
     let count = |verdict| shared.metrics.connections(verdict).get();
-    tracing::info!(
-        allowed = count(verdict::Verdict::Allowed),
-        denied = count(verdict::Verdict::Denied),
-        "stopped by a signal"
-    );
+    tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kernel side if it is wanted and to be had. Says in either case what is in force.
+fn start_kernel(config: &TargetConfig, metrics: KernelMetrics) -> anyhow::Result<Option<KernelThread>> {
+    metrics.userspace_only();
+    let Some(ebpf) = &config.ebpf else { return Ok(None) };
+    let kernel = KernelThread::start(
+        KernelConfig {
+            listen_port: config.listen_port,
+            allowed: config.allowed.clone(),
+            interfaces: ebpf.interfaces.clone(),
+            attach: ebpf.attach,
+            tags: None,
+            trace: tracing::enabled!(tracing::Level::TRACE),
+        },
+        metrics,
+    );
+    match kernel {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if ebpf.required => Err(anyhow::anyhow!("--ebpf: no kernel timestamps: {error}")),
+        Err(error) => {
+            tracing::warn!("--ebpf: no kernel timestamps: {error}; going on in userspace");
+            Ok(None)
+        }
+    }
 }
 
 /// Accepts until a signal comes.
@@ -109,9 +142,17 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
 
 fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
     Arc::new(move |path| match path {
-        "/metrics" => Some(Page::metrics(&registry)),
+        "/metrics" => {
+            if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
+                tracing::warn!("kernel figures are not up to date: {error}");
+            }
+            Some(Page::metrics(&registry))
+        }
         "/healthz" => Some(Page::text(StatusCode::OK, "listening")),
-        "/sources" => Some(Page::json(&shared.sources.page(Monotonic::now()))),
+        "/sources" => {
+            let kernel = shared.kernel.as_ref().map(KernelSources::read);
+            Some(Page::json(&shared.sources.page(Monotonic::now(), kernel)))
+        }
         _ => None,
     })
 }

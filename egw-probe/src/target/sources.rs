@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use lru::LruCache;
 use serde::Serialize;
 
+use super::kernel::ObserverHandle;
 use super::verdict::Verdict;
 use crate::clock::Monotonic;
 
@@ -43,6 +44,75 @@ pub struct SourcesPage {
     pub evicted: u64,
     /// One entry per source, most connections first.
     pub sources: Vec<SourceEntry>,
+    /// What the kernel saw of SYNs, connections that never came about included; null without `--ebpf`.
+    pub kernel: Option<KernelSources>,
+}
+
+/// The SYNs that the kernel saw.
+#[derive(Debug, Serialize)]
+pub struct KernelSources {
+    /// SYNs from inside the allowed CIDRs.
+    pub allowed_syns: u64,
+    /// SYNs from outside them.
+    pub denied_syns: u64,
+    /// Of both, SYNs that left no event: counted, but neither joined nor known as first or retransmission.
+    pub events_lost: u64,
+    /// SYNs that crossed a second observed interface; not counted above.
+    pub duplicates: u64,
+    /// SYNs to the port of another host, passing through; not counted above.
+    pub forwarded: u64,
+    /// Sources that had to make room for newer ones.
+    pub evicted: u64,
+    /// Why the figures could not be read, if so.
+    pub error: Option<String>,
+    /// One entry per source, most SYNs first.
+    pub sources: Vec<KernelSource>,
+}
+
+/// One source of SYNs.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub struct KernelSource {
+    /// Its address.
+    pub address: IpAddr,
+    /// `allowed` or `denied`.
+    pub class: &'static str,
+    /// SYNs from it, retransmissions included.
+    pub syns: u64,
+    /// `CLOCK_MONOTONIC` of its first SYN, in nanoseconds.
+    pub first_syn_ns: u64,
+    /// `CLOCK_MONOTONIC` of its last SYN, in nanoseconds.
+    pub last_syn_ns: u64,
+}
+
+impl KernelSources {
+    /// Reads the kernel's maps.
+    pub fn read(kernel: &ObserverHandle) -> Self {
+        let (totals, seen) = (kernel.class_totals(), kernel.sources());
+        let error = totals.as_ref().err().or(seen.as_ref().err()).map(ToString::to_string);
+        let totals = totals.unwrap_or_default();
+        let (seen, evicted) = seen.map_or((Vec::new(), 0), |sources| (sources.seen, sources.evicted));
+        let mut sources: Vec<KernelSource> = seen
+            .into_iter()
+            .map(|source| KernelSource {
+                address: source.address,
+                class: source.class.label(),
+                syns: source.syns,
+                first_syn_ns: source.first.as_ns(),
+                last_syn_ns: source.last.as_ns(),
+            })
+            .collect();
+        sources.sort_by_key(|source| (std::cmp::Reverse(source.syns), source.address));
+        Self {
+            allowed_syns: totals.allowed,
+            denied_syns: totals.denied,
+            events_lost: totals.allowed_lost + totals.denied_lost,
+            duplicates: totals.duplicates,
+            forwarded: totals.forwarded,
+            evicted,
+            error,
+            sources,
+        }
+    }
 }
 
 /// One source.
@@ -85,7 +155,7 @@ impl Sources {
     }
 
     /// All sources, for `/sources`.
-    pub fn page(&self, now: Monotonic) -> SourcesPage {
+    pub fn page(&self, now: Monotonic, kernel: Option<KernelSources>) -> SourcesPage {
         let mut evicted = 0;
         let mut merged: HashMap<IpAddr, Record> = HashMap::new();
         for part in &self.parts {
@@ -113,7 +183,7 @@ impl Sources {
             })
             .collect();
         sources.sort_by_key(|entry| (std::cmp::Reverse(entry.connections), entry.address));
-        SourcesPage { now_monotonic_ns: now.as_ns(), evicted, sources }
+        SourcesPage { now_monotonic_ns: now.as_ns(), evicted, sources, kernel }
     }
 }
 
@@ -131,7 +201,7 @@ mod tests {
         for (part, source, at) in [(0, 1, 10), (1, 1, 5), (0, 1, 30), (1, 2, 20)] {
             sources.note(part, address(source), Verdict::Allowed, Monotonic::from_ns(at));
         }
-        let page = sources.page(Monotonic::from_ns(99));
+        let page = sources.page(Monotonic::from_ns(99), None);
         let entry = |last, connections, first_accept_ns, last_accept_ns| SourceEntry {
             address: address(last),
             verdict: "allowed",
@@ -149,7 +219,7 @@ mod tests {
         for (source, at) in [(1, 1), (2, 2), (1, 3), (3, 4)] {
             sources.note(0, address(source), Verdict::Denied, Monotonic::from_ns(at));
         }
-        let page = sources.page(Monotonic::from_ns(5));
+        let page = sources.page(Monotonic::from_ns(5), None);
         let kept: Vec<IpAddr> = page.sources.iter().map(|entry| entry.address).collect();
         assert_eq!(kept, [address(1), address(3)]);
         assert_eq!(page.evicted, 1);
