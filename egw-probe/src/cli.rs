@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use egw_probe_common::tag::MAX_CLIENT;
 use ipnet::IpNet;
 
 use crate::go;
@@ -111,6 +112,21 @@ pub struct ClientArgs {
     #[arg(long, env = "EGW_PROBE_BIND_DEVICE", value_name = "INTERFACE")]
     pub bind_device: Option<String>,
 
+    /// Number of this client, 1 to 4095, written into the sequence number of its SYNs for external-target --tags;
+    /// auto makes it from the client's name. Needs CAP_NET_ADMIN
+    #[arg(long, env = "EGW_PROBE_TAG", value_name = "NUMBER|auto", value_parser = parse_tag)]
+    pub tag: Option<TagNumber>,
+
+    /// Secret shared with the target, so that foreign SYNs are not taken for tagged ones
+    #[arg(long, env = "EGW_PROBE_TAG_KEY", value_name = "NUMBER", default_value = "0")]
+    pub tag_key: u64,
+
+    /// Fail if SYNs cannot be tagged, instead of going on with a warning
+    #[arg(long, env = "EGW_PROBE_TAG_REQUIRED", value_name = "BOOL", default_value = "false",
+          default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          value_parser = go::parse_bool)]
+    pub tag_required: bool,
+
     /// Name of this client in results [default: the host name]
     #[arg(long, env = "EGW_PROBE_CLIENT_ID", value_name = "NAME")]
     pub client_id: Option<String>,
@@ -122,6 +138,25 @@ pub struct ClientArgs {
     /// Flags of both ends.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What `--tag` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagNumber {
+    /// This number.
+    Number(u16),
+    /// A number made from the client's name.
+    Auto,
+}
+
+fn parse_tag(text: &str) -> Result<TagNumber, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(TagNumber::Auto);
+    }
+    match text.parse() {
+        Ok(number @ 1..=MAX_CLIENT) => Ok(TagNumber::Number(number)),
+        _ => Err(format!("not a client number: write 1 to {MAX_CLIENT}, or auto")),
+    }
 }
 
 /// Flags of `egw-probe external-target`.

@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use egw_probe_common::tag::TagKey;
 use ipnet::IpNet;
 
-use crate::cli::{ClientArgs, Ebpf, EbpfAttach, ExternalTargetArgs, Output, Reply};
+use crate::cli::{ClientArgs, Ebpf, EbpfAttach, ExternalTargetArgs, Output, Reply, TagNumber};
+use crate::client::tagging;
 use crate::go::format_duration;
 use crate::target::kernel::AttachMode;
 use crate::target::kernel::view::Selection;
@@ -93,10 +95,23 @@ pub struct ClientConfig {
     pub output: Output,
     /// How probes leave this host.
     pub route: Route,
+    /// How SYNs are tagged, if they are to be.
+    pub tag: Option<TagConfig>,
     /// Name of this client in results.
     pub client_id: String,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
+}
+
+/// The tag of a client's SYNs.
+#[derive(Debug, Clone, Copy)]
+pub struct TagConfig {
+    /// The client's number.
+    pub client: u16,
+    /// The secret it shares with the target.
+    pub key: TagKey,
+    /// Without tags, the client does not run.
+    pub required: bool,
 }
 
 /// How connections leave this host.
@@ -206,6 +221,7 @@ impl TryFrom<ClientArgs> for ClientConfig {
             delay: args.stress_delay,
             duration: (!args.stress_duration.is_zero()).then_some(args.stress_duration),
         });
+        let client_id = args.client_id.unwrap_or_else(host_name);
         Ok(Self {
             target,
             interval: args.interval,
@@ -225,7 +241,15 @@ impl TryFrom<ClientArgs> for ClientConfig {
             },
             output: args.output,
             route: Route { source_addr: args.source_addr, bind_device: args.bind_device },
-            client_id: args.client_id.unwrap_or_else(host_name),
+            tag: args.tag.map(|tag| TagConfig {
+                client: match tag {
+                    TagNumber::Number(number) => number,
+                    TagNumber::Auto => tagging::number_of(&client_id),
+                },
+                key: TagKey::derive(args.tag_key),
+                required: args.tag_required,
+            }),
+            client_id,
             metrics_addr: MetricsAddr::new(args.metrics_addr, 2112),
         })
     }

@@ -17,6 +17,7 @@ pub mod result;
 pub mod stall;
 pub mod stress;
 pub mod summary;
+pub mod tagging;
 pub mod tcp;
 
 use std::io::{self, Write};
@@ -34,6 +35,7 @@ use self::prober::{Ended, Measurement, Prober};
 use self::resolve::{Resolved, resolve};
 use self::result::{ResultDocument, Start, TestOutcome};
 use self::stress::Stress;
+use self::tagging::Tagger;
 use crate::cli::Output;
 use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
 use crate::go::format_duration;
@@ -118,6 +120,7 @@ fn probe_and_hold(
     descriptors: u64,
     test_over: &AtomicBool,
 ) -> anyhow::Result<(Measurement, Option<HoldReport>)> {
+    let tagger = tagger(config)?;
     let count = config.watch.map_or(0, |watch| watch.hold);
     let hold = match count {
         0 => None,
@@ -139,7 +142,7 @@ fn probe_and_hold(
             })
         });
         let left = descriptors.saturating_sub(u64::from(count));
-        let measured = Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left)
+        let measured = Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left, tagger)
             .and_then(Prober::run);
         stop.store(true, Ordering::Relaxed);
         drop(on_winner);
@@ -149,6 +152,26 @@ fn probe_and_hold(
         };
         Ok((measured.context("the probing broke off")?, report))
     })
+}
+
+/// What tags the SYNs, if they are to be and can be.
+fn tagger(config: &ClientConfig) -> anyhow::Result<Option<Tagger>> {
+    let Some(tag) = config.tag else { return Ok(None) };
+    match Tagger::new(tag.client, tag.key) {
+        Ok(tagger) => {
+            tracing::info!(client = tag.client, "SYNs are tagged");
+            Ok(Some(tagger))
+        }
+        Err(error) => {
+            let line = format!(
+                "--tag: SYNs cannot be tagged: {error}; choosing sequence numbers needs CAP_NET_ADMIN: run as root, or \
+                 `setcap cap_net_admin+p` on the file, or securityContext.capabilities.add [NET_ADMIN]"
+            );
+            anyhow::ensure!(!tag.required, line);
+            tracing::warn!("{line}; going on without tags");
+            Ok(None)
+        }
+    }
 }
 
 /// What scrapes and log readers wait for.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::outcome::{Outcome, Reply};
+use super::tagging::Tagger;
 use crate::config::Route;
 
 /// Where connections go and how they leave: made once, used for every one.
@@ -89,8 +90,11 @@ pub struct Verdict {
 
 impl ProbeSocket {
     /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
-    pub fn new(destination: &Destination) -> io::Result<Self> {
+    pub fn new(destination: &Destination, tagger: Option<&mut Tagger>) -> io::Result<Self> {
         let socket = destination.socket()?;
+        if let Some(tagger) = tagger {
+            tagger.tag(&socket)?;
+        }
         socket.set_tcp_nodelay(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
         Ok(Self { socket, reply: Reply::default() })

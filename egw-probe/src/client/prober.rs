@@ -23,6 +23,7 @@ use super::outcome::{Outcome, Probe};
 use super::pacer::Pacer;
 use super::probe::{Destination, ProbeSocket, Verdict};
 use super::result::Quantiles;
+use super::tagging::Tagger;
 use super::tcp;
 use crate::clock::Monotonic;
 use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
@@ -66,6 +67,8 @@ pub struct Measurement {
     pub skipped_ticks: u64,
     /// Ticks without a probe for want of a descriptor; among the skipped ones.
     pub descriptor_skips: u64,
+    /// The number in the SYNs, if they were tagged.
+    pub tag: Option<u16>,
     /// SYNs that the kernel sent again: counted when one probe may outlive the first retransmission.
     pub syn_retransmissions: Option<u64>,
     /// Disruptions after the winner, and what egress IP was told.
@@ -98,6 +101,7 @@ pub struct Prober<'a> {
     most_in_flight: usize,
     sending: bool,
     measured: Measurement,
+    tagger: Option<Tagger>,
     last_outcome: Option<Outcome>,
     outcome_log: RateLimit,
     disruption_log: RateLimit,
@@ -114,6 +118,7 @@ impl<'a> Prober<'a> {
         on_winner: &'a dyn Fn(),
         start: Monotonic,
         descriptors: u64,
+        tagger: Option<Tagger>,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         let timer =
@@ -142,10 +147,12 @@ impl<'a> Prober<'a> {
                 tick_lateness_ns: Quantiles::histogram_ns(),
                 skipped_ticks: 0,
                 descriptor_skips: 0,
+                tag: tagger.as_ref().map(Tagger::client),
                 syn_retransmissions: counts_retransmissions.then_some(0),
                 watch: Watch::new(start),
                 stalls: (Vec::new(), 0),
             },
+            tagger,
             last_outcome: None,
             outcome_log: RateLimit::per_second(1),
             disruption_log: RateLimit::per_second(20),
@@ -251,7 +258,7 @@ impl<'a> Prober<'a> {
 
     fn launch(&mut self) {
         let id = self.in_flight.next_id();
-        let socket = ProbeSocket::new(self.destination);
+        let socket = ProbeSocket::new(self.destination, self.tagger.as_mut());
         let sent = Monotonic::now();
         let launched = socket.map_err(|error| (Outcome::Error, error)).and_then(|socket| {
             match socket.connect(self.destination) {

@@ -23,6 +23,8 @@ pub struct ResultDocument {
     pub schema: u32,
     /// Name of the client.
     pub client_id: String,
+    /// The number in this client's SYNs; null if they were not tagged.
+    pub tag: Option<u16>,
     /// The target as the user named it.
     pub target: String,
     /// The address probed; absent if the name was never resolved.
@@ -206,6 +208,7 @@ impl ResultDocument {
             syn_retransmissions: measured.syn_retransmissions,
         };
         Self {
+            tag: measured.tag,
             target_address: Some(target_address),
             outcome: match measured.ended {
                 Ended::Masqueraded => TestOutcome::Masqueraded,
@@ -243,6 +246,7 @@ impl ResultDocument {
         Self {
             schema: 1,
             client_id: config.client_id.clone(),
+            tag: None,
             target: config.target.to_string(),
             target_address: None,
             started_at: humantime::format_rfc3339_nanos(start.wall).to_string(),

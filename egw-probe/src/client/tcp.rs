@@ -25,6 +25,31 @@ pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
     Ok(unsafe { info.assume_init() }.tcpi_total_retrans)
 }
 
+/// Chooses the initial sequence number of the SYN that a socket not yet connected will send. Needs `CAP_NET_ADMIN`.
+///
+/// By TCP_REPAIR (net/ipv4/tcp.c): the write queue's sequence number, set while the socket is closed, is what connect
+/// begins with. To the kernel 0 means "choose one". The option resets SO_REUSEADDR.
+pub fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> {
+    const TCP_SEND_QUEUE: libc::c_int = 2;
+    let set = |option: libc::c_int, value: libc::c_int| {
+        // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(libc::TCP_REPAIR, 1)?;
+    set(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+    set(libc::TCP_QUEUE_SEQ, sequence as libc::c_int)?;
+    set(libc::TCP_REPAIR, 0)
+}
+
 /// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
 pub fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
