@@ -134,6 +134,39 @@ pub struct TagRecord {
     pub last_counter: u16,
 }
 
+impl TagRecord {
+    /// Takes in a SYN at `now_ns` from source port `port` with this counter: everything but the counts, which the kernel
+    /// adds to atomically.
+    #[inline]
+    pub fn stamp(&mut self, masqueraded: bool, now_ns: u64, port: u16, counter: u16) {
+        if self.first_ns == 0 {
+            self.first_ns = now_ns;
+            self.first_counter = counter;
+        }
+        self.last_ns = now_ns;
+        self.last_counter = counter;
+        let port = port as u32;
+        if masqueraded {
+            if self.first_masqueraded_ns == 0 {
+                self.first_masqueraded_ns = now_ns;
+                self.bracket_ports = (self.bracket_ports & 0xffff_0000) | port;
+            }
+        } else {
+            self.last_leaked_ns = now_ns;
+            if self.first_masqueraded_ns == 0 {
+                self.last_leaked_before_ns = now_ns;
+                self.bracket_ports = (self.bracket_ports & 0xffff) | (port << 16);
+            }
+        }
+    }
+
+    /// Takes in a SYN, the counts included: for userspace.
+    pub fn note(&mut self, masqueraded: bool, now_ns: u64, port: u16, counter: u16) {
+        self.stamp(masqueraded, now_ns, port, counter);
+        if masqueraded { self.masqueraded += 1 } else { self.leaked += 1 }
+    }
+}
+
 const _: () = assert!(size_of::<TagRecord>() == 64 && align_of::<TagRecord>() == 8);
 
 #[cfg(feature = "user")]

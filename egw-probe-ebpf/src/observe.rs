@@ -141,29 +141,10 @@ fn record_tag(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
     counters.tagged += 1;
     // SAFETY: array elements live as long as the map; other CPUs add atomically or write whole words.
     let record = unsafe { &mut *record };
-    if record.first_ns == 0 {
-        record.first_ns = now_ns;
-        record.first_counter = tag.counter();
-    }
-    record.last_ns = now_ns;
-    record.last_counter = tag.counter();
-    let port = u32::from(syn.source_port);
-    if class == class::ALLOWED {
-        // SAFETY: a field of a live map value.
-        unsafe { increment(&raw mut record.masqueraded) };
-        if record.first_masqueraded_ns == 0 {
-            record.first_masqueraded_ns = now_ns;
-            record.bracket_ports = (record.bracket_ports & 0xffff_0000) | port;
-        }
-    } else {
-        // SAFETY: a field of a live map value.
-        unsafe { increment(&raw mut record.leaked) };
-        record.last_leaked_ns = now_ns;
-        if record.first_masqueraded_ns == 0 {
-            record.last_leaked_before_ns = now_ns;
-            record.bracket_ports = (record.bracket_ports & 0xffff) | (port << 16);
-        }
-    }
+    let masqueraded = class == class::ALLOWED;
+    record.stamp(masqueraded, now_ns, syn.source_port, tag.counter());
+    // SAFETY: a field of a live map value.
+    unsafe { increment(if masqueraded { &raw mut record.masqueraded } else { &raw mut record.leaked }) };
 }
 
 /// Adds one, atomically: BPF's `lock xadd`, whose result cannot be used. Written as the instruction because Rust holds this

@@ -201,6 +201,20 @@ pub struct ExternalTargetArgs {
     #[arg(long, env = "EGW_PROBE_INTERFACE", value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
     pub interface: Vec<String>,
 
+    /// Read the tags in the SYNs of clients with --tag, and serve a timeline of each at /clients
+    #[arg(long, env = "EGW_PROBE_TAGS", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
+    pub tags: bool,
+
+    /// Secret shared with the clients
+    #[arg(long, env = "EGW_PROBE_TAG_KEY", value_name = "NUMBER", default_value = "0")]
+    pub tag_key: u64,
+
+    /// Highest client number there is; tells in log and metrics how many are missing. Implies --tags
+    #[arg(long, env = "EGW_PROBE_EXPECT_CLIENTS", value_name = "COUNT",
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_CLIENT)))]
+    pub expect_clients: Option<u16>,
+
     /// Where /metrics, /healthz and /sources are served [default: [::]:2113, IPv4 too]
     #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,

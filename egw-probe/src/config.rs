@@ -302,8 +302,19 @@ pub struct TargetConfig {
     pub reply: Reply,
     /// How SYNs are observed in the kernel, if they are to be.
     pub ebpf: Option<EbpfConfig>,
+    /// Which clients' tags are read, if they are to be.
+    pub tags: Option<TagsConfig>,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
+}
+
+/// Which clients' tags are read.
+#[derive(Debug, Clone, Copy)]
+pub struct TagsConfig {
+    /// The secret they share with the target.
+    pub key: TagKey,
+    /// Highest client number, if the user knows it.
+    pub expected: Option<u16>,
 }
 
 /// How SYNs are observed in the kernel.
@@ -345,6 +356,8 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
             listen_port: args.listen_port,
             keep_open: args.keep_open,
             reply: args.reply,
+            tags: (args.tags || args.expect_clients.is_some())
+                .then(|| TagsConfig { key: TagKey::derive(args.tag_key), expected: args.expect_clients }),
             ebpf: (args.ebpf != Ebpf::Off).then_some(ebpf),
             metrics_addr: MetricsAddr::new(args.metrics_addr, 2113),
         })

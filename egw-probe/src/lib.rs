@@ -13,3 +13,4 @@ pub mod poller;
 pub mod progress;
 pub mod signals;
 pub mod target;
+pub mod tcp;

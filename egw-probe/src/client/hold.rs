@@ -14,10 +14,10 @@ use socket2::Socket;
 use super::metrics::ClientMetrics;
 use super::probe::Destination;
 use super::stall::{HeldStall, Seen, StallEnd, StallJudge};
-use super::tcp;
 use crate::clock::Monotonic;
 use crate::log::RateLimit;
 use crate::poller::{EventFlags, Poller, Ready};
+use crate::tcp;
 
 /// Stalls and losses kept in the result; what comes after is counted.
 const CAP: usize = 1_000;

@@ -18,7 +18,6 @@ pub mod stall;
 pub mod stress;
 pub mod summary;
 pub mod tagging;
-pub mod tcp;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -142,8 +141,9 @@ fn probe_and_hold(
             })
         });
         let left = descriptors.saturating_sub(u64::from(count));
-        let measured = Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left, tagger)
-            .and_then(Prober::run);
+        let measured =
+            Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left, tagger)
+                .and_then(Prober::run);
         stop.store(true, Ordering::Relaxed);
         drop(on_winner);
         let report = match holding.map(std::thread::ScopedJoinHandle::join) {

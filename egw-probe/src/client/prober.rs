@@ -24,7 +24,6 @@ use super::pacer::Pacer;
 use super::probe::{Destination, ProbeSocket, Verdict};
 use super::result::Quantiles;
 use super::tagging::Tagger;
-use super::tcp;
 use crate::clock::Monotonic;
 use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
 use crate::log::RateLimit;
@@ -32,6 +31,7 @@ use crate::net::RESERVED_DESCRIPTORS;
 use crate::poller::{EventFlags, Poller, Ready, timespec};
 use crate::progress::Progress;
 use crate::signals::Signals;
+use crate::tcp;
 
 const TICK: u64 = u64::MAX;
 const SIGNAL: u64 = u64::MAX - 1;

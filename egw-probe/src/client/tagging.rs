@@ -6,7 +6,7 @@ use caps::{CapSet, Capability};
 use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp;
+use crate::tcp;
 
 /// Tags one client's SYNs, one after another.
 #[derive(Debug, Clone)]

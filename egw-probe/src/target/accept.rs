@@ -7,12 +7,14 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use egw_probe_common::packet::{self, Link};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::clients::ClientTable;
 use super::kernel::ObserverHandle;
 use super::metrics::TargetMetrics;
 use super::sources::Sources;
@@ -21,6 +23,7 @@ use crate::cli::Reply;
 use crate::clock::Monotonic;
 use crate::log::RateLimit;
 use crate::poller::{EventFlags, Poller};
+use crate::tcp;
 
 const PONG: &[u8] = b"pong\n";
 /// Pause after an accept that failed for want of descriptors or memory: others need time to give some back.
@@ -30,6 +33,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 pub struct Shared {
     /// Who gets a pong.
     pub allowed: AllowedSources,
+    /// The port listened on.
+    pub port: u16,
     /// The form of the reply.
     pub reply: Reply,
     /// Where kept connections go; `None` closes them.
@@ -38,6 +43,8 @@ pub struct Shared {
     pub sources: Sources,
     /// The kernel side, where it is in force: learns of accepted connections, knows when their SYNs came.
     pub kernel: Option<ObserverHandle>,
+    /// Where tags in SYNs go, if they are read.
+    pub clients: Option<Arc<ClientTable>>,
     /// The counters.
     pub metrics: TargetMetrics,
     /// Set by [`Shared::stop`]; false at first.
@@ -76,6 +83,9 @@ impl Shared {
         let now = Monotonic::now();
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let verdict = self.allowed.verdict(source.ip());
+        if let Some(clients) = &self.clients {
+            self.note_tag(clients, &stream, source, verdict, now);
+        }
         if verdict == Verdict::Allowed {
             let mut line = [0; 256];
             let reply = self.reply_to(source, now, &mut line);
@@ -93,6 +103,27 @@ impl Shared {
         }
         self.sources.note(index, source.ip(), verdict, now);
         tracing::debug!(%source, verdict = verdict.name(), "connection");
+    }
+
+    /// The tag of this connection's SYN, as its saved headers tell it, and the round-trip time that bounds its path delay.
+    fn note_tag(
+        &self,
+        clients: &ClientTable,
+        stream: &TcpStream,
+        source: SocketAddr,
+        verdict: Verdict,
+        now: Monotonic,
+    ) {
+        let mut room = [0; 256];
+        let Ok(headers) = tcp::saved_syn(stream, &mut room) else { return };
+        let Ok(syn) = packet::syn(headers, Link::Ip, self.port) else { return };
+        // The kernel side has told of the SYN itself, and stamped it.
+        if self.kernel.is_none() {
+            clients.syn(syn.sequence, verdict, now, source.port(), false);
+        }
+        if let Ok(round_trip) = tcp::round_trip(stream) {
+            clients.round_trip(syn.sequence, verdict, source.port(), round_trip);
+        }
     }
 
     fn reply_to<'a>(&self, source: SocketAddr, accepted: Monotonic, line: &'a mut [u8; 256]) -> &'a [u8] {

@@ -3,6 +3,7 @@
 //! Data goes one way: accept -> verdict -> reply, sources, metrics. Only [`accept`] touches a socket.
 
 pub mod accept;
+pub mod clients;
 pub mod kernel;
 pub mod metrics;
 pub mod sources;
@@ -11,13 +12,17 @@ pub mod verdict;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
+use egw_probe_common::tag::MAX_CLIENT;
 use hyper::StatusCode;
+use serde::Serialize;
 
 use self::accept::{Held, Shared};
+use self::clients::{ClientEntry, ClientTable, Progress};
 use self::kernel::{KernelConfig, KernelMetrics, KernelThread, ObserverHandle, privilege};
 use self::metrics::TargetMetrics;
 use self::sources::{KernelSources, Sources};
@@ -28,6 +33,7 @@ use crate::http::{HttpThread, Page, Pages};
 use crate::log::RateLimit;
 use crate::net::{self, RESERVED_DESCRIPTORS};
 use crate::signals::Signals;
+use crate::tcp;
 
 /// Runs the target until a signal ends it.
 ///
@@ -36,14 +42,22 @@ use crate::signals::Signals;
 pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode> {
     let descriptors = net::raise_descriptor_limit();
     let registry = crate::metrics::registry()?;
-    let metrics = TargetMetrics::register(&registry)?;
+    let metrics = TargetMetrics::register(&registry, config.tags.is_some())?;
     let kernel_metrics = KernelMetrics::register(&registry)?;
     let loops = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
     let listeners = net::listen_group(address, loops)
         .map_err(|error| net::listen_error("--listen-port", address, &error))?;
     let http = listen_for_http(config.metrics_addr)?;
-    let kernel = start_kernel(config, kernel_metrics)?;
+    let clients =
+        config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
+    if clients.is_some() {
+        for listener in &listeners {
+            tcp::save_syns(listener)
+                .context("--tags: the kernel does not keep SYNs for accepted connections")?;
+        }
+    }
+    let kernel = start_kernel(config, kernel_metrics, clients.clone())?;
     // All that needs a right has been done. Threads started from here on have only what is left.
     privilege::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))?;
     let held = config.keep_open.then(|| {
@@ -52,10 +66,12 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     });
     let shared = Arc::new(Shared {
         allowed: AllowedSources::new(&config.allowed),
+        port: config.listen_port.get(),
         reply: config.reply,
         held: held.transpose().context("cannot hold connections")?,
         sources: Sources::new(loops),
         kernel: kernel.as_ref().map(|kernel| kernel.handle.clone()),
+        clients,
         metrics,
         stopping: AtomicBool::new(false),
         log: Mutex::new(RateLimit::per_second(1)),
@@ -82,7 +98,11 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
 }
 
 /// The kernel side if it is wanted and to be had. Says in either case what is in force.
-fn start_kernel(config: &TargetConfig, metrics: KernelMetrics) -> anyhow::Result<Option<KernelThread>> {
+fn start_kernel(
+    config: &TargetConfig,
+    metrics: KernelMetrics,
+    clients: Option<Arc<ClientTable>>,
+) -> anyhow::Result<Option<KernelThread>> {
     metrics.userspace_only();
     let Some(ebpf) = &config.ebpf else { return Ok(None) };
     let kernel = KernelThread::start(
@@ -91,7 +111,7 @@ fn start_kernel(config: &TargetConfig, metrics: KernelMetrics) -> anyhow::Result
             allowed: config.allowed.clone(),
             interfaces: ebpf.interfaces.clone(),
             attach: ebpf.attach,
-            tags: None,
+            clients,
             trace: tracing::enabled!(tracing::Level::TRACE),
         },
         metrics,
@@ -109,6 +129,7 @@ fn start_kernel(config: &TargetConfig, metrics: KernelMetrics) -> anyhow::Result
 /// Accepts until a signal comes.
 fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::Result<()> {
     std::thread::scope(|scope| {
+        let teller = shared.clients.as_ref().map(|clients| scope.spawn(|| tell_of_clients(shared, clients)));
         let start_and_wait = || {
             for (index, listener) in listeners.iter().enumerate() {
                 std::thread::Builder::new()
@@ -124,8 +145,68 @@ fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::R
         };
         let ended = start_and_wait();
         shared.stop(listeners);
+        if let Some(teller) = teller {
+            teller.thread().unpark();
+        }
         ended
     })
+}
+
+/// Says in the log how far the clients are, whenever that has changed, and keeps their metrics true.
+fn tell_of_clients(shared: &Shared, clients: &ClientTable) {
+    const PERIOD: Duration = Duration::from_secs(1);
+    let mut told = Progress::default();
+    while !shared.stopping.load(Ordering::Relaxed) {
+        std::thread::park_timeout(PERIOD);
+        let progress = refresh_clients(shared, clients);
+        if progress.seen > 0 && progress != told {
+            let Progress { expected, seen, masqueraded, leaking, conflicts } = progress;
+            tracing::info!(expected, seen, masqueraded, leaking, conflicts, "clients");
+            told = progress;
+        }
+    }
+}
+
+/// Takes over what the kernel knows of the clients, and brings their metrics up to date.
+fn refresh_clients(shared: &Shared, table: &ClientTable) -> Progress {
+    if let Some(kernel) = &shared.kernel {
+        if let Err(error) = kernel.refresh() {
+            tracing::warn!("kernel figures are not up to date: {error}");
+        }
+        match kernel.tags() {
+            Ok(records) => {
+                let mut clients = table.lock();
+                records.into_iter().for_each(|(number, record)| clients.set_record(number, record));
+            }
+            Err(error) => tracing::warn!("client records are not up to date: {error}"),
+        }
+    }
+    let mut clients = table.lock();
+    let progress = clients.progress();
+    if let Some(metrics) = &shared.metrics.clients {
+        metrics.set(progress, table.foreign());
+        clients.new_delays().iter().for_each(|delay| metrics.delay.observe(delay.as_secs_f64()));
+    }
+    progress
+}
+
+/// What `/clients` tells.
+#[derive(Debug, Serialize)]
+struct ClientsPage {
+    now_monotonic_ns: u64,
+    progress: Progress,
+    /// SYNs without a tag of an expected client.
+    foreign_syns: u64,
+    clients: Vec<ClientEntry>,
+}
+
+impl ClientsPage {
+    fn read(shared: &Shared, table: &ClientTable) -> Self {
+        let progress = refresh_clients(shared, table);
+        let clients = table.lock().entries().collect();
+        let now_monotonic_ns = Monotonic::now().as_ns();
+        Self { now_monotonic_ns, progress, foreign_syns: table.foreign(), clients }
+    }
 }
 
 /// Several targets share a host network today, so the default port being taken must not stop the second.
@@ -142,8 +223,14 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
 
 fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
     Arc::new(move |path| match path {
+        "/clients" => {
+            let clients = shared.clients.as_ref()?;
+            Some(Page::json(&ClientsPage::read(&shared, clients)))
+        }
         "/metrics" => {
-            if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
+            if let Some(clients) = &shared.clients {
+                refresh_clients(&shared, clients);
+            } else if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
                 tracing::warn!("kernel figures are not up to date: {error}");
             }
             Some(Page::metrics(&registry))

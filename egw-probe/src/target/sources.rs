@@ -95,7 +95,7 @@ impl KernelSources {
             .into_iter()
             .map(|source| KernelSource {
                 address: source.address,
-                class: source.class.label(),
+                class: source.class.name(),
                 syns: source.syns,
                 first_syn_ns: source.first.as_ns(),
                 last_syn_ns: source.last.as_ns(),

@@ -14,6 +14,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Allowed, Self::Denied];
+
     /// The name in metrics and JSON.
     pub const fn name(self) -> &'static str {
         match self {

@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use super::event::{Class, SynSeen};
+use super::event::SynSeen;
 use crate::clock::Monotonic;
+use crate::target::verdict::Verdict;
 
 /// What a SYN is to the attempt it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub enum SynKind {
 /// An accepted connection that found its SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// Class the kernel gave to the SYN.
-    pub class: Class,
+    /// Verdict the kernel gave to the SYN.
+    pub class: Verdict,
     /// Arrival of the attempt's first SYN.
     pub syn_at: Monotonic,
     /// From there to the accept.
@@ -44,10 +45,10 @@ pub struct HalfOpen {
 }
 
 impl HalfOpen {
-    fn count(&mut self, class: Class) {
+    fn count(&mut self, class: Verdict) {
         match class {
-            Class::Allowed => self.allowed += 1,
-            Class::Denied => self.denied += 1,
+            Verdict::Allowed => self.allowed += 1,
+            Verdict::Denied => self.denied += 1,
         }
     }
 
@@ -64,7 +65,7 @@ struct Attempt {
     sequence: u32,
     first: Monotonic,
     last: Monotonic,
-    class: Class,
+    class: Verdict,
     retransmits: u32,
     accepted: bool,
 }
@@ -236,7 +237,7 @@ mod tests {
     }
 
     fn syn(port: u16, sequence: u32, ms: u64) -> SynSeen {
-        SynSeen { at: at(ms), source: source(port), sequence, ifindex: 1, class: Class::Denied }
+        SynSeen { at: at(ms), source: source(port), sequence, ifindex: 1, class: Verdict::Denied }
     }
 
     #[test]
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(
             join.accepted(source(1), at(2003)),
             Some(Joined {
-                class: Class::Denied,
+                class: Verdict::Denied,
                 syn_at: at(1000),
                 syn_to_accept: Duration::from_millis(1003),
                 retransmits: 1,

@@ -5,28 +5,7 @@ use std::net::SocketAddr;
 use egw_probe_common::{class, event::SynEvent};
 
 use crate::clock::Monotonic;
-
-/// Which side of the allowed CIDRs a source lies on. The label values of all target metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
-    /// Inside: masqueraded.
-    Allowed,
-    /// Outside: leaked.
-    Denied,
-}
-
-impl Class {
-    /// Both of them.
-    pub const ALL: [Self; 2] = [Self::Allowed, Self::Denied];
-
-    /// The label value.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-        }
-    }
-}
+use crate::target::verdict::Verdict;
 
 /// One SYN that the kernel saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +19,7 @@ pub struct SynSeen {
     /// Index of the interface it came in on.
     pub ifindex: u32,
     /// Which side of the allowed CIDRs it came from.
-    pub class: Class,
+    pub class: Verdict,
 }
 
 /// Reads one ring record; `None` when it is not one of ours (a length or class that no version has written).
@@ -51,8 +30,8 @@ pub fn parse(bytes: &[u8]) -> Option<SynSeen> {
     // SAFETY: as many bytes as the struct has, for which every bit pattern is a value; the read needs no alignment.
     let event = unsafe { bytes.as_ptr().cast::<SynEvent>().read_unaligned() };
     let class = match event.class {
-        class::ALLOWED => Class::Allowed,
-        class::DENIED => Class::Denied,
+        class::ALLOWED => Verdict::Allowed,
+        class::DENIED => Verdict::Denied,
         _ => return None,
     };
     Some(SynSeen {
@@ -89,7 +68,7 @@ mod tests {
                 source: "192.0.2.9:40000".parse().unwrap(),
                 sequence: 0xdead_beef,
                 ifindex: 3,
-                class: Class::Allowed,
+                class: Verdict::Allowed,
             })
         );
     }

@@ -18,10 +18,10 @@ use egw_probe_common::{
 
 use super::{
     error::KernelError,
-    event::Class,
     object::{map_error, take_map},
 };
 use crate::clock::Monotonic;
+use crate::target::verdict::Verdict;
 
 /// SYNs of one source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct SourceSeen {
     /// The address; a 4-in-6 mapped one is the IPv4 address.
     pub address: IpAddr,
     /// Which side of the allowed CIDRs it lies on.
-    pub class: Class,
+    pub class: Verdict,
     /// Its first SYN since it was last forgotten.
     pub first: Monotonic,
     /// Its latest SYN.
@@ -102,7 +102,7 @@ impl Tables {
 fn source(address: Address, record: &SourceRecord) -> SourceSeen {
     SourceSeen {
         address: address.into(),
-        class: if record.class == class::ALLOWED { Class::Allowed } else { Class::Denied },
+        class: if record.class == class::ALLOWED { Verdict::Allowed } else { Verdict::Denied },
         first: Monotonic::from_ns(record.first_ns),
         last: Monotonic::from_ns(record.last_ns),
         syns: record.syns,

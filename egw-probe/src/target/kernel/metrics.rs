@@ -10,8 +10,8 @@ use super::{
     attach::Attachment,
     correlate::{HalfOpen, Joined, SynKind},
     error::KernelError,
-    event::Class,
 };
+use crate::target::verdict::Verdict;
 
 /// From what one host's handshake takes to what a thrice-sent SYN takes, in seconds.
 const BUCKETS: [f64; 17] = [
@@ -75,12 +75,12 @@ impl KernelMetrics {
         for collector in metrics.collectors() {
             registry.register(collector)?;
         }
-        for class in Class::ALL {
+        for class in Verdict::ALL {
             for kind in ["first", "retransmit", "unknown"] {
-                metrics.syns.with_label_values(&[class.label(), kind]);
+                metrics.syns.with_label_values(&[class.name(), kind]);
             }
-            metrics.syn_to_accept.with_label_values(&[class.label()]);
-            metrics.half_open.with_label_values(&[class.label()]);
+            metrics.syn_to_accept.with_label_values(&[class.name()]);
+            metrics.half_open.with_label_values(&[class.name()]);
         }
         Ok(metrics)
     }
@@ -101,28 +101,28 @@ impl KernelMetrics {
         }
     }
 
-    pub(super) fn syn(&self, class: Class, kind: SynKind) {
+    pub(super) fn syn(&self, class: Verdict, kind: SynKind) {
         let kind = match kind {
             SynKind::First => "first",
             SynKind::Retransmit => "retransmit",
         };
-        self.syns.with_label_values(&[class.label(), kind]).inc();
+        self.syns.with_label_values(&[class.name(), kind]).inc();
     }
 
-    pub(super) fn lost(&self, class: Class, more: u64) {
-        self.syns.with_label_values(&[class.label(), "unknown"]).inc_by(more);
+    pub(super) fn lost(&self, class: Verdict, more: u64) {
+        self.syns.with_label_values(&[class.name(), "unknown"]).inc_by(more);
         self.events_lost.inc_by(more);
     }
 
     pub(super) fn joined(&self, joined: &Joined) {
         self.syn_to_accept
-            .with_label_values(&[joined.class.label()])
+            .with_label_values(&[joined.class.name()])
             .observe(joined.syn_to_accept.as_secs_f64());
     }
 
     pub(super) fn half_open(&self, more: HalfOpen) {
-        self.half_open.with_label_values(&[Class::Allowed.label()]).inc_by(more.allowed);
-        self.half_open.with_label_values(&[Class::Denied.label()]).inc_by(more.denied);
+        self.half_open.with_label_values(&[Verdict::Allowed.name()]).inc_by(more.allowed);
+        self.half_open.with_label_values(&[Verdict::Denied.name()]).inc_by(more.denied);
     }
 
     pub(super) fn clock_error(&self, error: Duration) {

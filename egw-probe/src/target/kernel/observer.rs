@@ -26,13 +26,14 @@ use super::{
     maps::{OwnAddresses, Tables},
     metrics::KernelMetrics,
     netlink::{Netlink, Notice},
-    object::{self, Settings, TagSettings, take_map},
+    object::{self, Settings, take_map},
     privilege,
     shared::{ObserverHandle, Shared},
     trace::TraceLog,
     view::{HostView, Interface, Selection},
 };
 use crate::clock::Monotonic;
+use crate::target::clients::ClientTable;
 
 /// Events read in one go, before anything else gets its turn: about a millisecond's worth.
 const DRAIN: usize = 8192;
@@ -54,8 +55,8 @@ pub struct KernelConfig {
     pub interfaces: Selection,
     /// `--ebpf-attach`.
     pub attach: AttachMode,
-    /// `--tags`.
-    pub tags: Option<TagSettings>,
+    /// `--tags`: who is told of tagged SYNs, and what a tag looks like.
+    pub clients: Option<Arc<ClientTable>>,
     /// Whether the program itself logs every SYN (`--log-level trace`).
     pub trace: bool,
 }
@@ -86,7 +87,7 @@ impl KernelObserver {
     pub async fn start(config: &KernelConfig, metrics: KernelMetrics) -> Result<Self, KernelError> {
         privilege::raise();
         let mut settings = Settings::new(config.listen_port, config.allowed.clone());
-        settings.tags = config.tags;
+        settings.tags = config.clients.as_ref().map(|clients| clients.settings());
         settings.trace = config.trace;
         let (mut ebpf, programs) = object::load(&settings)?;
 
@@ -98,7 +99,7 @@ impl KernelObserver {
         let ring = ring.map_err(|e| system("polling the ring")(e.into()))?;
         let logger = if config.trace { Some(trace_logger(&mut ebpf)?) } else { None };
         let own = OwnAddresses::take(&mut ebpf)?;
-        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics));
+        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics, config.clients.clone()));
 
         let netlink = Netlink::subscribe()?;
         let view = netlink.read_all().await?;

@@ -11,14 +11,16 @@ use egw_probe_common::{event::Counters, tag::TagRecord};
 
 use super::{
     attach::Attachment,
-    correlate::Correlator,
+    correlate::{Correlator, SynKind},
     error::KernelError,
-    event::{self, Class},
+    event,
     maps::{Sources, Tables},
     metrics::KernelMetrics,
     wall::ClockOffset,
 };
 use crate::clock::Monotonic;
+use crate::target::clients::ClientTable;
+use crate::target::verdict::Verdict;
 
 /// Attempts remembered at once; at some 130 bytes each, 35 MB when full.
 const ATTEMPTS: usize = 262_144;
@@ -43,6 +45,8 @@ pub struct ClassTotals {
     pub duplicates: u64,
     /// SYNs to the port of another host, passing through; not among the above.
     pub forwarded: u64,
+    /// SYNs with a valid tag; 0 without `--tags`.
+    pub tagged: u64,
 }
 
 impl From<Counters> for ClassTotals {
@@ -54,6 +58,7 @@ impl From<Counters> for ClassTotals {
             denied_lost: counters.denied.lost,
             duplicates: counters.duplicates,
             forwarded: counters.forwarded,
+            tagged: counters.tagged,
         }
     }
 }
@@ -72,6 +77,7 @@ struct Waiting {
 struct Core {
     ring: RingBuf<MapData>,
     correlator: Correlator,
+    clients: Option<Arc<ClientTable>>,
     unreadable: u64,
     reported: ClassTotals,
 }
@@ -106,7 +112,12 @@ pub(super) struct Shared {
 pub struct ObserverHandle(pub(super) Arc<Shared>);
 
 impl Shared {
-    pub(super) fn new(tables: Tables, ring: RingBuf<MapData>, metrics: KernelMetrics) -> Self {
+    pub(super) fn new(
+        tables: Tables,
+        ring: RingBuf<MapData>,
+        metrics: KernelMetrics,
+        clients: Option<Arc<ClientTable>>,
+    ) -> Self {
         let offset = ClockOffset::sample();
         metrics.clock_error(offset.error);
         Self {
@@ -114,6 +125,7 @@ impl Shared {
             core: Mutex::new(Core {
                 ring,
                 correlator: Correlator::new(ATTEMPTS, EXPIRY),
+                clients,
                 unreadable: 0,
                 reported: ClassTotals::default(),
             }),
@@ -152,8 +164,8 @@ impl Shared {
         core.correlator.expire(now);
         self.metrics.half_open(core.correlator.take_half_open());
         let before = std::mem::replace(&mut core.reported, totals);
-        self.metrics.lost(Class::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
-        self.metrics.lost(Class::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
+        self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
+        self.metrics.lost(Verdict::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
         Ok(())
     }
 
@@ -174,7 +186,14 @@ impl Core {
         for _ in 0..limit {
             let Some(record) = self.ring.next() else { return true };
             match event::parse(&record) {
-                Some(syn) => metrics.syn(syn.class, self.correlator.syn(&syn)),
+                Some(syn) => {
+                    let kind = self.correlator.syn(&syn);
+                    metrics.syn(syn.class, kind);
+                    if let Some(clients) = &self.clients {
+                        let retransmitted = kind == SynKind::Retransmit;
+                        clients.syn(syn.sequence, syn.class, syn.at, syn.source.port(), retransmitted);
+                    }
+                }
                 None => self.unreadable += 1,
             }
         }

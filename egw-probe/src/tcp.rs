@@ -1,11 +1,21 @@
-//! What the kernel knows of a connection: the two questions that no crate asks for us.
+//! What the kernel knows of a connection: the questions that no crate asks for us.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
 pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
+    info(socket).map(|info| info.tcpi_total_retrans)
+}
+
+/// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake.
+pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
+    info(socket).map(|info| Duration::from_micros(u64::from(info.tcpi_rtt)))
+}
+
+fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `info`.
@@ -22,7 +32,42 @@ pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
-    Ok(unsafe { info.assume_init() }.tcpi_total_retrans)
+    Ok(unsafe { info.assume_init() })
+}
+
+/// Makes a listener keep the headers of each connection's SYN (`TCP_SAVE_SYN`).
+pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
+    set_option(listener, libc::TCP_SAVE_SYN, 1)
+}
+
+/// The network and transport headers of an accepted connection's SYN, once (`TCP_SAVED_SYN`); empty if none were kept.
+pub fn saved_syn(socket: impl AsFd, headers: &mut [u8; 256]) -> io::Result<&[u8]> {
+    let mut length = headers.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `headers`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(&headers[..length as usize]) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_option(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Chooses the initial sequence number of the SYN that a socket not yet connected will send. Needs `CAP_NET_ADMIN`.
@@ -31,23 +76,11 @@ pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
 /// begins with. To the kernel 0 means "choose one". The option resets SO_REUSEADDR.
 pub fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> {
     const TCP_SEND_QUEUE: libc::c_int = 2;
-    let set = |option: libc::c_int, value: libc::c_int| {
-        // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_fd().as_raw_fd(),
-                libc::IPPROTO_TCP,
-                option,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    set(libc::TCP_REPAIR, 1)?;
-    set(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
-    set(libc::TCP_QUEUE_SEQ, sequence as libc::c_int)?;
-    set(libc::TCP_REPAIR, 0)
+    let socket = socket.as_fd();
+    set_option(socket, libc::TCP_REPAIR, 1)?;
+    set_option(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+    set_option(socket, libc::TCP_QUEUE_SEQ, sequence as libc::c_int)?;
+    set_option(socket, libc::TCP_REPAIR, 0)
 }
 
 /// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
