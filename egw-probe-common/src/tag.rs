@@ -145,7 +145,7 @@ impl TagRecord {
         }
         self.last_ns = now_ns;
         self.last_counter = counter;
-        let port = port as u32;
+        let port = u32::from(port);
         if masqueraded {
             if self.first_masqueraded_ns == 0 {
                 self.first_masqueraded_ns = now_ns;

@@ -150,7 +150,7 @@ impl<'a> Stress<'a> {
     fn dial(&mut self, end: Option<Monotonic>) -> io::Result<()> {
         let begun = Monotonic::now();
         match self.connect(begun + DIAL_TIMEOUT, end) {
-            Ok(Some(index)) => {
+            Ok(Some(established)) => {
                 let elapsed = Monotonic::now().since(begun);
                 self.opened += 1;
                 self.latency_ns.saturating_record(elapsed.as_nanos() as u64);
@@ -166,7 +166,9 @@ impl<'a> Stress<'a> {
                         "dialling took more than 100 ms"
                     );
                 }
-                self.keep(index);
+                self.keep(established.token as usize);
+                // It may be closed again already, and epoll tells that only once.
+                self.handle(established);
             }
             Ok(None) => {}
             Err(error) => {
@@ -180,7 +182,7 @@ impl<'a> Stress<'a> {
     }
 
     /// `Ok(None)` if the test ended while the dial was under way.
-    fn connect(&mut self, deadline: Monotonic, end: Option<Monotonic>) -> io::Result<Option<usize>> {
+    fn connect(&mut self, deadline: Monotonic, end: Option<Monotonic>) -> io::Result<Option<Ready>> {
         let socket = self.destination.socket()?;
         self.destination.connect(&socket)?;
         let index = self.held.len();
@@ -190,14 +192,14 @@ impl<'a> Stress<'a> {
         let outcome = loop {
             let until = end.map_or(deadline, |end| end.min(deadline));
             match self.wait_for(index, until) {
-                Ok(true) => break Ok(Some(index)),
-                Ok(false) if self.interrupted || end.is_some_and(|end| Monotonic::now() >= end) => {
+                Ok(Some(established)) => break Ok(Some(established)),
+                Ok(None) if self.interrupted || end.is_some_and(|end| Monotonic::now() >= end) => {
                     break Ok(None);
                 }
-                Ok(false) if Monotonic::now() >= deadline => {
+                Ok(None) if Monotonic::now() >= deadline => {
                     break Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5s"));
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(error) => break Err(error),
             }
         };
@@ -218,9 +220,9 @@ impl<'a> Stress<'a> {
         }
     }
 
-    /// Waits until `until` at most; true once the connection `dialled` is established.
-    fn wait_for(&mut self, dialled: usize, until: Monotonic) -> io::Result<bool> {
-        let mut established = false;
+    /// Waits until `until` at most; `Some` once the connection `dialled` is established.
+    fn wait_for(&mut self, dialled: usize, until: Monotonic) -> io::Result<Option<Ready>> {
+        let mut established = None;
         let mut failed = None;
         self.poller.wait(Some(until), &mut self.ready)?;
         for ready in std::mem::take(&mut self.ready) {
@@ -230,7 +232,7 @@ impl<'a> Stress<'a> {
                 if ready.flags.intersects(EventFlags::ERR) {
                     failed = socket.take_error()?;
                 }
-                established = ready.flags.contains(EventFlags::OUT);
+                established = ready.flags.contains(EventFlags::OUT).then_some(ready);
             }
         }
         failed.map_or(Ok(established), Err)
