@@ -136,3 +136,19 @@ fn ipv6(random: &mut Random, frame: &mut Vec<u8>, tcp: &[u8]) {
     frame.extend(random.pick(&DESTINATIONS_V6));
     frame.extend(payload);
 }
+
+/// Opens a tun device that exists already; what is written to the file arrives on it.
+pub(crate) fn open_tun(name: &str) -> std::fs::File {
+    use std::os::fd::AsRawFd as _;
+    const IFF_TUN: i16 = 1;
+    const IFF_NO_PI: i16 = 0x1000;
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+    let mut request = [0u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..18].copy_from_slice(&(IFF_TUN | IFF_NO_PI).to_ne_bytes());
+    // SAFETY: the buffer is as large as struct ifreq, which is what the call reads and writes.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    file
+}
