@@ -5,7 +5,7 @@ use std::{io, os::fd::AsRawFd as _, os::fd::FromRawFd as _, os::fd::OwnedFd, tim
 
 /// Program types of `enum bpf_prog_type` (uapi/linux/bpf.h).
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub(crate) enum Kind {
     SchedCls = 3,
     Xdp = 6,
 }
@@ -40,7 +40,7 @@ const BPF_PROG_LOAD: i64 = 5;
 const BPF_PROG_TEST_RUN: i64 = 10;
 
 /// Loads `return verdict`.
-pub fn empty(kind: Kind, verdict: i32) -> io::Result<OwnedFd> {
+pub(crate) fn empty(kind: Kind, verdict: i32) -> io::Result<OwnedFd> {
     // mov64 r0, imm; exit (instruction-set.rst).
     let insns = [0xb7u64 | (u64::from(verdict.cast_unsigned()) << 32), 0x95u64];
     let mut attr = LoadAttr {
@@ -60,7 +60,7 @@ pub fn empty(kind: Kind, verdict: i32) -> io::Result<OwnedFd> {
 }
 
 /// Runs it `repeat` times on `data`; the mean duration of one run.
-pub fn run(program: &OwnedFd, data: &[u8], repeat: u32) -> io::Result<Duration> {
+pub(crate) fn run(program: &OwnedFd, data: &[u8], repeat: u32) -> io::Result<Duration> {
     let mut attr = RunAttr {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         data_size_in: data.len() as u32,

@@ -93,6 +93,11 @@ pub fn next_way(ways: &[Mode], failed: Mode, errno: Option<i32>) -> Option<Mode>
     }
 }
 
+/// Whether this kernel has TC links.
+pub fn kernel_has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
 enum Held {
     // Dropping it closes the descriptor, and the kernel detaches.
     Link { _link: FdLink },
@@ -128,8 +133,7 @@ pub struct Attacher {
 
 impl Attacher {
     /// For programs that are already loaded.
-    pub fn new(ebpf: Ebpf, programs: Programs, requested: AttachMode) -> Self {
-        let tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+    pub fn new(ebpf: Ebpf, programs: Programs, requested: AttachMode, tcx: bool) -> Self {
         Self { attached: BTreeMap::new(), ebpf, programs, ways: ways(requested, tcx) }
     }
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    attach::{AttachMode, Attacher, Mode},
+    attach::{AttachMode, Attacher, Mode, kernel_has_tcx},
     clsact,
     error::KernelError,
     maps::{OwnAddresses, Tables},
@@ -59,6 +59,8 @@ pub struct KernelConfig {
     pub clients: Option<Arc<ClientTable>>,
     /// Whether the program itself logs every SYN (`--log-level trace`).
     pub trace: bool,
+    /// Does without TCX even where the kernel has it, as before 6.6. For tests.
+    pub without_tcx: bool,
 }
 
 /// A running kernel side. Dropping it detaches everything.
@@ -106,8 +108,9 @@ impl KernelObserver {
         if let Some(name) = view.first_missing(&config.interfaces) {
             return Err(KernelError::NoInterface { name: name.to_owned() });
         }
+        let tcx = !config.without_tcx && kernel_has_tcx();
         let mut observer = Self {
-            attacher: Attacher::new(ebpf, programs, config.attach),
+            attacher: Attacher::new(ebpf, programs, config.attach, tcx),
             netlink,
             view,
             selection: config.interfaces.clone(),
