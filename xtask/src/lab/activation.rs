@@ -81,8 +81,24 @@ impl Stage<'_> {
         self.switcher.reset()?;
         self.interrupt.sleep(QUIET)?;
         let mut meter = Meter::start();
+        let (clients, switches) = self.start_clients(random)?;
+        let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
+        meter.look();
+        let switches = self.await_switches(switches, &mut meter)?;
+        let mut activations = vec![];
+        for (pod, client) in clients.into_iter().enumerate() {
+            let happened =
+                |policy| switches.iter().copied().find(|one| one.pod == pod && one.policy == policy);
+            let (dropped, switch) = (happened(Policy::Drop), happened(Policy::Gateway));
+            activations.push(self.collect(run, pod, client, deadline, dropped, switch)?);
+        }
+        Ok((activations, meter.finish()))
+    }
+
+    /// Starts a client in each Pod, and orders its switches. Returns how many were ordered, too.
+    fn start_clients(&self, random: &mut fastrand::Rng) -> Result<(Vec<Child>, usize)> {
         let mut clients = vec![];
-        let mut due = 0;
+        let mut switches = 0;
         for pod in 0..self.topology.pods.len() {
             let (vanish, gateway) = self.plan.draw(random);
             let started = Monotonic::now();
@@ -90,48 +106,44 @@ impl Stage<'_> {
             for (wait, policy) in [(vanish, Policy::Drop), (gateway, Policy::Gateway)] {
                 let Some(wait) = wait else { continue };
                 self.switcher.schedule(started.after(wait), policy, pod, &pod_interface(pod));
-                due += 1;
+                switches += 1;
             }
             self.interrupt.check()?;
         }
-        meter.look();
-        let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
-        let mut dropped = vec![None; clients.len()];
-        let mut moved = vec![None; clients.len()];
-        while due > 0 {
-            if let Some(switch) = self.switcher.next(Duration::from_millis(20))? {
-                match switch.policy {
-                    Policy::Drop => dropped[switch.pod] = Some(switch),
-                    Policy::Gateway => moved[switch.pod] = Some(switch),
-                }
-                due -= 1;
-            }
+        Ok((clients, switches))
+    }
+
+    fn await_switches(&self, expected: usize, meter: &mut Meter) -> Result<Vec<Switch>> {
+        let mut switches = vec![];
+        while switches.len() < expected {
+            switches.extend(self.switcher.next(Duration::from_millis(20))?);
             meter.look();
             self.interrupt.check()?;
         }
-        let mut activations = vec![];
-        for (pod, mut client) in clients.into_iter().enumerate() {
-            let status = client.wait(deadline, self.interrupt)?;
-            let output = client.output()?;
-            let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
-            let document: Value = serde_json::from_str(&output).with_context(explain)?;
-            let measured = Measured::deserialize(&document).with_context(explain)?;
-            let mut activation = Activation {
-                run,
-                pod,
-                dropped: dropped[pod],
-                switch: moved[pod],
-                document,
-                measured,
-                faults: vec![],
-            };
-            if self.control_shift {
-                activation.shift_by_one_width();
-            }
-            self.judge(&mut activation, status.code());
-            activations.push(activation);
+        Ok(switches)
+    }
+
+    /// Waits for a client to end, and judges its result.
+    fn collect(
+        &self,
+        run: u32,
+        pod: usize,
+        mut client: Child,
+        deadline: Instant,
+        dropped: Option<Switch>,
+        switch: Option<Switch>,
+    ) -> Result<Activation> {
+        let status = client.wait(deadline, self.interrupt)?;
+        let output = client.output()?;
+        let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
+        let document: Value = serde_json::from_str(&output).with_context(explain)?;
+        let measured = Measured::deserialize(&document).with_context(explain)?;
+        let mut activation = Activation { run, pod, dropped, switch, document, measured, faults: vec![] };
+        if self.control_shift {
+            activation.shift_by_one_width();
         }
-        Ok((activations, meter.finish()))
+        self.judge(&mut activation, status.code());
+        Ok(activation)
     }
 
     fn start_client(&self, pod: usize) -> Result<Child> {

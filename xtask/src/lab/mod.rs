@@ -126,6 +126,9 @@ fn all_runs(
     let brief = wanted > MOST_ROWS;
     if !options.json {
         println!("{}", report::heading(stage.plan, options.clients, seed));
+        if brief {
+            println!("  (of {wanted} measurements only those that went wrong are listed)");
+        }
     }
     let shown = |activation: &Activation| !options.json && (!brief || !activation.faults.is_empty());
     let mut activations: Vec<Activation> = vec![];

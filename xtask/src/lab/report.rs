@@ -28,7 +28,7 @@ pub(crate) struct Facts<'lab> {
     pub(crate) cost: Cost,
 }
 
-const HEAD: &str = "  run client    switched  window   lower end   upper end      width  leaked  holds";
+const HEAD: &str = " run client   switched  window   lower end   upper end      width leaked  holds";
 
 /// The first lines of the table.
 pub(crate) fn heading(plan: &Plan, clients: usize, seed: u64) -> String {
@@ -36,14 +36,14 @@ pub(crate) fn heading(plan: &Plan, clients: usize, seed: u64) -> String {
     let family = if plan.family == Family::V6 { "IPv6" } else { "IPv4" };
     let mut text = format!("{scenario} over {family}, interval {:?}", plan.interval);
     if !plan.rtt.is_zero() {
-        let _ = write!(text, ", round-trip {:?} longer", plan.rtt);
+        let _ = write!(text, ", RTT +{:?}", plan.rtt);
     }
     let _ = writeln!(text, ", {clients} {}, seed {seed}", if clients == 1 { "client" } else { "clients" });
     text += "Times in seconds since the client's start; bracket ends relative to the switch.\n\n";
     if matches!(plan.scenario, Scenario::Masquerade | Scenario::Blackhole) {
         text += HEAD;
     } else {
-        text += "  run client  outcome          pong  leaked  timeout    sent  as expected";
+        text += " run client  outcome          pong  leaked  timeout    sent  as expected";
     }
     text
 }
@@ -69,13 +69,13 @@ pub(crate) fn row(activation: &Activation) -> String {
         let window = format!("{:.1} us", (after - before) * 1e6);
         let leaked = measured.probes("leaked");
         format!(
-            "{run:5} {client:6} {before:11.6} {window:>7} {lower:>11} {upper:>11} {width:>10} {leaked:7} {holds:>6}"
+            "{run:4} {client:6} {before:10.6} {window:>7} {lower:>11} {upper:>11} {width:>10} {leaked:6} {holds:>6}"
         )
     } else {
         let [pong, leaked, timeout, sent] =
             ["pong", "leaked", "timeout", "sent"].map(|name| measured.probes(name));
         let outcome = &measured.outcome;
-        format!("{run:5} {client:6}  {outcome:15} {pong:5} {leaked:7} {timeout:8} {sent:7} {holds:>12}")
+        format!("{run:4} {client:6}  {outcome:15} {pong:5} {leaked:7} {timeout:8} {sent:7} {holds:>12}")
     };
     for fault in &activation.faults {
         let _ = write!(text, "\n             {fault}");
@@ -120,7 +120,8 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         format!("{} allowed, {} denied", facts.judged.allowed, facts.judged.denied),
     ));
     if let Some(wire) = &facts.wire {
-        lines.push(("delay was exact within", exactness(wire)));
+        lines.push(("delay exact within", exactness(wire)));
+        lines.push(("frames delayed", format!("{}, {} dropped", wire.frames, wire.dropped)));
     }
     let mut cost = format!("{:.2} s of CPU", facts.cost.client_cpu_seconds);
     if facts.clients > 1 {
@@ -131,10 +132,9 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
 }
 
 fn exactness(wire: &Exactness) -> String {
-    let Exactness { frames, dropped, .. } = wire;
     let [p50, p99, max] =
         [wire.error_p50_seconds, wire.error_p99_seconds, wire.error_max_seconds].map(|error| error * 1e3);
-    format!("{p50:.3} ms (p50), {p99:.3} (p99), {max:.3} (max); {frames} frames, {dropped} dropped")
+    format!("{p50:.3} ms (p50), {p99:.3} (p99), {max:.3} (max)")
 }
 
 fn windows(valid: &[&Activation], realtime: bool) -> String {
