@@ -1,4 +1,5 @@
 //! How the packet walk reaches bytes in the kernel.
+#![expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 
 use core::ops::Deref;
 
@@ -13,14 +14,12 @@ pub(crate) struct Linear {
 
 impl Linear {
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
     pub(crate) fn new(data: usize, data_end: usize) -> Self {
         Self { data, data_end }
     }
 
     /// Bytes that can be read directly.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
     pub(crate) fn len(&self) -> usize {
         self.data_end.wrapping_sub(self.data)
     }

@@ -14,9 +14,10 @@ use aya::{
     programs::{TestRun, TestRunOptions},
 };
 use egw_probe::target::kernel::{
-    event::{Class, SynSeen, parse},
+    event::{SynSeen, parse},
     object::{self, Programs, Settings, TagSettings},
 };
+use egw_probe::target::verdict::Verdict;
 use egw_probe_common::{
     address::Address,
     event::{Counters, SourceRecord},
@@ -51,7 +52,7 @@ struct Effect {
     allowed: u64,
     denied: u64,
     forwarded: u64,
-    event: Option<(IpAddr, u16, u32, Class)>,
+    event: Option<(IpAddr, u16, u32, Verdict)>,
 }
 
 impl Bench {
@@ -133,7 +134,7 @@ impl Bench {
                 source,
                 syn.source_port,
                 syn.sequence,
-                if allowed { Class::Allowed } else { Class::Denied },
+                if allowed { Verdict::Allowed } else { Verdict::Denied },
             )),
         }
     }

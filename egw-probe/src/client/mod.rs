@@ -30,7 +30,7 @@ use hyper::StatusCode;
 use self::hold::{Hold, HoldReport};
 use self::metrics::ClientMetrics;
 use self::probe::Destination;
-use self::prober::{Ended, Measurement, Prober};
+use self::prober::{Ended, Measurement, Prober, Setup};
 use self::resolve::{Resolved, resolve};
 use self::result::{ResultDocument, Start, TestOutcome};
 use self::stress::Stress;
@@ -140,10 +140,16 @@ fn probe_and_hold(
                 Err(mpsc::RecvError) => Ok(None),
             })
         });
-        let left = descriptors.saturating_sub(u64::from(count));
-        let measured =
-            Prober::new(config, destination, metrics, signals, &on_winner, start.monotonic, left, tagger)
-                .and_then(Prober::run);
+        let setup = Setup {
+            config,
+            destination,
+            metrics,
+            signals,
+            on_winner: &on_winner,
+            start: start.monotonic,
+            descriptors: descriptors.saturating_sub(u64::from(count)),
+        };
+        let measured = Prober::new(setup, tagger).and_then(Prober::run);
         stop.store(true, Ordering::Relaxed);
         drop(on_winner);
         let report = match holding.map(std::thread::ScopedJoinHandle::join) {

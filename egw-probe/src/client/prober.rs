@@ -86,14 +86,27 @@ pub struct Stall {
     pub length_seconds: f64,
 }
 
+/// What the client owns, lent for the time of the probing.
+pub struct Setup<'a> {
+    /// What is to be done.
+    pub config: &'a ClientConfig,
+    /// Where probes go.
+    pub destination: &'a Destination,
+    /// What is counted.
+    pub metrics: &'a ClientMetrics,
+    /// What ends it early.
+    pub signals: &'a Signals,
+    /// Called once a watch has its winner.
+    pub on_winner: &'a dyn Fn(),
+    /// Where the tick grid begins.
+    pub start: Monotonic,
+    /// How many descriptors this process may open.
+    pub descriptors: u64,
+}
+
 /// The client's probing, from the first tick to the last verdict.
 pub struct Prober<'a> {
-    config: &'a ClientConfig,
-    destination: &'a Destination,
-    metrics: &'a ClientMetrics,
-    signals: &'a Signals,
-    on_winner: &'a dyn Fn(),
-    start: Monotonic,
+    setup: Setup<'a>,
     poller: Poller,
     timer: OwnedFd,
     pacer: Pacer,
@@ -108,36 +121,21 @@ pub struct Prober<'a> {
 }
 
 impl<'a> Prober<'a> {
-    /// A prober whose tick grid begins at `start`. `descriptors` is how many this process may open; `on_winner` is
-    /// called once a watch has its winner.
-    pub fn new(
-        config: &'a ClientConfig,
-        destination: &'a Destination,
-        metrics: &'a ClientMetrics,
-        signals: &'a Signals,
-        on_winner: &'a dyn Fn(),
-        start: Monotonic,
-        descriptors: u64,
-        tagger: Option<Tagger>,
-    ) -> io::Result<Self> {
+    /// A prober that tags its SYNs if there is a tagger.
+    pub fn new(setup: Setup<'a>, tagger: Option<Tagger>) -> io::Result<Self> {
+        let (config, start) = (setup.config, setup.start);
         let poller = Poller::new()?;
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         poller.add(&timer, TICK, EventFlags::IN)?;
-        poller.add(signals, SIGNAL, EventFlags::IN)?;
+        poller.add(setup.signals, SIGNAL, EventFlags::IN)?;
         let counts_retransmissions = config.probe_timeout >= FIRST_SYN_RETRANSMISSION;
         Ok(Self {
-            config,
-            destination,
-            metrics,
-            signals,
-            on_winner,
-            start,
             poller,
             timer,
             pacer: Pacer::new(start, config.interval, start + config.test_timeout),
             in_flight: InFlight::new(config.probe_timeout),
-            most_in_flight: descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
+            most_in_flight: setup.descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
             sending: true,
             measured: Measurement {
                 ended: Ended::TimedOut,
@@ -156,6 +154,7 @@ impl<'a> Prober<'a> {
             last_outcome: None,
             outcome_log: RateLimit::per_second(1),
             disruption_log: RateLimit::per_second(20),
+            setup,
         })
     }
 
@@ -177,7 +176,7 @@ impl<'a> Prober<'a> {
             for Ready { token, flags } in ready.drain(..) {
                 match token {
                     TICK => self.clear_timer(),
-                    SIGNAL if self.signals.take() => {
+                    SIGNAL if self.setup.signals.take() => {
                         self.measured.signalled = true;
                         interrupted = !self.end_watch(now);
                     }
@@ -201,9 +200,9 @@ impl<'a> Prober<'a> {
             Ended::TimedOut
         };
         self.measured.skipped_ticks = self.pacer.skipped();
-        self.metrics.set_bracket(self.measured.judge.bracket());
+        self.setup.metrics.set_bracket(self.measured.judge.bracket());
         if let Some(open) = self.measured.watch.finish() {
-            self.metrics.count_disruption(&open);
+            self.setup.metrics.count_disruption(&open);
         }
         Ok(self.measured)
     }
@@ -239,15 +238,16 @@ impl<'a> Prober<'a> {
                 self.launch();
             }
         }
-        self.metrics.skipped_ticks.inc_by(self.pacer.skipped() - skipped_before);
+        self.setup.metrics.skipped_ticks.inc_by(self.pacer.skipped() - skipped_before);
     }
 
     fn note_stall(&mut self, missed: u64, tick: Monotonic, now: Monotonic) {
-        let missed_time = self.config.interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
-        let first_missed = tick.since(self.start).saturating_sub(missed_time);
+        let missed_time =
+            self.setup.config.interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
+        let first_missed = tick.since(self.setup.start).saturating_sub(missed_time);
         let stall = Stall {
             at_seconds: first_missed.as_secs_f64(),
-            length_seconds: now.since(self.start).saturating_sub(first_missed).as_secs_f64(),
+            length_seconds: now.since(self.setup.start).saturating_sub(first_missed).as_secs_f64(),
         };
         let (kept, total) = &mut self.measured.stalls;
         *total += 1;
@@ -258,10 +258,10 @@ impl<'a> Prober<'a> {
 
     fn launch(&mut self) {
         let id = self.in_flight.next_id();
-        let socket = ProbeSocket::new(self.destination, self.tagger.as_mut());
+        let socket = ProbeSocket::new(self.setup.destination, self.tagger.as_mut());
         let sent = Monotonic::now();
         let launched = socket.map_err(|error| (Outcome::Error, error)).and_then(|socket| {
-            match socket.connect(self.destination) {
+            match socket.connect(self.setup.destination) {
                 Ok(()) => Ok(socket),
                 Err(error) => Err((Outcome::of_connect_error(&error), error)),
             }
@@ -311,7 +311,7 @@ impl<'a> Prober<'a> {
         }
         if outcome == Outcome::Pong {
             // The winner is in flight already. Only a watch wants what is sent later, and the test timeout is over.
-            if self.config.watch.is_none() {
+            if self.setup.config.watch.is_none() {
                 self.sending = false;
             } else if self.measured.judge.winner().is_none() {
                 self.pacer.set_end(Monotonic::from_ns(u64::MAX));
@@ -324,20 +324,20 @@ impl<'a> Prober<'a> {
         while let Some(probe) = self.in_flight.take_settled() {
             let had_winner = self.measured.judge.winner().is_some();
             self.measured.judge.take(probe);
-            self.metrics.count(probe.outcome);
+            self.setup.metrics.count(probe.outcome);
             if let Some(established) = probe.established {
                 let connect = established.since(probe.sent);
                 self.measured.connect_ns.saturating_record(connect.as_nanos() as u64);
-                self.metrics.connect_seconds.observe(connect.as_secs_f64());
+                self.setup.metrics.connect_seconds.observe(connect.as_secs_f64());
             }
             if !had_winner {
                 match self.measured.judge.winner() {
                     Some(winner) => self.name_winner(winner),
-                    None => self.metrics.leaked_requests.inc(),
+                    None => self.setup.metrics.leaked_requests.inc(),
                 }
             }
             self.watch(probe, now);
-            self.metrics.blackhole_seconds.set(self.measured.judge.blackhole().as_secs_f64());
+            self.setup.metrics.blackhole_seconds.set(self.measured.judge.blackhole().as_secs_f64());
             // A watch tells what matters as disruptions.
             if had_winner {
                 continue;
@@ -346,7 +346,7 @@ impl<'a> Prober<'a> {
                 && let Some(held_back) = self.outcome_log.pass(now)
             {
                 tracing::info!(
-                    sent_at = ?probe.sent.since(self.start),
+                    sent_at = ?probe.sent.since(self.setup.start),
                     held_back,
                     "probes {}",
                     describe(probe.outcome)
@@ -356,24 +356,24 @@ impl<'a> Prober<'a> {
     }
 
     fn name_winner(&mut self, winner: Winner) {
-        self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
-        self.metrics.set_bracket(self.measured.judge.bracket());
+        self.setup.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
+        self.setup.metrics.set_bracket(self.measured.judge.bracket());
         let misses = self.measured.judge.before_winner().misses();
         tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
-        if let Some(watch) = self.config.watch {
-            (self.on_winner)();
-            let end = watch.duration.map(|duration| self.start + winner.masquerade_delay + duration);
+        if let Some(watch) = self.setup.config.watch {
+            (self.setup.on_winner)();
+            let end = watch.duration.map(|duration| self.setup.start + winner.masquerade_delay + duration);
             self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
         }
     }
 
     /// One log line when a disruption begins, one when it ends.
     fn watch(&mut self, probe: Probe, now: Monotonic) {
-        if self.config.watch.is_none() {
+        if self.setup.config.watch.is_none() {
             self.measured.watch.note_egress(probe);
             return;
         }
-        let (metrics, log) = (self.metrics, &mut self.disruption_log);
+        let (metrics, log) = (self.setup.metrics, &mut self.disruption_log);
         self.measured.watch.take(probe, &mut |event| {
             if let Event::Ended(disruption) = &event {
                 metrics.count_disruption(disruption);
@@ -404,7 +404,7 @@ impl<'a> Prober<'a> {
 
     fn arm_timer(&self) -> io::Result<()> {
         let spec = Itimerspec {
-            it_interval: timespec(self.config.interval),
+            it_interval: timespec(self.setup.config.interval),
             it_value: timespec(Duration::from_nanos(self.pacer.next_tick().as_ns())),
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)?;
@@ -431,8 +431,8 @@ impl<'a> Prober<'a> {
         let counts = self.measured.judge.counts();
         let mut line = format!(
             "{}  {:.1} s  in flight {}",
-            self.destination.target,
-            now.since(self.start).as_secs_f64(),
+            self.setup.destination.target,
+            now.since(self.setup.start).as_secs_f64(),
             self.in_flight.open()
         );
         for outcome in Outcome::ALL {

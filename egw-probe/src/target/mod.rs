@@ -112,6 +112,7 @@ fn start_kernel(
             interfaces: ebpf.interfaces.clone(),
             attach: ebpf.attach,
             clients,
+            without_tcx: false,
             trace: tracing::enabled!(tracing::Level::TRACE),
         },
         metrics,
@@ -176,7 +177,9 @@ fn refresh_clients(shared: &Shared, table: &ClientTable) -> Progress {
         match kernel.tags() {
             Ok(records) => {
                 let mut clients = table.lock();
-                records.into_iter().for_each(|(number, record)| clients.set_record(number, record));
+                for (number, record) in records {
+                    clients.set_record(number, record);
+                }
             }
             Err(error) => tracing::warn!("client records are not up to date: {error}"),
         }

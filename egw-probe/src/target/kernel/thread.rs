@@ -28,16 +28,22 @@ impl KernelThread {
             .spawn(move || {
                 let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
-                    Err(source) => return drop(tell.send(Err(failed(source)))),
+                    // Whoever started us waits for this, here and below.
+                    Err(source) => {
+                        let _ = tell.send(Err(failed(source)));
+                        return;
+                    }
                 };
                 let ended = runtime.block_on(async {
                     let observer = match KernelObserver::start(&config, metrics).await {
                         Ok(observer) => observer,
-                        Err(error) => return Ok(drop(tell.send(Err(error)))),
+                        Err(error) => {
+                            let _ = tell.send(Err(error));
+                            return Ok(());
+                        }
                     };
                     let needed = observer.needed_capabilities();
                     privilege::keep_only(&needed)?;
-                    // Whoever started us waits for this.
                     let _ = tell.send(Ok((observer.handle(), needed)));
                     observer
                         .run(async {
