@@ -93,7 +93,7 @@ fn config(attach: AttachMode, interfaces: Selection) -> KernelConfig {
         allowed: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/64".parse().unwrap()],
         interfaces,
         attach,
-        tags: None,
+        clients: None,
         trace: false,
         without_tcx: false,
     }
