@@ -82,7 +82,7 @@ fn is_own(syn: &Syn) -> bool {
     if syn.destination.is_v4() && syn.destination.v4_octets()[0] == 127 {
         return true;
     }
-    OWN_FEW.get(0).is_some_and(|few| few.contains(syn.destination)) || OWN.get_ptr(&syn.destination).is_some()
+    OWN_FEW.get(0).is_some_and(|few| few.contains(syn.destination)) || OWN.get_ptr(syn.destination).is_some()
 }
 
 fn is_allowed(syn: &Syn) -> bool {
@@ -110,7 +110,7 @@ fn emit(syn: &Syn, ifindex: u32, class: u8, stamp_ns: u64) -> bool {
 }
 
 fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
-    if let Some(record) = SOURCES.get_ptr_mut(&syn.source) {
+    if let Some(record) = SOURCES.get_ptr_mut(syn.source) {
         // SAFETY: valid until the program ends; what other CPUs do to it meanwhile is an atomic add or a whole word.
         unsafe {
             increment(&raw mut (*record).syns);
@@ -119,9 +119,9 @@ fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
         return;
     }
     let fresh = SourceRecord { first_ns: now_ns, last_ns: now_ns, syns: 1, class, padding: [0; 7] };
-    if SOURCES.insert(&syn.source, &fresh, BPF_NOEXIST).is_ok() {
+    if SOURCES.insert(syn.source, fresh, BPF_NOEXIST).is_ok() {
         counters.sources_created += 1;
-    } else if let Some(record) = SOURCES.get_ptr_mut(&syn.source) {
+    } else if let Some(record) = SOURCES.get_ptr_mut(syn.source) {
         // Another CPU was faster.
         // SAFETY: as above.
         unsafe { increment(&raw mut (*record).syns) };

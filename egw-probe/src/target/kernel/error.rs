@@ -2,7 +2,11 @@
 
 use std::io;
 
-use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, tc::TcError, xdp::XdpError},
+};
 
 /// Why the kernel cannot observe SYNs for us.
 #[derive(Debug, thiserror::Error)]
@@ -118,11 +122,10 @@ pub(super) fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
         ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
-        ProgramError::IOError(e) => e.raw_os_error(),
-        ProgramError::NetlinkError(e) => e.raw_os_error(),
-        ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(e)) => e.raw_os_error(),
-        ProgramError::TcError(aya::programs::tc::TcError::NetlinkError(e)) => e.raw_os_error(),
-        ProgramError::TcError(aya::programs::tc::TcError::IoError(e)) => e.raw_os_error(),
+        ProgramError::IOError(e) | ProgramError::TcError(TcError::IoError(e)) => e.raw_os_error(),
+        ProgramError::NetlinkError(e)
+        | ProgramError::XdpError(XdpError::NetlinkError(e))
+        | ProgramError::TcError(TcError::NetlinkError(e)) => e.raw_os_error(),
         ProgramError::MapError(e) => map_errno(e),
         ProgramError::UnknownInterface { .. } => Some(libc::ENODEV),
         _ => None,

@@ -73,7 +73,7 @@ impl Tables {
     pub(super) fn sources(&self) -> Result<Sources, KernelError> {
         // By address: an iteration that the kernel begins anew, because its place was evicted, repeats some.
         let mut seen = StdHashMap::new();
-        for entry in self.sources.iter() {
+        for entry in &self.sources {
             match entry {
                 Ok((address, record)) => {
                     seen.insert(address.octets(), source(address, &record));

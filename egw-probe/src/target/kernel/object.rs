@@ -91,7 +91,7 @@ fn load_object(object: &[u8], settings: &Settings) -> Result<(Ebpf, Programs), K
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("SOURCES", settings.max_sources)
         .load(object)
-        .map_err(load_error)?;
+        .map_err(|e| load_error(&e))?;
     fill_allowed(&mut ebpf, &settings.allowed)?;
     let programs = Programs {
         xdp: load_xdp(&mut ebpf, "egw_xdp_frags", "egw_xdp")?,
@@ -166,9 +166,9 @@ fn fill_allowed(ebpf: &mut Ebpf, allowed: &[IpNet]) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn load_error(error: aya::EbpfError) -> KernelError {
+fn load_error(error: &aya::EbpfError) -> KernelError {
     let source = |n| io::Error::from_raw_os_error(n);
-    match ebpf_errno(&error) {
+    match ebpf_errno(error) {
         Some(n @ (libc::EPERM | libc::EACCES)) => privilege::refused("creating BPF maps", source(n)),
         Some(n @ libc::ENOSYS) => {
             KernelError::Unsupported { feature: "bpf(2)", since: "3.18", source: source(n) }
@@ -179,7 +179,7 @@ fn load_error(error: aya::EbpfError) -> KernelError {
             source: source(n),
         },
         Some(n) => KernelError::System { doing: "creating BPF maps", source: source(n) },
-        None => KernelError::Object { what: chain(&error) },
+        None => KernelError::Object { what: chain(error) },
     }
 }
 
