@@ -8,7 +8,6 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // For one `xadd`; the same feature that aya-ebpf needs, so no more of nightly than before.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
-
 #![allow(clippy::needless_pass_by_value, reason = "the entry points' signatures are the program macros'")]
 
 mod maps;
