@@ -22,8 +22,10 @@ impl Address {
     /// An IPv6 address from its octets; one in mapped form is the IPv4 address.
     #[inline]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
-        Self([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])])
+        // The halves are taken in memory order, so the bytes lie in the words as they do on the wire.
+        let whole = u128::from_ne_bytes(octets);
+        let (low, high) = (whole as u64, (whole >> 64) as u64);
+        if cfg!(target_endian = "little") { Self([low, high]) } else { Self([high, low]) }
     }
 
     /// Whether this is an IPv4 address.
@@ -35,9 +37,10 @@ impl Address {
     /// The sixteen octets, IPv4 in mapped form.
     #[inline]
     pub const fn octets(self) -> [u8; 16] {
-        let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
-        let [i, j, k, l, m, n, o, p] = self.0[1].to_ne_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+        let [first, second] = [self.0[0] as u128, self.0[1] as u128];
+        let whole =
+            if cfg!(target_endian = "little") { first | (second << 64) } else { (first << 64) | second };
+        whole.to_ne_bytes()
     }
 
     /// The last four octets: all of an IPv4 address.

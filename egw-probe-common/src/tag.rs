@@ -86,7 +86,7 @@ const fn check(upper: u32, key: TagKey) -> u8 {
     crc8(&[a, b, c]) ^ key.0
 }
 
-/// CRC-8: polynomial 0x07, initial value 0, not reflected, no final XOR (as in SMBus).
+/// CRC-8: polynomial 0x07, initial value 0, not reflected, no final XOR (as in `SMBus`).
 #[inline]
 pub const fn crc8(bytes: &[u8]) -> u8 {
     let mut crc = 0u8;

@@ -5,10 +5,10 @@
 //!
 //! Six entry points over one body: XDP, XDP with fragments, TC; each for Ethernet and for layer-3 devices, because the
 //! first byte of a packet cannot tell which of the two it belongs to. Every one of them lets every packet pass.
-#![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // For one `xadd`; the same feature that aya-ebpf needs, so no more of nightly than before.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(clippy::needless_pass_by_value, reason = "the entry points' signatures are the program macros'")]
 
 mod maps;
 mod observe;

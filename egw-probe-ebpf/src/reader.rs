@@ -27,6 +27,7 @@ impl Linear {
 
 impl Packet for Linear {
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
     fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
         let start = self.data.wrapping_add(offset);
         if start.wrapping_add(N) > self.data_end {
@@ -42,6 +43,7 @@ pub(crate) struct Loaded<'a>(pub(crate) &'a TcContext);
 
 impl Packet for Loaded<'_> {
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
     fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
         self.0.load(offset).ok().map(Copied)
     }
@@ -54,6 +56,7 @@ impl<const N: usize> Deref for Copied<N> {
     type Target = [u8; N];
 
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
     fn deref(&self) -> &Self::Target {
         &self.0
     }

@@ -1,6 +1,6 @@
 //! The verified program against the host's walk, frame by frame: the same verdict, the same counters, the same event.
 //!
-//! The frames run through BPF_PROG_TEST_RUN of the TC program. Its calls cost microseconds; those of an XDP program cost
+//! The frames run through `BPF_PROG_TEST_RUN` of the TC program. Its calls cost microseconds; those of an XDP program cost
 //! 10 to 30 ms, because each one waits for an RCU grace period to install the program in the XDP dispatcher. XDP runs the
 //! same body over the same reader, so it gets the table and a sample instead of the hundred thousand.
 
@@ -284,7 +284,7 @@ fn tags_are_recorded_for_the_right_client_only() {
     let record = records.get(&7, 0).unwrap();
     assert_eq!((record.leaked, record.masqueraded), (3, 2));
     assert_eq!((record.first_counter, record.last_counter), (0, 4));
-    assert_eq!(record.bracket_ports, (1002 << 16) | 1003);
+    assert_eq!((record.bracket_ports >> 16, record.bracket_ports & 0xffff), (1002, 1003));
     assert!(record.first_ns < record.last_leaked_before_ns);
     assert!(record.last_leaked_before_ns < record.first_masqueraded_ns);
     assert!(

@@ -43,7 +43,7 @@ fn start() -> Result<KernelObserver, KernelError> {
         // By name, because the new namespace's lo is down.
         interfaces: Selection::Named(vec!["lo".to_owned()]),
         attach: AttachMode::Auto,
-        tags: None,
+        clients: None,
         trace: false,
         without_tcx: false,
     };

@@ -41,10 +41,6 @@ const PROFILE: [&str; 8] = [
     "strip=\"none\"",
 ];
 
-/// x86-64 and arm64 kernels both allow unaligned access to packets. Without it each header field is put together byte by
-/// byte, which costs every packet.
-const LINKER_FEATURES: &str = "--cpu-features=+allows-misaligned-mem-access";
-
 /// Which of the two ways of building `core` for BPF this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -145,8 +141,9 @@ fn rustflags(root: &Path, toolchain: &Toolchain) -> Vec<String> {
         remap(root, "/egw-probe"),
         remap(&cargo_home(), "/cargo"),
         remap(&toolchain.sysroot, "/rust"),
+        // Without +allows-misaligned-mem-access: it saves a nanosecond per packet where the kernel reads packets in place,
+        // but then LLVM reads the stack misaligned too, which the verifier refuses.
         "-Clinker=bpf-linker".to_owned(),
-        format!("-Clink-arg={LINKER_FEATURES}"),
     ]
 }
 
@@ -208,7 +205,6 @@ fn sources_hash(root: &Path) -> Result<String> {
     }
     hash.update(locked_crates(&fs::read_to_string(root.join("Cargo.lock")).context("Cargo.lock")?));
     hash.update(PROFILE.join("\n"));
-    hash.update(LINKER_FEATURES);
     Ok(hex(&hash.finalize()))
 }
 

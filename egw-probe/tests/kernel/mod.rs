@@ -12,7 +12,7 @@ pub(crate) fn as_root(name: &str) -> bool {
     root
 }
 
-/// A small deterministic generator (SplitMix64, Steele et al. 2014): the same frames on every machine.
+/// A small deterministic generator (`SplitMix64`, Steele et al. 2014): the same frames on every machine.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// BPF_PROG_TEST_RUN takes no frame that ends with its Ethernet header.
+/// `BPF_PROG_TEST_RUN` takes no frame that ends with its Ethernet header.
 pub(crate) const SHORTEST: usize = 15;
 
 /// Addresses that frames come from and go to. The first two destinations are the host's own, the third is not.
@@ -68,9 +68,9 @@ pub(crate) fn frame(random: &mut Random, port: u16) -> Vec<u8> {
     }
     let tcp = tcp(random, port);
     if random.once_in(2) {
-        ipv4(random, &mut frame, &tcp)
+        ipv4(random, &mut frame, &tcp);
     } else {
-        ipv6(random, &mut frame, &tcp)
+        ipv6(random, &mut frame, &tcp);
     }
     if random.once_in(4) {
         for _ in 0..=random.below(3) {
