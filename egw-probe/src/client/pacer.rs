@@ -4,6 +4,16 @@ use std::time::Duration;
 
 use crate::clock::Monotonic;
 
+/// A tick to be served now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tick {
+    /// The instant for which a probe was due since the last tick: that of the first skipped one, where some were skipped.
+    /// So `now - awaited` is how late the client is, stalls included.
+    pub awaited: Monotonic,
+    /// Ticks skipped before it.
+    pub skipped: u64,
+}
+
 /// Hands out each tick at most once, and counts those that nobody could serve in time.
 #[derive(Debug)]
 pub struct Pacer {
@@ -26,22 +36,25 @@ impl Pacer {
         self.start + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 
-    /// The instant of the tick due at `now`, once. A tick is skipped only when the next one is already due.
+    /// The tick due at `now`, once. A tick is skipped only when the next one is already due.
     ///
     /// The first call always gives a tick: the first probe leaves as soon as the client is ready. Ticks before that
     /// were nobody's to serve, and do not count as skipped.
-    pub fn due(&mut self, now: Monotonic) -> Option<Monotonic> {
+    pub fn due(&mut self, now: Monotonic) -> Option<Tick> {
         if self.is_over(now) {
             return None;
         }
         let latest = (now.since(self.start).as_nanos() / self.interval.as_nanos()) as u64;
-        match self.next {
+        let tick = match self.next {
             Some(next) if latest < next => return None,
-            Some(next) => self.skipped += latest - next,
-            None => {}
-        }
+            Some(next) => {
+                self.skipped += latest - next;
+                Tick { awaited: self.instant(next), skipped: latest - next }
+            }
+            None => Tick { awaited: now, skipped: 0 },
+        };
         self.next = Some(latest + 1);
-        Some(self.instant(latest))
+        Some(tick)
     }
 
     /// Counts a tick that was due but could not be served, for want of descriptors.
@@ -84,6 +97,11 @@ mod tests {
         Monotonic::from_ns(us * 1_000)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what the pacer answers")]
+    fn tick(awaited_us: u64, skipped: u64) -> Option<Tick> {
+        Some(Tick { awaited: at(awaited_us), skipped })
+    }
+
     fn pacer() -> Pacer {
         Pacer::new(at(1_000), Duration::from_micros(100), at(2_000))
     }
@@ -91,19 +109,19 @@ mod tests {
     #[test]
     fn the_first_tick_is_handed_out_at_once_and_the_grid_starts_at_the_start() {
         let mut pacer = pacer();
-        assert_eq!(pacer.due(at(1_000)), Some(at(1_000)));
+        assert_eq!(pacer.due(at(1_000)), tick(1_000, 0));
         assert_eq!(pacer.due(at(1_099)), None);
         assert_eq!(pacer.next_tick(), at(1_100));
-        assert_eq!(pacer.due(at(1_103)), Some(at(1_100)));
+        assert_eq!(pacer.due(at(1_103)), tick(1_100, 0));
         assert_eq!(pacer.due(at(1_199)), None);
-        assert_eq!(pacer.due(at(1_200)), Some(at(1_200)));
+        assert_eq!(pacer.due(at(1_200)), tick(1_200, 0));
         assert_eq!(pacer.skipped(), 0);
     }
 
     #[test]
     fn ticks_before_the_client_was_ready_are_not_skipped() {
         let mut pacer = pacer();
-        assert_eq!(pacer.due(at(1_350)), Some(at(1_300)));
+        assert_eq!(pacer.due(at(1_350)), tick(1_350, 0));
         assert_eq!(pacer.skipped(), 0);
         assert_eq!(pacer.next_tick(), at(1_400));
     }
@@ -112,16 +130,16 @@ mod tests {
     fn a_tick_is_skipped_only_when_the_next_one_is_due() {
         let mut pacer = pacer();
         pacer.due(at(1_000));
-        assert_eq!(pacer.due(at(1_199)), Some(at(1_100)), "late, but the next one is not due");
+        assert_eq!(pacer.due(at(1_199)), tick(1_100, 0), "late, but the next one is not due");
         assert_eq!(pacer.skipped(), 0);
-        assert_eq!(pacer.due(at(1_500)), Some(at(1_500)));
+        assert_eq!(pacer.due(at(1_503)), tick(1_200, 3), "awaited since the first that was skipped");
         assert_eq!(pacer.skipped(), 3);
     }
 
     #[test]
     fn no_tick_comes_at_the_end_or_later() {
         let mut pacer = pacer();
-        assert_eq!(pacer.due(at(1_999)), Some(at(1_900)));
+        assert_eq!(pacer.due(at(1_999)), tick(1_999, 0));
         assert!(pacer.is_over(at(2_000)));
         assert_eq!(pacer.due(at(2_000)), None);
     }

@@ -20,7 +20,7 @@ use super::disruptions::{Disruption, EgressChange, Event, Watch};
 use super::inflight::{InFlight, ProbeId};
 use super::metrics::ClientMetrics;
 use super::outcome::{Outcome, Probe};
-use super::pacer::Pacer;
+use super::pacer::{Pacer, Tick};
 use super::probe::{Destination, ProbeSocket, Verdict};
 use super::result::Quantiles;
 use super::tagging::Tagger;
@@ -224,12 +224,11 @@ impl<'a> Prober<'a> {
         let first = self.in_flight.next_id() == 0;
         let skipped_before = self.pacer.skipped();
         if let Some(tick) = self.pacer.due(now) {
-            let missed = self.pacer.skipped() - skipped_before;
-            if missed > 0 {
-                self.note_stall(missed, tick, now);
+            if tick.skipped > 0 {
+                self.note_stall(tick, now);
             }
             if !first {
-                self.measured.tick_lateness_ns.saturating_record(now.since(tick).as_nanos() as u64);
+                self.measured.tick_lateness_ns.saturating_record(now.since(tick.awaited).as_nanos() as u64);
             }
             if self.in_flight.open() >= self.most_in_flight {
                 self.pacer.skip();
@@ -241,13 +240,10 @@ impl<'a> Prober<'a> {
         self.setup.metrics.skipped_ticks.inc_by(self.pacer.skipped() - skipped_before);
     }
 
-    fn note_stall(&mut self, missed: u64, tick: Monotonic, now: Monotonic) {
-        let missed_time =
-            self.setup.config.interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
-        let first_missed = tick.since(self.setup.start).saturating_sub(missed_time);
+    fn note_stall(&mut self, tick: Tick, now: Monotonic) {
         let stall = Stall {
-            at_seconds: first_missed.as_secs_f64(),
-            length_seconds: now.since(self.setup.start).saturating_sub(first_missed).as_secs_f64(),
+            at_seconds: tick.awaited.since(self.setup.start).as_secs_f64(),
+            length_seconds: now.since(tick.awaited).as_secs_f64(),
         };
         let (kept, total) = &mut self.measured.stalls;
         *total += 1;

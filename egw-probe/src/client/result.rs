@@ -45,7 +45,7 @@ pub struct ResultDocument {
     pub probes: ProbeCounts,
     /// Handshake times of established probes; null if there was none.
     pub connect_seconds: Option<Quantiles>,
-    /// How late ticks were served; null if there was but one.
+    /// How late ticks were served, from the first one that was due and skipped; null if there was but one.
     pub tick_lateness_seconds: Option<Quantiles>,
     /// The source address that an annotated reply told.
     pub egress_ip: Option<IpAddr>,

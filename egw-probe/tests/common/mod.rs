@@ -104,14 +104,22 @@ pub struct Target {
 
 /// An external target that listens, with further flags.
 pub fn target(flags: &[&str]) -> Target {
-    let (port, http_port) = (free_port(), free_port());
-    let listen = format!("--listen-port={port}");
-    let metrics = format!("--metrics-addr=[::]:{http_port}");
-    let args = [&["external-target", &listen, &metrics], flags].concat();
-    let program = Program::start(&args);
-    let http = SocketAddr::from(([127, 0, 0, 1], http_port));
-    wait_for("the target to listen", || status(http, "/healthz") == 200);
-    Target { program, port, http }
+    loop {
+        let (port, http_port) = (free_port(), free_port());
+        let listen = format!("--listen-port={port}");
+        let metrics = format!("--metrics-addr=[::]:{http_port}");
+        let args = [&["external-target", &listen, &metrics], flags].concat();
+        let mut program = Program::start(&args);
+        let http = SocketAddr::from(([127, 0, 0, 1], http_port));
+        wait_for("the target to listen", || !program.is_running() || status(http, "/healthz") == 200);
+        if program.is_running() {
+            return Target { program, port, http };
+        }
+        // Somebody was faster to take one of the two ports; anything else fails the test.
+        let output = program.finish();
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(line.contains("is in use"), "{line}");
+    }
 }
 
 /// Runs a client with `--exit --output json` to its end: exit code, result document, stderr.
