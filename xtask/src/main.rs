@@ -2,6 +2,7 @@
 //!
 //! This file only dispatches; each command has its own module.
 
+mod bench;
 mod ebpf;
 mod lab;
 mod test;
@@ -18,6 +19,8 @@ const EXIT_USAGE: u8 = 2;
 enum Command {
     /// Run the whole measurement on this machine, in network namespaces
     Lab(lab::Options),
+    /// Measure what the program costs, on this machine
+    Bench(bench::Options),
     /// Rebuild the kernel object and its manifest
     Ebpf {
         /// Rebuild and compare instead of writing
@@ -31,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(options) => lab::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Ebpf { check } => {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }

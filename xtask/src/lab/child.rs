@@ -63,6 +63,11 @@ impl Child {
         Ok(Self { name, process, status: None, stdout, stderr })
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Whether it has ended, and how.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.status = self.process.try_wait()?;

@@ -3,18 +3,18 @@
 //! compared with that record.
 
 mod activation;
-mod child;
-mod clock;
+pub(crate) mod child;
+pub(crate) mod clock;
 mod cost;
-mod interrupt;
-mod namespace;
+pub(crate) mod interrupt;
+pub(crate) mod namespace;
 mod nfset;
 mod options;
-mod packet;
+pub(crate) mod packet;
 mod policy;
 mod report;
 mod target;
-mod tool;
+pub(crate) mod tool;
 mod topology;
 mod verdict;
 mod wire;

@@ -1,0 +1,174 @@
+//! A SYN flood from a hundred thousand sources: do the totals hold, are lost events counted, is memory bounded?
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Bench, Table,
+    host::{DEVICE, Hosts, PORT, TARGET, resident_kib},
+};
+use crate::lab::{packet::PacketSocket, tool};
+
+/// SYNs of half of the sources are allowed: 10.64.0.0/10, of those in 10.0.0.0/9.
+const ALLOWED: &str = "10.64.0.0/10";
+
+/// Floods the target from both cores.
+pub(super) fn flood(bench: &Bench) -> Result<Table> {
+    let hosts = Hosts::new(&bench.interrupt)?;
+    // No answer to the flood finds a way back, so that only its SYNs are on the wire.
+    tool::ip(Some(&hosts.target), "route add blackhole 10.0.0.0/9\n")?;
+    hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])?;
+    let allowed = format!("--allowed-cidr={ALLOWED}");
+    let target = hosts.start(&bench.program, &[&allowed, "--ebpf=required", "--interface=wire"])?;
+    let header = ethernet(&hosts)?;
+    let length = Duration::from_secs(if bench.quick { 1 } else { 10 });
+    let (before_kib, received_before) = (resident_kib(target.id())?, hosts.received()?);
+    let begun = Instant::now();
+    let sent: u64 = std::thread::scope(|scope| {
+        let peer = &hosts.peer;
+        let pour = |thread| move || peer.run(|| Ok(pour(thread, header, begun + length)?));
+        let floods: Vec<_> = (0..2).map(|thread| scope.spawn(pour(thread))).collect();
+        floods.into_iter().map(|flood| flood.join().expect("the flood does not panic")).sum::<Result<u64>>()
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    hosts.pause(Duration::from_millis(1500))?;
+    let received = hosts.received()? - received_before;
+    let kernel = hosts.kernel_sources()?;
+    let count = |key: &str| kernel[key].as_u64().with_context(|| format!("/sources lacks {key}"));
+    let (allowed, denied, lost) = (count("allowed_syns")?, count("denied_syns")?, count("events_lost")?);
+    let events = hosts.metric("egw_probe_target_syns_total")? as u64 - lost;
+    let after_kib = resident_kib(target.id())?;
+    hosts.stop(target)?;
+    ensure!(allowed + denied == received, "{allowed} + {denied} SYNs counted, {received} packets received");
+    ensure!(events + lost == received, "{events} events + {lost} lost, {received} packets received");
+    let share = |part: u64| format!("{:.1} %", part as f64 / received as f64 * 100.0);
+    let lines = vec![
+        vec!["SYNs sent".into(), sent.to_string(), format!("{:.0} per second", sent as f64 / seconds)],
+        vec![
+            "received by the interface".into(),
+            received.to_string(),
+            format!("{:.0} per second", received as f64 / seconds),
+        ],
+        vec![
+            "counted: allowed + denied".into(),
+            (allowed + denied).to_string(),
+            format!("{} allowed", share(allowed)),
+        ],
+        vec!["events + lost".into(), (events + lost).to_string(), format!("{} lost", share(lost))],
+        vec![
+            "sources kept".into(),
+            kernel["sources"].as_array().map_or(0, Vec::len).to_string(),
+            format!("{} evicted", count("evicted")?),
+        ],
+        vec![
+            "resident memory, MiB".into(),
+            format!("{:.1}", after_kib / 1024.0),
+            format!("{:.1} before", before_kib / 1024.0),
+        ],
+    ];
+    Ok(Table {
+        title: format!("SYN flood over veth, TCX, {seconds:.1} s, two senders on the same cores"),
+        columns: vec!["", "", ""],
+        lines,
+        remarks: vec!["the generator shares the cores with what it floods: the rate is the machine's, not the program's".into()],
+    })
+}
+
+/// `struct virtio_net_hdr` of zeroes, and an Ethernet header from the peer to the target.
+type Header = [u8; 24];
+
+fn ethernet(hosts: &Hosts) -> Result<Header> {
+    let mac = |namespace: &crate::lab::namespace::Namespace| -> Result<[u8; 6]> {
+        let text = namespace.run(|| {
+            let output = std::process::Command::new("ip").args(["-br", "link", "show", DEVICE]).output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })?;
+        let word = text.split_whitespace().find(|word| word.matches(':').count() == 5);
+        let octets: Vec<u8> =
+            word.unwrap_or_default().split(':').filter_map(|hex| u8::from_str_radix(hex, 16).ok()).collect();
+        octets.try_into().ok().context("the wire has no MAC address")
+    };
+    let mut header = [0; 24];
+    header[10..16].copy_from_slice(&mac(&hosts.target)?);
+    header[16..22].copy_from_slice(&mac(&hosts.peer)?);
+    header[22..24].copy_from_slice(&0x0800u16.to_be_bytes());
+    Ok(header)
+}
+
+/// Sends SYNs from ever new sources until `end`; how many left.
+fn pour(thread: u32, header: Header, end: Instant) -> io::Result<u64> {
+    let socket = PacketSocket::open(DEVICE)?;
+    let mut frame = [header.as_slice(), &[0; 40]].concat();
+    let mut sent = 0;
+    let mut number = thread;
+    while Instant::now() < end {
+        for _ in 0..256 {
+            // Steps through 100,003 sources and all ports without repeating a pair soon.
+            number = number.wrapping_add(2);
+            let source = Ipv4Addr::from(0x0a00_0000 | ((number % 100_003).wrapping_mul(83) & 0x007f_ffff));
+            syn(
+                &mut frame[24..],
+                source,
+                (number / 7 % 60_000) as u16 + 1024,
+                number.wrapping_mul(0x9e37_79b1),
+            );
+            sent += u64::from(socket.send(&frame)?);
+        }
+    }
+    Ok(sent)
+}
+
+/// Writes an IPv4 packet with a bare SYN, checksums included.
+fn syn(packet: &mut [u8], source: Ipv4Addr, port: u16, sequence: u32) {
+    let (ip, tcp) = packet.split_at_mut(20);
+    ip.copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    ip[12..16].copy_from_slice(&source.octets());
+    ip[16..20].copy_from_slice(&TARGET.octets());
+    let sum = checksum(ip, 0);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    tcp.copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp[0..2].copy_from_slice(&port.to_be_bytes());
+    tcp[2..4].copy_from_slice(&PORT.to_be_bytes());
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    // Pseudo header (RFC 9293, 3.1): both addresses, the protocol, the length.
+    let sum = checksum(&[&ip[12..20], &[0, 6, 0, 20], &*tcp].concat(), 0);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8], begin: u32) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum = words.fold(begin, u32::wrapping_add);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+/// Opens so many connections a second from the peer, one after another, until `end`.
+pub(super) fn connect_at(hosts: &Hosts, per_second: u32, end: Instant) -> Result<u64> {
+    hosts.peer.run(|| {
+        let mut opened = 0u64;
+        let begun = Instant::now();
+        while Instant::now() < end {
+            let due = (begun.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
+            if opened >= due {
+                std::thread::yield_now();
+                continue;
+            }
+            let stream = std::net::TcpStream::connect((TARGET, PORT))?;
+            socket_linger(&stream)?;
+            opened += 1;
+        }
+        Ok(opened)
+    })
+}
+
+/// Closes by RST, so that ports do not run out.
+fn socket_linger(stream: &std::net::TcpStream) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).map_err(io::Error::from)
+}

@@ -1,0 +1,135 @@
+//! Two hosts on a wire: the external target's and a peer's, in namespaces of their own.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::lab::{
+    child::Child,
+    interrupt::Interrupt,
+    namespace::{Namespace, scratch_dir},
+    tool,
+};
+
+/// The target's address on the wire.
+pub(super) const TARGET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The peer's.
+pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The port probes go to.
+pub(super) const PORT: u16 = 1337;
+/// The wire's device, on either side.
+pub(super) const DEVICE: &str = "wire";
+const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2113);
+
+/// The two hosts.
+pub(super) struct Hosts {
+    pub(super) target: Namespace,
+    pub(super) peer: Namespace,
+    interrupt: Interrupt,
+}
+
+impl Hosts {
+    /// Makes them, and the wire.
+    pub(super) fn new(interrupt: &Interrupt) -> Result<Self> {
+        let mut made = Namespace::create(&["bench-target".into(), "bench-peer".into()])?.into_iter();
+        let (Some(target), Some(peer)) = (made.next(), made.next()) else {
+            bail!("two namespaces were asked for")
+        };
+        let link = format!("link add {DEVICE} type veth peer name {DEVICE} netns {}\n", peer.name());
+        tool::ip(Some(&target), &link)?;
+        for (namespace, address) in [(&target, TARGET), (&peer, PEER)] {
+            let setup = format!("addr add {address}/24 dev {DEVICE}\nlink set lo up\nlink set {DEVICE} up\n");
+            tool::ip(Some(namespace), &setup)?;
+            namespace.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
+        }
+        fs::create_dir_all(scratch_dir())?;
+        Ok(Self { target, peer, interrupt: interrupt.clone() })
+    }
+
+    /// Starts an external target, and waits until it listens.
+    pub(super) fn start(&self, program: &Path, flags: &[&str]) -> Result<Child> {
+        let mut args: Vec<String> = vec!["external-target".into(), format!("--listen-port={PORT}")];
+        args.extend(flags.iter().map(ToString::to_string));
+        let mut child = Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir())?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.get("/healthz").is_err() {
+            if let Some(status) = child.ended()? {
+                bail!("the external target ended with {status}{}", child.complaint());
+            }
+            if Instant::now() > deadline {
+                bail!("the external target does not answer{}", child.complaint());
+            }
+            self.pause(Duration::from_millis(10))?;
+        }
+        Ok(child)
+    }
+
+    /// Ends what was started.
+    pub(super) fn stop(&self, child: Child) -> Result<()> {
+        child.terminate(&self.interrupt)
+    }
+
+    /// Waits, unless the bench is interrupted.
+    pub(super) fn pause(&self, length: Duration) -> Result<()> {
+        self.interrupt.sleep(length)
+    }
+
+    /// A page of the target.
+    pub(super) fn get(&self, path: &str) -> Result<String> {
+        self.target.run(|| {
+            let mut stream = TcpStream::connect_timeout(&HTTP, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(9)))?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+            Ok(body.to_owned())
+        })
+    }
+
+    /// The kernel's part of `/sources`.
+    pub(super) fn kernel_sources(&self) -> Result<Value> {
+        let page: Value = serde_json::from_str(&self.get("/sources")?)?;
+        Ok(page["kernel"].clone())
+    }
+
+    /// The sum of all series of a metric, by name.
+    pub(super) fn metric(&self, series: &str) -> Result<f64> {
+        let page = self.get("/metrics")?;
+        let values = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(series)?.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Packets that the target's end of the wire has received, by the interface's own counter.
+    pub(super) fn received(&self) -> Result<u64> {
+        // The counters of /proc/net/dev are those of the reader's namespace, unlike those of /sys.
+        let table = self.target.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{DEVICE}:")));
+        let packets = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        packets.context("the wire has no counters")
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        // Best effort: what is left goes with the next start.
+        let _ = fs::remove_dir_all(scratch_dir());
+    }
+}
+
+/// Resident memory of a process, in KiB.
+pub(super) fn resident_kib(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.context("the process has no resident memory")
+}

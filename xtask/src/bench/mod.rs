@@ -1,0 +1,152 @@
+//! `cargo xtask bench`: what the program costs, measured on this machine in namespaces of its own.
+//!
+//! Benches are no tests: rows print what was measured, with spread, and judge nothing but their own arithmetic.
+
+mod flood;
+mod host;
+mod latency;
+mod start;
+mod transit;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::{interrupt::Interrupt, tool::check_prerequisites};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rows to measure [default: all]
+    #[arg(value_enum)]
+    rows: Vec<Row>,
+    /// A program with the same flags to compare with, where that makes sense
+    #[arg(long, value_name = "PATH")]
+    peer: Option<PathBuf>,
+    /// Only see that the rows run: short, and without meaning
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object a row instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Row {
+    /// From exec to the first connection, beside a program that only connects
+    Start,
+    /// Resident memory of both ends when idle
+    Memory,
+    /// A SYN flood: totals against the interface's own counter, events, memory
+    Flood,
+    /// SYN to accept, idle and under load, and half-open attempts
+    Latency,
+    /// Other traffic through the interface, with the kernel program and without
+    Transit,
+}
+
+/// Where the programs are, and how long rows may take.
+struct Bench {
+    program: PathBuf,
+    bare: PathBuf,
+    peer: Option<PathBuf>,
+    quick: bool,
+    interrupt: Interrupt,
+}
+
+/// Measures the rows, one after another.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    check_prerequisites()?;
+    // Before anything starts a thread.
+    let interrupt = Interrupt::install()?;
+    let bench = Bench {
+        program: build("egw-probe", "egw-probe")?,
+        bare: build("xtask", "bare-connect")?,
+        peer: options.peer.clone(),
+        quick: options.quick,
+        interrupt,
+    };
+    let all = [Row::Start, Row::Memory, Row::Flood, Row::Latency, Row::Transit];
+    for row in if options.rows.is_empty() { &all[..] } else { &options.rows } {
+        let table = match row {
+            Row::Start => start::start(&bench)?,
+            Row::Memory => start::memory(&bench)?,
+            Row::Flood => flood::flood(&bench)?,
+            Row::Latency => latency::latency(&bench)?,
+            Row::Transit => transit::transit(&bench)?,
+        };
+        if options.json { println!("{}", serde_json::to_string(&table)?) } else { table.print() }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build(package: &str, binary: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let args = ["build", "--release", "--message-format=json", "--package", package, "--bin", binary];
+    let output = Command::new(cargo).args(args).stderr(std::process::Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "cannot build {binary}");
+    let text = String::from_utf8(output.stdout)?;
+    let mut executables = text.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executables.next_back().with_context(|| format!("cargo did not say where {binary} is"))
+}
+
+/// What a row measured: a line each, already worded.
+#[derive(serde::Serialize)]
+struct Table {
+    title: String,
+    columns: Vec<&'static str>,
+    lines: Vec<Vec<String>>,
+    /// What the figures leave open.
+    remarks: Vec<String>,
+}
+
+impl Table {
+    fn print(&self) {
+        let cell =
+            |line: &Vec<String>, column: usize| line.get(column).map_or(0, |text| text.chars().count());
+        let widths: Vec<usize> = (0..self.columns.len())
+            .map(|column| {
+                let title = self.columns[column].chars().count();
+                self.lines.iter().map(|line| cell(line, column)).max().unwrap_or(0).max(title)
+            })
+            .collect();
+        let row = |texts: &mut dyn Iterator<Item = &str>| {
+            let cells: Vec<String> =
+                texts.zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+            println!("  {}", cells.join("  ").trim_end());
+        };
+        println!("{}", self.title);
+        row(&mut self.columns.iter().copied());
+        for line in &self.lines {
+            row(&mut line.iter().map(String::as_str));
+        }
+        for remark in &self.remarks {
+            println!("  {remark}");
+        }
+        println!();
+    }
+}
+
+/// Least, median and greatest of some values.
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values.get(((values.len().max(1) - 1) as f64 * share) as usize).copied();
+        let value = |share| at(share).unwrap_or(f64::NAN);
+        Self { min: value(0.0), median: value(0.5), max: value(1.0) }
+    }
+
+    fn show(self, digits: usize) -> [String; 3] {
+        [self.min, self.median, self.max].map(|value| format!("{value:.digits$}"))
+    }
+}
