@@ -1,0 +1,164 @@
+//! `external-target --ebpf` and `--tags` as a user runs them: with rights, and without.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use common::{Program, free_port, http, measure, metric, status, target, wait_for};
+
+/// Whether this test runs as root; says by name if not.
+fn as_root(name: &str) -> bool {
+    use std::io::Write;
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        // Past the harness, which swallows what eprintln! writes.
+        let _ =
+            writeln!(std::io::stderr(), "skipped: {name}: needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)");
+    }
+    is_root
+}
+
+/// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
+fn without_rights(args: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_egw-probe");
+    if !rustix::process::geteuid().is_root() {
+        let mut command = Command::new(program);
+        command.args(args);
+        return command;
+    }
+    let copy = std::env::temp_dir().join(format!("egw-probe-test-{}-{}", std::process::id(), free_port()));
+    std::fs::copy(program, &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(args).uid(65_534).gid(65_534);
+    command
+}
+
+fn remove_copy(command: &Command) {
+    if command.get_program() != env!("CARGO_BIN_EXE_egw-probe") {
+        let _ = std::fs::remove_file(command.get_program());
+    }
+}
+
+const MISSING: &str = "missing CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON";
+
+#[test]
+fn without_rights_the_target_warns_once_and_answers_from_userspace() {
+    let (port, http_port) = (free_port(), free_port());
+    let (listen, metrics) = (format!("--listen-port={port}"), format!("--metrics-addr=[::]:{http_port}"));
+    let args = ["external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", &listen, &metrics];
+    let mut command = without_rights(&args);
+    let program = Program::start_command(&mut command);
+    let http_at = ([127, 0, 0, 1], http_port).into();
+    wait_for("the target", || status(http_at, "/healthz") == 200);
+    remove_copy(&command);
+    let (code, _, _) = measure(&format!("127.0.0.1:{port}"), &[]);
+    assert_eq!(code, 0);
+    let in_userspace = "egw_probe_target_ebpf_info{interface=\"\",mode=\"userspace\"}";
+    assert_eq!(metric(http_at, in_userspace), Some(1.0));
+    let (_, sources) = http(http_at, "GET /sources").unwrap();
+    assert!(sources.contains("\"kernel\":null"), "{sources}");
+    program.signal("-TERM");
+    let log = String::from_utf8(program.finish().stderr).unwrap();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains(MISSING) && warnings[0].contains("setcap"), "{log}");
+}
+
+#[test]
+fn what_is_required_and_not_to_be_had_fails_with_the_same_words_and_code_1() {
+    let listen = format!("--listen-port={}", free_port());
+    let args =
+        ["external-target", "--allowed-cidr=::/0", "--ebpf=required", &listen, "--metrics-addr=127.0.0.1:0"];
+    let mut command = without_rights(&args);
+    let output = Program::start_command(&mut command).finish();
+    remove_copy(&command);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.starts_with("error: --ebpf: no kernel timestamps: ") && line.contains(MISSING), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn the_kernel_counts_stamps_and_keeps_no_right() {
+    if !as_root("the_kernel_counts_stamps_and_keeps_no_right") {
+        return;
+    }
+    let target =
+        target(&["--allowed-cidr=127.0.0.1/32", "--ebpf=required", "--interface=lo", "--reply=annotated"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let (code, document, _) = measure(&address, &["--source-addr=127.0.0.9", "--test-timeout=300ms"]);
+    assert_eq!((code, &document["probes"]["leaked"]), (1, &6.into()));
+    assert_eq!(measure(&address, &[]).0, 0);
+    let series = |class: &str| format!("egw_probe_target_syns_total{{class=\"{class}\",kind=\"first\"}}");
+    wait_for("all SYNs", || metric(target.http, &series("denied")) == Some(6.0));
+    assert_eq!(metric(target.http, &series("allowed")), Some(1.0));
+    assert_eq!(
+        metric(target.http, "egw_probe_target_syn_to_accept_seconds_count{class=\"allowed\"}"),
+        Some(1.0)
+    );
+    let (_, sources) = http(target.http, "GET /sources").unwrap();
+    let page: serde_json::Value = serde_json::from_str(&sources).unwrap();
+    assert_eq!(page["kernel"]["denied_syns"], 6);
+    let first = &page["kernel"]["sources"][0];
+    assert_eq!((&first["address"], &first["class"]), (&"127.0.0.9".into(), &"denied".into()));
+    for task in std::fs::read_dir(format!("/proc/{}/task", target.program.id())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for set in ["CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+        }
+    }
+}
+
+#[test]
+fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
+    if !as_root("tags_tell_clients_apart_in_the_kernel_and_in_userspace") {
+        return;
+    }
+    for mode in ["--ebpf=required", "--ebpf=off"] {
+        let target = target(&["--allowed-cidr=127.0.0.1/32", "--expect-clients=9", "--tag-key=5", mode]);
+        let address = format!("127.0.0.1:{}", target.port);
+        for client in ["3", "7"] {
+            let tag = ["--tag", client, "--tag-key=5", "--tag-required"];
+            let leak = [&tag[..], &["--source-addr=127.0.0.9", "--test-timeout=200ms"]].concat();
+            let (_, document, _) = measure(&address, &leak);
+            assert_eq!(
+                (&document["tag"], &document["probes"]["leaked"]),
+                (&client.parse::<u16>().unwrap().into(), &4.into())
+            );
+            assert_eq!(measure(&address, &tag).0, 0);
+        }
+        // Another key, a number above those expected, no tag at all: nobody's.
+        for foreign in [&["--tag=4", "--tag-key=6"][..], &["--tag=10", "--tag-key=5"], &[]] {
+            assert_eq!(measure(&address, foreign).0, 0);
+        }
+        wait_for("every SYN to be told", || {
+            metric(target.http, "egw_probe_target_foreign_syns") == Some(3.0)
+                && metric(target.http, "egw_probe_target_masquerade_delay_seconds_count") == Some(2.0)
+        });
+        let (_, body) = http(target.http, "GET /clients").unwrap();
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let clients = page["clients"].as_array().unwrap();
+        assert_eq!(clients.iter().map(|entry| entry["client"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 7]);
+        for entry in clients {
+            assert_eq!(
+                (&entry["leaked_syns"], &entry["masqueraded_syns"]),
+                (&4.into(), &1.into()),
+                "{mode} {entry}"
+            );
+            // The second process began to count anew.
+            assert_eq!(
+                (&entry["restarts"], &entry["missing_syns"]),
+                (&1.into(), &0.into()),
+                "{mode} {entry}"
+            );
+            let bracket = &entry["bracket"];
+            assert_eq!(bracket["corrected"], true, "{mode} {entry}");
+            let ns = |value: &serde_json::Value| value.as_u64().unwrap();
+            assert!(ns(&bracket["lower_ns"]) < ns(&entry["last_leaked_ns"]));
+            assert!(ns(&entry["last_leaked_ns"]) < ns(&bracket["upper_ns"]));
+        }
+    }
+}
