@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use egw_probe_common::tag::MAX_CLIENT;
 use ipnet::IpNet;
 
@@ -36,103 +36,103 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct ClientArgs {
     /// The external target: IP:port, [IPv6]:port or host:port
-    #[arg(long, env = "EGW_PROBE_EXTERNAL_TARGET_ADDR", value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub external_target_addr: String,
 
     /// Time between two probes; probes overlap, so it can be far below the round-trip time
-    #[arg(long, env = "EGW_PROBE_INTERVAL", value_name = "DURATION", default_value = "50ms",
+    #[arg(long, value_name = "DURATION", default_value = "50ms",
           value_parser = go::parse_duration)]
     pub interval: Duration,
 
     /// How long the client tries before the test counts as failed
-    #[arg(long, env = "EGW_PROBE_TEST_TIMEOUT", value_name = "DURATION", default_value = "1m",
+    #[arg(long, value_name = "DURATION", default_value = "1m",
           value_parser = go::parse_duration)]
     pub test_timeout: Duration,
 
     /// How long one probe may take; under 1s one probe is one SYN
-    #[arg(long, env = "EGW_PROBE_PROBE_TIMEOUT", value_name = "DURATION", default_value = "900ms",
+    #[arg(long, value_name = "DURATION", default_value = "900ms",
           value_parser = go::parse_duration)]
     pub probe_timeout: Duration,
 
     /// After the pong, open connections one after another and keep them, until 3 dials have failed
-    #[arg(long, env = "EGW_PROBE_STRESS", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
     pub stress: bool,
 
     /// Pause between the pong and the stress test, so that metrics can be scraped
-    #[arg(long, env = "EGW_PROBE_STRESS_DELAY", value_name = "DURATION", default_value = "0s",
+    #[arg(long, value_name = "DURATION", default_value = "0s",
           value_parser = go::parse_duration)]
     pub stress_delay: Duration,
 
     /// End the stress test after this long; 0 is unbounded
-    #[arg(long, env = "EGW_PROBE_STRESS_DURATION", value_name = "DURATION", default_value = "0s",
+    #[arg(long, value_name = "DURATION", default_value = "0s",
           value_parser = go::parse_duration)]
     pub stress_duration: Duration,
 
     /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage
-    #[arg(long, env = "EGW_PROBE_EXIT", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
     pub exit: bool,
 
     /// Gate for --exit: fail if the masquerade delay is longer
-    #[arg(long, env = "EGW_PROBE_MAX_DELAY", value_name = "DURATION", value_parser = go::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_delay: Option<Duration>,
 
     /// Gate for --exit: fail if more probes leaked before the winner
-    #[arg(long, env = "EGW_PROBE_MAX_LEAKED", value_name = "PROBES")]
+    #[arg(long, value_name = "PROBES")]
     pub max_leaked: Option<u64>,
 
     /// Go on after the winner and record disruptions, for DURATION or until SIGTERM
-    #[arg(long, env = "EGW_PROBE_WATCH", value_name = "DURATION", default_missing_value = "0", num_args = 0..=1,
+    #[arg(long, value_name = "DURATION", default_missing_value = "0", num_args = 0..=1,
           require_equals = true, value_parser = go::parse_duration)]
     pub watch: Option<Duration>,
 
     /// With --watch: hold this many connections open to a target with --keep-open, and record stalls and losses
-    #[arg(long, env = "EGW_PROBE_HOLD", value_name = "CONNECTIONS", default_value = "0",
+    #[arg(long, value_name = "CONNECTIONS", default_value = "0",
           value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub hold: u32,
 
     /// Gate for --exit with --watch: fail if a disruption may have lasted longer
-    #[arg(long, env = "EGW_PROBE_MAX_DISRUPTION", value_name = "DURATION", value_parser = go::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_disruption: Option<Duration>,
 
     /// Gate for --exit with --watch: fail if there were more disruptions
-    #[arg(long, env = "EGW_PROBE_MAX_DISRUPTIONS", value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT")]
     pub max_disruptions: Option<u64>,
 
     /// The result on stdout: text for people, json for one result document
-    #[arg(long, env = "EGW_PROBE_OUTPUT", value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub output: Output,
 
     /// Connect from this local address
-    #[arg(long, env = "EGW_PROBE_SOURCE_ADDR", value_name = "IP")]
+    #[arg(long, value_name = "IP")]
     pub source_addr: Option<IpAddr>,
 
     /// Connect through this interface (SO_BINDTODEVICE)
-    #[arg(long, env = "EGW_PROBE_BIND_DEVICE", value_name = "INTERFACE")]
+    #[arg(long, value_name = "INTERFACE")]
     pub bind_device: Option<String>,
 
     /// Number of this client, 1 to 4095, written into the sequence number of its SYNs for external-target --tags;
     /// auto makes it from the client's name. Needs CAP_NET_ADMIN
-    #[arg(long, env = "EGW_PROBE_TAG", value_name = "NUMBER|auto", value_parser = parse_tag)]
+    #[arg(long, value_name = "NUMBER|auto", value_parser = parse_tag)]
     pub tag: Option<TagNumber>,
 
     /// Secret shared with the target, so that foreign SYNs are not taken for tagged ones
-    #[arg(long, env = "EGW_PROBE_TAG_KEY", value_name = "NUMBER", default_value = "0")]
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
     pub tag_key: u64,
 
     /// Fail if SYNs cannot be tagged, instead of going on with a warning
-    #[arg(long, env = "EGW_PROBE_TAG_REQUIRED", value_name = "BOOL", default_value = "false",
+    #[arg(long, value_name = "BOOL", default_value = "false",
           default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           value_parser = go::parse_bool)]
     pub tag_required: bool,
 
     /// Name of this client in results [default: the host name]
-    #[arg(long, env = "EGW_PROBE_CLIENT_ID", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     pub client_id: Option<String>,
 
     /// Where /metrics and /readyz are served [default: [::]:2112, IPv4 too]
-    #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
 
     /// Flags of both ends.
@@ -163,60 +163,54 @@ fn parse_tag(text: &str) -> Result<TagNumber, String> {
 #[derive(Debug, Args)]
 pub struct ExternalTargetArgs {
     /// Sources that get a pong; repeatable or comma-separated, IPv4 and IPv6
-    #[arg(long, env = "EGW_PROBE_ALLOWED_CIDR", value_name = "CIDR", required = true, value_delimiter = ',',
+    #[arg(long, value_name = "CIDR", required = true, value_delimiter = ',',
           action = ArgAction::Append, value_parser = parse_cidr)]
     pub allowed_cidr: Vec<IpNet>,
 
     /// TCP port to listen on, on every address
-    #[arg(long, env = "EGW_PROBE_LISTEN_PORT", value_name = "PORT", default_value = "1337",
+    #[arg(long, value_name = "PORT", default_value = "1337",
           value_parser = parse_port)]
     pub listen_port: NonZeroU16,
 
     /// Keep allowed connections open until the client closes them
-    #[arg(long, env = "EGW_PROBE_KEEP_OPEN", value_name = "BOOL", default_value = "false",
+    #[arg(long, value_name = "BOOL", default_value = "false",
           default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           value_parser = go::parse_bool)]
     pub keep_open: bool,
 
     /// The reply to allowed sources; annotated adds a second line with the source seen and the time of the accept
-    #[arg(long, env = "EGW_PROBE_REPLY", value_name = "FORM", default_value = "pong", ignore_case = true)]
+    #[arg(long, value_name = "FORM", default_value = "pong", ignore_case = true)]
     pub reply: Reply,
 
     /// Observe SYNs in the kernel; auto goes on without where that is not to be had, required fails
-    #[arg(long, env = "EGW_PROBE_EBPF", value_name = "HOW", default_value = "off", default_missing_value = "auto",
+    #[arg(long, value_name = "HOW", default_value = "off", default_missing_value = "auto",
           num_args = 0..=1, require_equals = true, ignore_case = true)]
     pub ebpf: Ebpf,
 
     /// Where in the kernel SYNs are observed; auto is TC, or generic XDP where there is none
-    #[arg(
-        long,
-        env = "EGW_PROBE_EBPF_ATTACH",
-        value_name = "MODE",
-        default_value = "auto",
-        ignore_case = true
-    )]
+    #[arg(long, value_name = "MODE", default_value = "auto", ignore_case = true)]
     pub ebpf_attach: EbpfAttach,
 
     /// Observe on this interface; repeatable [default: every one that is up and holds an address, lo included]
-    #[arg(long, env = "EGW_PROBE_INTERFACE", value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
     pub interface: Vec<String>,
 
     /// Read the tags in the SYNs of clients with --tag, and serve a timeline of each at /clients
-    #[arg(long, env = "EGW_PROBE_TAGS", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
     pub tags: bool,
 
     /// Secret shared with the clients
-    #[arg(long, env = "EGW_PROBE_TAG_KEY", value_name = "NUMBER", default_value = "0")]
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
     pub tag_key: u64,
 
     /// Highest client number there is; tells in log and metrics how many are missing. Implies --tags
-    #[arg(long, env = "EGW_PROBE_EXPECT_CLIENTS", value_name = "COUNT",
+    #[arg(long, value_name = "COUNT",
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_CLIENT)))]
     pub expect_clients: Option<u16>,
 
     /// Where /metrics, /healthz and /sources are served [default: [::]:2113, IPv4 too]
-    #[arg(long, env = "EGW_PROBE_METRICS_ADDR", value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
 
     /// Flags of both ends.
@@ -228,19 +222,13 @@ pub struct ExternalTargetArgs {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Least severe log line that is written: error, warn, info, debug or trace
-    #[arg(long, env = "EGW_PROBE_LOG_LEVEL", value_name = "LEVEL", default_value = "info", ignore_case = true,
+    #[arg(long, value_name = "LEVEL", default_value = "info", ignore_case = true,
           value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
               .map(|level| level.parse::<tracing::Level>().expect("each possible value is a level")))]
     pub log_level: tracing::Level,
 
     /// Form of the log lines on stderr
-    #[arg(
-        long,
-        env = "EGW_PROBE_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text",
-        ignore_case = true
-    )]
+    #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub log_format: LogFormat,
 }
 
@@ -311,9 +299,26 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     if args.is_empty() {
         args.push(PathBuf::from("egw-probe").into_os_string());
     }
-    Cli::try_parse_from(args).map_err(|error| match error.kind() {
+    let matches = command().try_get_matches_from(args);
+    matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error.to_string()),
         _ => Stop::Usage(one_line(&error)),
+    })
+}
+
+/// The command line, in which every flag also comes from the environment: `--interval` from `EGW_PROBE_INTERVAL`.
+pub fn command() -> clap::Command {
+    let from_environment = |arg: clap::Arg| match arg.get_long() {
+        Some(long) => {
+            let name = format!("EGW_PROBE_{}", long.replace('-', "_").to_uppercase());
+            arg.env(name).hide_env(true)
+        }
+        None => arg,
+    };
+    Cli::command().mut_subcommands(|subcommand| {
+        subcommand.mut_args(from_environment).after_help(
+            "Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.",
+        )
     })
 }
 

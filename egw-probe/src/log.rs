@@ -38,8 +38,8 @@ impl RateLimit {
         Self { per_second: lines, window: None, passed: 0, held_back: 0 }
     }
 
-    /// `Some` if a line may be written now: the number of lines held back since the last one.
-    pub fn pass(&mut self, now: Monotonic) -> Option<u64> {
+    /// `Some` if a line may be written now. Inside is the number of lines held back since the last one, if there were any.
+    pub fn pass(&mut self, now: Monotonic) -> Option<Option<u64>> {
         if self.window.is_none_or(|window| now.since(window) >= Self::WINDOW) {
             self.window = Some(now);
             self.passed = 0;
@@ -49,7 +49,8 @@ impl RateLimit {
             return None;
         }
         self.passed += 1;
-        Some(std::mem::take(&mut self.held_back))
+        let held_back = std::mem::take(&mut self.held_back);
+        Some((held_back > 0).then_some(held_back))
     }
 }
 
@@ -61,11 +62,11 @@ mod tests {
     fn a_few_lines_a_second_pass_and_the_rest_is_counted() {
         let at = |ms: u64| Monotonic::from_ns(ms * 1_000_000);
         let mut limit = RateLimit::per_second(2);
-        assert_eq!(limit.pass(at(0)), Some(0));
-        assert_eq!(limit.pass(at(1)), Some(0));
+        assert_eq!(limit.pass(at(0)), Some(None));
+        assert_eq!(limit.pass(at(1)), Some(None));
         assert_eq!(limit.pass(at(2)), None);
         assert_eq!(limit.pass(at(999)), None);
-        assert_eq!(limit.pass(at(1000)), Some(2));
-        assert_eq!(limit.pass(at(2500)), Some(0));
+        assert_eq!(limit.pass(at(1000)), Some(Some(2)));
+        assert_eq!(limit.pass(at(2500)), Some(None));
     }
 }

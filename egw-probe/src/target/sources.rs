@@ -61,6 +61,8 @@ pub struct KernelSources {
     pub duplicates: u64,
     /// SYNs to the port of another host, passing through; not counted above.
     pub forwarded: u64,
+    /// SYNs with a valid tag, foreign ones that look like it included; 0 without `--tags`.
+    pub tagged_syns: u64,
     /// Sources that had to make room for newer ones.
     pub evicted: u64,
     /// Why the figures could not be read, if so.
@@ -108,6 +110,7 @@ impl KernelSources {
             events_lost: totals.allowed_lost + totals.denied_lost,
             duplicates: totals.duplicates,
             forwarded: totals.forwarded,
+            tagged_syns: totals.tagged,
             evicted,
             error,
             sources,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 
 use super::{
     Bench, Table,
@@ -20,9 +21,7 @@ const ALLOWED: &str = "10.64.0.0/10";
 /// Floods the target from both cores.
 pub(super) fn flood(bench: &Bench) -> Result<Table> {
     let hosts = Hosts::new(&bench.interrupt)?;
-    // No answer to the flood finds a way back, so that only its SYNs are on the wire.
-    tool::ip(Some(&hosts.target), "route add blackhole 10.0.0.0/9\n")?;
-    hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])?;
+    silence(&hosts)?;
     let allowed = format!("--allowed-cidr={ALLOWED}");
     let target = hosts.start(&bench.program, &[&allowed, "--ebpf=required", "--interface=wire"])?;
     let header = ethernet(&hosts)?;
@@ -98,6 +97,84 @@ fn ethernet(hosts: &Hosts) -> Result<Header> {
     header[16..22].copy_from_slice(&mac(&hosts.peer)?);
     header[22..24].copy_from_slice(&0x0800u16.to_be_bytes());
     Ok(header)
+}
+
+/// How many random foreign SYNs are taken for a tag, and what all client numbers together cost in memory.
+pub(super) fn tags(bench: &Bench) -> Result<Table> {
+    let hosts = Hosts::new(&bench.interrupt)?;
+    silence(&hosts)?;
+    let allowed = format!("--allowed-cidr={ALLOWED}");
+    let flags = [&allowed, "--ebpf=required", "--interface=wire", "--tags", "--tag-key=77"];
+    let target = hosts.start(&bench.program, &flags)?;
+    let header = ethernet(&hosts)?;
+    let idle_kib = resident_kib(target.id())?;
+    let foreign = if bench.quick { 20_000 } else { 1_000_000 };
+    let mut random = fastrand::Rng::with_seed(7);
+    let sequences = std::iter::repeat_with(|| random.u32(..)).take(foreign);
+    hosts.peer.run(|| send_sequences(header, sequences))?;
+    hosts.pause(Duration::from_millis(1200))?;
+    let kernel = hosts.kernel_sources()?;
+    let count = |key: &str| kernel[key].as_u64().with_context(|| format!("/sources lacks {key}"));
+    let (seen, taken) = (count("allowed_syns")? + count("denied_syns")?, count("tagged_syns")?);
+    hosts.stop(target)?;
+
+    let target = hosts.start(&bench.program, &flags)?;
+    let key = TagKey::derive(77);
+    let syns = (0..20).flat_map(|sent| (1..=MAX_CLIENT).filter_map(move |client| Tag::new(client, sent)));
+    hosts.peer.run(|| send_sequences(header, syns.map(|tag| tag.encode(key))))?;
+    hosts.pause(Duration::from_millis(1200))?;
+    let asked = Instant::now();
+    let page: serde_json::Value = serde_json::from_str(&hosts.get("/clients")?)?;
+    let answered = asked.elapsed();
+    let clients = page["clients"].as_array().context("/clients lacks clients")?;
+    let missing: u64 = clients.iter().filter_map(|client| client["missing_syns"].as_u64()).sum();
+    let all_kib = resident_kib(target.id())?;
+    hosts.stop(target)?;
+    Ok(Table {
+        title: "SYN tags".into(),
+        columns: vec!["", "", ""],
+        lines: vec![
+            vec!["random foreign SYNs".into(), seen.to_string(), format!("{taken} taken for a tag")],
+            vec![
+                "share taken".into(),
+                format!("1 in {:.1}", seen as f64 / taken as f64),
+                "1 in 256 by the check byte".into(),
+            ],
+            vec![
+                "clients told at /clients".into(),
+                clients.len().to_string(),
+                format!("{:.1} ms to answer", answered.as_secs_f64() * 1e3),
+            ],
+            vec!["SYNs missing, of 20 each".into(), missing.to_string(), String::new()],
+            vec![
+                "resident memory, MiB".into(),
+                format!("{:.1}", all_kib / 1024.0),
+                format!("{:.1} idle", idle_kib / 1024.0),
+            ],
+        ],
+        remarks: vec![],
+    })
+}
+
+/// One SYN for each sequence number, from the allowed and the denied half of the sources in turn.
+fn send_sequences(header: Header, sequences: impl Iterator<Item = u32>) -> Result<()> {
+    let socket = PacketSocket::open(DEVICE)?;
+    let mut frame = [header.as_slice(), &[0; 40]].concat();
+    for (number, sequence) in sequences.enumerate() {
+        let number = number as u32;
+        let source = Ipv4Addr::from(0x0a00_0001 | ((number & 1) << 22) | (number >> 12 << 8));
+        syn(&mut frame[24..], source, (number % 60_000) as u16 + 1024, sequence);
+        while !socket.send(&frame)? {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// Lets no answer find a way back, so that only SYNs are on the wire.
+fn silence(hosts: &Hosts) -> Result<()> {
+    tool::ip(Some(&hosts.target), "route add blackhole 10.0.0.0/9\n")?;
+    hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])
 }
 
 /// Sends SYNs from ever new sources until `end`; how many left.

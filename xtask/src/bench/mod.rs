@@ -39,6 +39,8 @@ enum Row {
     Memory,
     /// A SYN flood: totals against the interface's own counter, events, memory
     Flood,
+    /// Random SYNs taken for a tag, and all 4,095 clients at once
+    Tags,
     /// SYN to accept, idle and under load, and half-open attempts
     Latency,
     /// Other traffic through the interface, with the kernel program and without
@@ -66,12 +68,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         quick: options.quick,
         interrupt,
     };
-    let all = [Row::Start, Row::Memory, Row::Flood, Row::Latency, Row::Transit];
+    let all = [Row::Start, Row::Memory, Row::Flood, Row::Tags, Row::Latency, Row::Transit];
     for row in if options.rows.is_empty() { &all[..] } else { &options.rows } {
         let table = match row {
             Row::Start => start::start(&bench)?,
             Row::Memory => start::memory(&bench)?,
             Row::Flood => flood::flood(&bench)?,
+            Row::Tags => flood::tags(&bench)?,
             Row::Latency => latency::latency(&bench)?,
             Row::Transit => transit::transit(&bench)?,
         };
