@@ -1,5 +1,7 @@
 //! What both ends' metrics share. There is no global registry: `main` makes one and hands it down.
 
+use std::sync::Once;
+
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -7,11 +9,13 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::http::Page;
+
 /// Buckets of handshake times, in seconds: from a veth pair to the far side of the world.
 pub const CONNECT_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// A registry with what every process has: `egw_probe_build_info` and the `process_*` family.
+/// A registry with `egw_probe_build_info`.
 pub fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     let info = Registrar(&registry).gauges(
@@ -20,8 +24,32 @@ pub fn registry() -> prometheus::Result<Registry> {
         "version",
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
+}
+
+/// What `/metrics` shows: everything in a registry, and the `process_*` family.
+#[derive(Debug)]
+pub struct Exposition {
+    registry: Registry,
+    process: Once,
+}
+
+impl Exposition {
+    /// Of this registry.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, process: Once::new() }
+    }
+
+    /// The page. The first call sets the process metrics up: that reads files for longer than anything else that the
+    /// client does before its first probe.
+    pub fn page(&self) -> Page {
+        self.process.call_once(|| {
+            if let Err(error) = self.registry.register(Box::new(ProcessCollector::for_self())) {
+                tracing::warn!(%error, "no process metrics");
+            }
+        });
+        Page::metrics(&self.registry)
+    }
 }
 
 /// Makes metrics that are registered from the start, a line each. `label` is the one label of a family.

@@ -39,8 +39,9 @@ use crate::cli::Output;
 use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
 use crate::go::format_duration;
 use crate::http::{HttpThread, Page, Pages};
+use crate::metrics::{self as shared_metrics, Exposition};
 use crate::signals::Signals;
-use crate::{metrics as shared_metrics, net, progress};
+use crate::{net, progress};
 
 /// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
 ///
@@ -193,8 +194,9 @@ fn tell(measured: &Measurement, metrics: &ClientMetrics) {
 }
 
 fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Arc<Pages> {
+    let metrics = Exposition::new(registry);
     Arc::new(move |path| match path {
-        "/metrics" => Some(Page::metrics(&registry)),
+        "/metrics" => Some(metrics.page()),
         "/readyz" if test_over.load(Ordering::Relaxed) => {
             Some(Page::text(StatusCode::OK, "the test is over"))
         }

@@ -31,6 +31,7 @@ use crate::clock::Monotonic;
 use crate::config::{ConfigError, MetricsAddr, TargetConfig};
 use crate::http::{HttpThread, Page, Pages};
 use crate::log::RateLimit;
+use crate::metrics::Exposition;
 use crate::net::{self, RESERVED_DESCRIPTORS};
 use crate::signals::Signals;
 use crate::tcp;
@@ -225,6 +226,7 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
 }
 
 fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
+    let metrics = Exposition::new(registry);
     Arc::new(move |path| match path {
         "/clients" => {
             let clients = shared.clients.as_ref()?;
@@ -236,7 +238,7 @@ fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
             } else if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
                 tracing::warn!("kernel figures are not up to date: {error}");
             }
-            Some(Page::metrics(&registry))
+            Some(metrics.page())
         }
         "/healthz" => Some(Page::text(StatusCode::OK, "listening")),
         "/sources" => {
