@@ -146,3 +146,16 @@ fn the_default_metrics_port_being_taken_is_a_warning() {
     let log = String::from_utf8(second.finish().stderr).unwrap();
     assert!(log.contains("no metrics of this target") && log.contains("2113 is in use"), "{log}");
 }
+
+#[test]
+fn a_peer_that_talks_first_gets_its_pong_all_the_same() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(("127.0.0.1", target.port)).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+        let mut reply = Vec::new();
+        // What follows the pong may be a reset: nobody reads what this peer said.
+        let _ = stream.read_to_end(&mut reply);
+        assert_eq!(reply, b"pong\n");
+    }
+}

@@ -1,4 +1,4 @@
-//! The accept loop: three system calls for an allowed connection (accept, send, close), two for a denied one.
+//! The accept loop: four system calls for an allowed connection (accept, send, shutdown, close), two for a denied one.
 //!
 //! A loop blocks in accept on a thread of its own, one per core. That is fewer calls than any readiness scheme makes,
 //! and nothing is allocated for a connection.
@@ -89,12 +89,16 @@ impl Shared {
         if verdict == Verdict::Allowed {
             let mut line = [0; 256];
             let reply = self.reply_to(source, now, &mut line);
-            // MORE leaves the reply to the close that follows: one segment with FIN, instead of two.
+            // MORE leaves the reply to the shutdown that follows: one segment with FIN, instead of two.
             let more = if self.held.is_none() { SendFlags::MORE } else { SendFlags::empty() };
             // A peer that has reset already is no fault of ours, and has no use for a reply.
             let _ = send(&stream, reply, SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more);
-            if let Some(held) = &self.held {
-                held.keep(stream, &self.metrics);
+            match &self.held {
+                Some(held) => held.keep(stream, &self.metrics),
+                None => {
+                    // A close alone would throw the reply away if the peer had sent something that nobody reads.
+                    let _ = shutdown(&stream, Shutdown::Write);
+                }
             }
         }
         self.metrics.connections(verdict).inc();

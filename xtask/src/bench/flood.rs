@@ -1,7 +1,7 @@
 //! A SYN flood from a hundred thousand sources: do the totals hold, are lost events counted, is memory bounded?
 
 use std::{
-    io,
+    io::{self, Read},
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -236,8 +236,11 @@ pub(super) fn connect_at(hosts: &Hosts, per_second: u32, end: Instant) -> Result
                 std::thread::yield_now();
                 continue;
             }
-            let stream = std::net::TcpStream::connect((TARGET, PORT))?;
+            let mut stream = std::net::TcpStream::connect((TARGET, PORT))?;
             socket_linger(&stream)?;
+            // To the end, as a client reads it.
+            let mut reply = [0; 64];
+            while stream.read(&mut reply).is_ok_and(|length| length > 0) {}
             opened += 1;
         }
         Ok(opened)

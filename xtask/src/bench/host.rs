@@ -59,7 +59,8 @@ impl Hosts {
         args.extend(flags.iter().map(ToString::to_string));
         let mut child = Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir())?;
         let deadline = Instant::now() + Duration::from_secs(5);
-        while self.get("/healthz").is_err() {
+        // A peer may serve no HTTP: that it listens is enough.
+        while self.target.run(|| Ok(TcpStream::connect((TARGET, PORT))?)).is_err() {
             if let Some(status) = child.ended()? {
                 bail!("the external target ended with {status}{}", child.complaint());
             }
@@ -124,6 +125,18 @@ impl Drop for Hosts {
         // Best effort: what is left goes with the next start.
         let _ = fs::remove_dir_all(scratch_dir());
     }
+}
+
+/// Processor time that a process has used, user and system, in seconds.
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
+    // To the nanosecond, unlike the ticks of /proc/PID/stat.
+    let mut nanoseconds = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let line = fs::read_to_string(task?.path().join("schedstat"))?;
+        let ran: u64 = line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        nanoseconds += ran;
+    }
+    Ok(nanoseconds as f64 / 1e9)
 }
 
 /// Resident memory of a process, in KiB.

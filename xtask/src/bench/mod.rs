@@ -2,6 +2,7 @@
 //!
 //! Benches are no tests: rows print what was measured, with spread, and judge nothing but their own arithmetic.
 
+mod accept;
 mod flood;
 mod host;
 mod latency;
@@ -37,6 +38,8 @@ enum Row {
     Start,
     /// Resident memory of both ends when idle
     Memory,
+    /// CPU of the target per connection, and how many it takes
+    Accept,
     /// A SYN flood: totals against the interface's own counter, events, memory
     Flood,
     /// Random SYNs taken for a tag, and all 4,095 clients at once
@@ -68,11 +71,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         quick: options.quick,
         interrupt,
     };
-    let all = [Row::Start, Row::Memory, Row::Flood, Row::Tags, Row::Latency, Row::Transit];
+    let all = [Row::Start, Row::Memory, Row::Accept, Row::Flood, Row::Tags, Row::Latency, Row::Transit];
     for row in if options.rows.is_empty() { &all[..] } else { &options.rows } {
         let table = match row {
             Row::Start => start::start(&bench)?,
             Row::Memory => start::memory(&bench)?,
+            Row::Accept => accept::accept(&bench)?,
             Row::Flood => flood::flood(&bench)?,
             Row::Tags => flood::tags(&bench)?,
             Row::Latency => latency::latency(&bench)?,
