@@ -28,6 +28,12 @@ impl Address {
         if cfg!(target_endian = "little") { Self([low, high]) } else { Self([high, low]) }
     }
 
+    /// The address whose sixteen octets lie in memory as these two words.
+    #[inline]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
     /// Whether this is an IPv4 address.
     #[inline]
     pub const fn is_v4(self) -> bool {

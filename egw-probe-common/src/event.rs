@@ -20,8 +20,10 @@ pub struct SynEvent {
     pub source_port: u16,
     /// One of [`crate::class`].
     pub class: u8,
+    /// Always zero. In two parts, each stored by one instruction; for five bytes the kernel would call a loop.
+    pub padding: u8,
     /// Always zero.
-    pub padding: [u8; 5],
+    pub padding_word: u32,
 }
 
 /// What is known of one source address. Held in an LRU map keyed by the [`Address`].

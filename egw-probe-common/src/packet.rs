@@ -2,8 +2,6 @@
 //!
 //! The walk reads through [`Packet`] only, so the same code runs over XDP memory, a TC socket buffer and a slice.
 
-use core::ops::Deref;
-
 use crate::address::Address;
 
 /// Ethernet header length in bytes, without VLAN tags.
@@ -39,15 +37,63 @@ const TCP_ACK: u8 = 0x10;
 pub trait Packet {
     /// The `N` bytes from `offset`, or `None` when they do not all lie inside what can be read.
     ///
-    /// The one bounds check of the whole walk: nothing else in it looks at memory. Where the packet lies in memory this
-    /// is a reference, so that only bytes that are looked at are loaded.
-    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>>;
+    /// The one bounds check of the whole walk: nothing else in it looks at memory.
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Bytes>;
+}
+
+/// Bytes that can be read. Only those that are asked for are loaded, each field by one instruction where the machine can.
+///
+/// `AT` is a place inside the `N` bytes of [`Packet::read`], checked when this is compiled.
+pub trait Bytes {
+    /// The byte at `AT`.
+    fn byte<const AT: usize>(&self) -> u8;
+    /// Two bytes in network order.
+    fn be16<const AT: usize>(&self) -> u16;
+    /// Four bytes in network order.
+    fn be32<const AT: usize>(&self) -> u32;
+    /// Eight bytes as they lie in memory.
+    fn word<const AT: usize>(&self) -> u64;
 }
 
 impl Packet for [u8] {
     #[inline]
-    fn read<const N: usize>(&self, offset: usize) -> Option<impl Deref<Target = [u8; N]>> {
-        self.get(offset..)?.first_chunk()
+    fn read<const N: usize>(&self, offset: usize) -> Option<impl Bytes> {
+        self.get(offset..)?.first_chunk::<N>()
+    }
+}
+
+impl<const N: usize> Bytes for &[u8; N] {
+    #[inline]
+    fn byte<const AT: usize>(&self) -> u8 {
+        const { assert!(AT < N) };
+        self[AT]
+    }
+
+    #[inline]
+    fn be16<const AT: usize>(&self) -> u16 {
+        const { assert!(AT + 2 <= N) };
+        u16::from_be_bytes([self[AT], self[AT + 1]])
+    }
+
+    #[inline]
+    fn be32<const AT: usize>(&self) -> u32 {
+        const { assert!(AT + 4 <= N) };
+        u32::from_be_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
+    }
+
+    #[inline]
+    fn word<const AT: usize>(&self) -> u64 {
+        const { assert!(AT + 8 <= N) };
+        u64::from_ne_bytes([
+            self[AT],
+            self[AT + 1],
+            self[AT + 2],
+            self[AT + 3],
+            self[AT + 4],
+            self[AT + 5],
+            self[AT + 6],
+            self[AT + 7],
+        ])
     }
 }
 
@@ -118,7 +164,7 @@ pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Resu
         Link::Ip => {
             // A whole header, because the verifier does not understand a check for one byte at offset 0.
             let header = packet.read::<IPV4_LEN>(0).ok_or(Pass::Truncated)?;
-            match header[0] >> 4 {
+            match header.byte::<0>() >> 4 {
                 4 => ipv4(packet, 0, listen_port),
                 6 => ipv6(packet, 0, listen_port),
                 _ => Err(Pass::NotIp),
@@ -131,13 +177,13 @@ pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Resu
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> {
     let header = packet.read::<ETHERNET_LEN>(0).ok_or(Pass::Truncated)?;
-    let mut ethertype = u16::from_be_bytes([header[12], header[13]]);
+    let mut ethertype = header.be16::<12>();
     let mut offset = ETHERNET_LEN;
     for _ in 0..MAX_VLAN_TAGS {
         match ethertype {
             ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_QINQ_OLD => {
                 let tag = packet.read::<4>(offset).ok_or(Pass::Truncated)?;
-                ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+                ethertype = tag.be16::<2>();
                 offset += 4;
             }
             _ => break,
@@ -150,23 +196,23 @@ fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> 
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
     let header = packet.read::<IPV4_LEN>(offset).ok_or(Pass::Truncated)?;
-    if header[9] != PROTO_TCP {
+    if header.byte::<9>() != PROTO_TCP {
         return Err(Pass::NotTcp);
     }
-    let header_len = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || header_len < IPV4_LEN {
+    let header_len = usize::from(header.byte::<0>() & 0x0f) * 4;
+    if header.byte::<0>() >> 4 != 4 || header_len < IPV4_LEN {
         return Err(Pass::Malformed);
     }
     // RFC 791: flags in the upper three bits, the fragment offset in the lower thirteen.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+    if header.be16::<6>() & 0x1fff != 0 {
         return Err(Pass::LaterFragment);
     }
-    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let total_len = usize::from(header.be16::<2>());
     let (sequence, source_port) =
         tcp(packet, offset + header_len, total_len.checked_sub(header_len), listen_port)?;
     Ok(Syn {
-        source: Address::v4([header[12], header[13], header[14], header[15]]),
-        destination: Address::v4([header[16], header[17], header[18], header[19]]),
+        source: Address::v4(header.be32::<12>().to_be_bytes()),
+        destination: Address::v4(header.be32::<16>().to_be_bytes()),
         sequence,
         source_port,
     })
@@ -177,19 +223,20 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
 fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
     // Only what every packet pays for; the addresses are read once it is known to be a SYN.
     let header = packet.read::<8>(offset).ok_or(Pass::Truncated)?;
-    if header[0] >> 4 != 6 {
+    if header.byte::<0>() >> 4 != 6 {
         return Err(Pass::Malformed);
     }
-    let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let extensions_len = ipv6_extensions(packet, offset + IPV6_LEN, header[6])?;
+    let payload_len = usize::from(header.be16::<4>());
+    let extensions_len = ipv6_extensions(packet, offset + IPV6_LEN, header.byte::<6>())?;
     let (sequence, source_port) = tcp(
         packet,
         offset + IPV6_LEN + extensions_len,
         payload_len.checked_sub(extensions_len),
         listen_port,
     )?;
-    let source = Address::v6(*packet.read::<16>(offset + 8).ok_or(Pass::Truncated)?);
-    let destination = Address::v6(*packet.read::<16>(offset + 24).ok_or(Pass::Truncated)?);
+    let addresses = packet.read::<32>(offset + 8).ok_or(Pass::Truncated)?;
+    let source = Address::from_words([addresses.word::<0>(), addresses.word::<8>()]);
+    let destination = Address::from_words([addresses.word::<16>(), addresses.word::<24>()]);
     // Linux drops these on receive (ipv6_rcv); counting them would let a forged packet pose as an IPv4 source.
     if source.is_v4() {
         return Err(Pass::Malformed);
@@ -214,12 +261,12 @@ fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> R
             _ => return Err(Pass::NotTcp),
         };
         let header = packet.read::<8>(start + len).ok_or(Pass::Truncated)?;
-        let units = usize::from(header[1]);
-        next = header[0];
+        let units = usize::from(header.byte::<1>());
+        next = header.byte::<0>();
         len += match kind {
             // RFC 8200 section 4.5: fixed length; the offset is in the upper thirteen bits.
             PROTO_FRAGMENT => {
-                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+                if header.be16::<2>() & 0xfff8 != 0 {
                     return Err(Pass::LaterFragment);
                 }
                 8
@@ -244,19 +291,16 @@ fn tcp<P: Packet + ?Sized>(
     listen_port: u16,
 ) -> Result<(u32, u16), Pass> {
     let header = packet.read::<TCP_LEN>(offset).ok_or(Pass::Truncated)?;
-    if u16::from_be_bytes([header[2], header[3]]) != listen_port {
+    if header.be16::<2>() != listen_port {
         return Err(Pass::OtherPort);
     }
-    if header[13] & (TCP_SYN | TCP_ACK) != TCP_SYN {
+    if header.byte::<13>() & (TCP_SYN | TCP_ACK) != TCP_SYN {
         return Err(Pass::NotSyn);
     }
-    let header_len = usize::from(header[12] >> 4) * 4;
+    let header_len = usize::from(header.byte::<12>() >> 4) * 4;
     match room {
         Some(room) if header_len >= TCP_LEN && header_len <= room => {}
         _ => return Err(Pass::Malformed),
     }
-    Ok((
-        u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-        u16::from_be_bytes([header[0], header[1]]),
-    ))
+    Ok((header.be32::<4>(), header.be16::<0>()))
 }

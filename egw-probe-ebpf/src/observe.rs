@@ -1,8 +1,11 @@
 //! The body: what happens to one packet.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::lpm_trie::Key};
 use aya_log_ebpf::trace;
 use egw_probe_common::{
+    address::Address,
     class,
     event::{Counters, SourceRecord, SynEvent},
     packet::{self, Link, Packet, Pass, Syn},
@@ -89,8 +92,21 @@ fn is_allowed(syn: &Syn) -> bool {
     if syn.source.is_v4() {
         ALLOWED_V4.get(Key::new(32, syn.source.v4_octets())).is_some()
     } else {
-        ALLOWED_V6.get(Key::new(128, syn.source)).is_some()
+        let key = WholeV6 { _room: 0, prefix_len: 128, data: syn.source };
+        // SAFETY: from this field on the bytes are those of a `Key`, which is packed, so that any place is aligned for it.
+        let key =
+            unsafe { &*(&raw const key).byte_add(offset_of!(WholeV6, prefix_len)).cast::<Key<Address>>() };
+        ALLOWED_V6.get(key).is_some()
     }
+}
+
+/// A trie's key whose address is aligned. aya's is packed: its bytes would be stored one by one, and the kernel, which loads
+/// eight at a time, would wait for each of them to arrive in the cache.
+#[repr(C)]
+struct WholeV6 {
+    _room: u32,
+    prefix_len: u32,
+    data: Address,
 }
 
 /// Whether the ring had room.
@@ -103,7 +119,8 @@ fn emit(syn: &Syn, ifindex: u32, class: u8, stamp_ns: u64) -> bool {
         ifindex,
         source_port: syn.source_port,
         class,
-        padding: [0; 5],
+        padding: 0,
+        padding_word: 0,
     });
     entry.submit(0);
     true
