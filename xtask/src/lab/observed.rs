@@ -240,7 +240,7 @@ impl Observed {
             let first_inside = of_class(true).next();
             let last_before = first_inside.map_or_else(
                 || of_class(false).next_back(),
-                |first| of_class(false).filter(|syn| syn.at < first.at).next_back(),
+                |first| of_class(false).rfind(|syn| syn.at < first.at),
             );
             compare_stamps(differences_ns, client.first_syn_ns, syns.first());
             compare_stamps(differences_ns, client.last_syn_ns, syns.last());
