@@ -52,6 +52,8 @@ pub(crate) struct Activation {
     pub(crate) pod: usize,
     /// The client's number in its SYNs.
     pub(crate) tag: Option<u16>,
+    /// So long a client has to be up before its first switch, to have leaked and to have noticed.
+    least_lead: Duration,
     pub(crate) dropped: Option<Switch>,
     pub(crate) switch: Option<Switch>,
     /// The client's whole result document.
@@ -72,8 +74,12 @@ impl Activation {
         Margins::of(self.measured.bracket, self.recorded()?)
     }
 
-    /// Whether the switch was recorded too coarsely to judge anything by it.
+    /// Whether nothing can be judged by this: the switch was recorded too coarsely, or came before the client was up.
     pub(crate) fn is_void(&self) -> bool {
+        let first = self.dropped.or(self.switch).map(|switch| recorded(&switch, &self.measured));
+        if first.is_some_and(|first| first.before < self.least_lead.as_secs_f64()) {
+            return true;
+        }
         let wide = |switch: &Switch| switch.after.seconds_since(switch.before) > WIDEST_SWITCH.as_secs_f64();
         self.dropped.iter().chain(&self.switch).any(wide)
     }
@@ -175,9 +181,18 @@ impl Stage<'_> {
         let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
         let document: Value = serde_json::from_str(&output).with_context(explain)?;
         let measured = Measured::deserialize(&document).with_context(explain)?;
-        let tag = self.tag(run, pod);
-        let mut activation =
-            Activation { run, pod, tag, dropped, switch, document, measured, account: None, faults: vec![] };
+        let mut activation = Activation {
+            run,
+            pod,
+            tag: self.tag(run, pod),
+            least_lead: 2 * (self.plan.interval + self.plan.rtt),
+            dropped,
+            switch,
+            document,
+            measured,
+            account: None,
+            faults: vec![],
+        };
         if self.control_shift {
             activation.shift_by_one_width();
         }

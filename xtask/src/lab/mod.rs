@@ -212,7 +212,10 @@ fn void_limit(wanted: usize) -> usize {
 
 fn refuse_busy_machine(void: usize, wanted: usize) -> Result<()> {
     if void > void_limit(wanted) {
-        bail!("{void} switches took longer than {:?}: this machine is too busy", activation::WIDEST_SWITCH);
+        bail!(
+            "{void} runs are void (switch recorded coarser than {:?}, or client up too late): this machine is too busy",
+            activation::WIDEST_SWITCH
+        );
     }
     Ok(())
 }

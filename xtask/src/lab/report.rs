@@ -107,8 +107,11 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
     let good = valid.iter().filter(|activation| activation.faults.is_empty()).count();
     let mut lines: Vec<(&str, String)> = vec![];
     let void = activations.len() - valid.len();
-    let voids =
-        if void == 0 { String::new() } else { format!(" ({void} void: switch recorded too coarsely)") };
+    let voids = if void == 0 {
+        String::new()
+    } else {
+        format!(" ({void} void: switch recorded too coarsely, or client up too late)")
+    };
     let switched = valid.iter().any(|activation| activation.switch.is_some());
     let question = if switched { "switch inside the bracket" } else { "as expected" };
     lines.push((question, format!("{good} of {}{voids}", valid.len())));
