@@ -91,6 +91,9 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         second: (plan.scenario == Scenario::Failover).then_some(second),
         no_return: plan.no_return,
     })?;
+    if plan.scenario.is_outage() {
+        topology.forget_ended_connections()?;
+    }
     let wire = options.delay.map(|rtt| Wire::start(&topology.wire, rtt / 2)).transpose()?;
     interrupt.check()?;
     let captures = plan.ebpf.map(|_| observation::Captures::start(&topology)).transpose()?;

@@ -41,13 +41,15 @@ pub(crate) struct Outage {
 }
 
 impl Outage {
-    /// Whether a switch was recorded too coarsely to judge anything by it. A process's end and start, and the walk through
+    /// Whether nothing can be judged by this: a switch was recorded too coarsely, or the client was not up before it. A
+    /// process's end and start, and the walk through
     /// all connections, take what they take: there the record is an interval, and judged as one.
     pub(crate) fn is_void(&self, scenario: Scenario) -> bool {
         let wide =
             |[before, after]: [Monotonic; 2]| after.seconds_since(before) > WIDEST_SWITCH.as_secs_f64();
-        matches!(scenario, Scenario::Failover | Scenario::Flap)
-            && (wide(self.done.begin) || wide(self.done.end))
+        let coarse = wide(self.done.begin) || wide(self.done.end);
+        !self.watched.was_up_before(self.done.begin[0])
+            || (coarse && matches!(scenario, Scenario::Failover | Scenario::Flap))
     }
 }
 

@@ -186,6 +186,20 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Makes target and gateways forget connections that have ended. Else a run at a short interval soon comes upon ports
+    /// of an earlier one: a target in TIME-WAIT answers a held connection's stray segment with an ACK, where any other
+    /// answers with an RST, and a gateway does not translate it.
+    pub(crate) fn forget_ended_connections(&self) -> Result<()> {
+        self.target.sysctl(&[("net/ipv4/tcp_max_tw_buckets", "0")])?;
+        for gateway in [&self.gateway].into_iter().chain(&self.second) {
+            gateway.sysctl(&[
+                ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
+                ("net/netfilter/nf_conntrack_tcp_timeout_close", "1"),
+            ])?;
+        }
+        Ok(())
+    }
+
     fn gateways(&self, second: Option<SecondGateway>) -> Vec<Gateway<'_>> {
         let both = |address: fn(Family) -> IpAddr| [Family::V4, Family::V6].map(address);
         let first = Gateway {

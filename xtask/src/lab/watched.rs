@@ -35,6 +35,7 @@ impl Done {
 pub(crate) struct Watched {
     start_monotonic_ns: u64,
     outcome: String,
+    masquerade_delay_seconds: Option<f64>,
     probes: BTreeMap<String, Option<u64>>,
     connect_seconds: Option<Quantiles>,
     tick_lateness_seconds: Option<Quantiles>,
@@ -99,6 +100,12 @@ struct OwnStall {
 impl Watched {
     pub(crate) fn start(&self) -> Monotonic {
         Monotonic::from_ns(self.start_monotonic_ns)
+    }
+
+    /// Whether the client had its winner, and its held connections, before the outage began.
+    pub(crate) fn was_up_before(&self, begin: Monotonic) -> bool {
+        let up = self.masquerade_delay_seconds.map(|delay| delay + 2.0 * HELD_TICK.as_secs_f64());
+        up.is_some_and(|up| up < begin.seconds_since(self.start()))
     }
 
     /// The disruption that stands for the outage: the longest.
@@ -191,15 +198,17 @@ fn judge_disruption(
     // The disruption is the outage, and not something else of the same length.
     let started = disruption.start_seconds;
     let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(watched.start()));
-    let own_stalls: f64 = watched.stalls.iter().map(|stall| stall.length_seconds).sum();
-    let latest = latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + own_stalls;
-    judgement.expect((earliest - exchange..=latest).contains(&started), || {
+    // Ticks that came late, or not at all because the client was held up, move and widen the bracket, and the client says
+    // so itself.
+    let late = 2.0 * watched.tick_lateness_seconds.map_or(0.0, |late| late.max)
+        + watched.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>();
+    let earliest = earliest - exchange - late;
+    let latest = latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late;
+    judgement.expect((earliest..=latest).contains(&started), || {
         format!("the disruption started at {started:.6} s, not {earliest:.6} to {latest:.6}")
     });
     let allowed = 2.0 * (plan.interval.as_secs_f64() + round_trip);
     let width = upper - lower;
-    // Ticks that came late, or not at all because the client was held up, widen the bracket, and the client says so.
-    let late = 2.0 * watched.tick_lateness_seconds.map_or(0.0, |late| late.max) + own_stalls;
     (judgement.width_seconds, judgement.width_allowed_seconds) = (Some(width), allowed);
     judgement.wide_by_lateness = width > allowed && width <= allowed + late;
     judgement.expect(width <= allowed + late, || {
