@@ -40,7 +40,8 @@ fn lab(args: &str) -> Command {
 
 /// Runs a lab and returns its document.
 fn measure(args: &str, expected_status: i32) -> Value {
-    let output = lab(args).arg("--json").output().unwrap();
+    // First: behind ` -- ` in `args` all is for the clients.
+    let output = lab(&format!("--json {args}")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(expected_status), "lab {args}: {said}{}", faults(&output));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -109,6 +110,155 @@ fn a_blackhole_is_measured_beside_the_switch() {
     for activation in document["activations"].as_array().unwrap() {
         assert!(activation["result"]["probes"]["timeout"].as_u64().unwrap() > 5);
     }
+}
+
+#[test]
+fn every_syn_of_a_blackhole_is_accounted_for() {
+    let Some(_machine) = machine_for("every_syn_of_a_blackhole_is_accounted_for") else { return };
+    // With a round-trip of 20 ms some probes are in flight whenever packets begin to vanish.
+    for args in ["--ipv6", "--delay 20ms"] {
+        let document = measure(&format!("blackhole --interval 5ms --runs 2 {args}"), 0);
+        assert_all_as_expected(&document, 2);
+        for activation in document["activations"].as_array().unwrap() {
+            let [account, probes] = [&activation["account"], &activation["result"]["probes"]];
+            let count = |of: &Value, name: &str| of[name].as_u64().unwrap();
+            let reached = ["inside", "outside", "cut"].map(|part| count(account, part)).iter().sum::<u64>();
+            let vanished = count(account, "left") - reached;
+            assert_eq!(vanished + count(account, "cut"), count(probes, "timeout"));
+            assert_eq!(count(account, "outside"), count(probes, "leaked"));
+            assert!(vanished > 5 && (args == "--ipv6" || count(account, "cut") > 0), "{account}");
+        }
+    }
+}
+
+#[test]
+fn a_dual_stack_name_is_measured_like_an_address() {
+    let Some(_machine) = machine_for("a_dual_stack_name_is_measured_like_an_address") else { return };
+    let document = measure("masquerade --target-name target.test --interval 5ms --runs 2", 0);
+    assert_all_as_expected(&document, 2);
+    assert_eq!(document["activations"][0]["result"]["target"], "target.test:1337");
+}
+
+/// Asserts what the comparison of the target's kernel side with a capture found.
+fn assert_observed(document: &Value, brackets: u64) {
+    let observed = &document["observed"];
+    assert_eq!(observed["faults"], Value::Array(vec![]));
+    assert_eq!(observed["captured_allowed"], observed["counted_allowed"]);
+    assert_eq!(observed["captured_denied"], observed["counted_denied"]);
+    assert!(observed["counted_denied"].as_u64().unwrap() > 0);
+    for held in ["brackets", "brackets_hold", "brackets_overlap"] {
+        assert_eq!(observed[held], brackets, "{held}");
+    }
+    let p99 = observed["stamps"]["error_p99_seconds"].as_f64().unwrap();
+    assert!(p99 <= 100e-6, "stamps are {p99} s off");
+}
+
+#[test]
+fn in_every_attach_mode_each_captured_syn_is_counted_once_and_stamped() {
+    let Some(_machine) = machine_for("in_every_attach_mode_each_captured_syn_is_counted_once_and_stamped")
+    else {
+        return;
+    };
+    for (attach, mode) in
+        [("auto", "tcx"), ("tc", "tcx"), ("xdp-native", "xdp-native"), ("xdp-generic", "xdp-generic")]
+    {
+        // The watch brings many annotated replies, each with a stamp to compare.
+        let args = format!("masquerade --ebpf={attach} --interval 5ms --runs 3 -- --watch=500ms");
+        let document = measure(&args, 0);
+        assert_observed(&document, 3);
+        assert_eq!(document["observed"]["mode"], mode);
+    }
+}
+
+#[test]
+fn over_a_long_path_the_bracket_of_the_target_holds_the_switch() {
+    let Some(_machine) = machine_for("over_a_long_path_the_bracket_of_the_target_holds_the_switch") else {
+        return;
+    };
+    let document = measure("masquerade --ebpf --ipv6 --delay 80ms --interval 20ms --runs 3 -- --watch=1s", 0);
+    assert_observed(&document, 3);
+}
+
+#[test]
+fn fifty_tagged_clients_have_a_timeline_each_through_every_nat() {
+    let Some(_machine) = machine_for("fifty_tagged_clients_have_a_timeline_each_through_every_nat") else {
+        return;
+    };
+    for nat in ["masquerade", "fully-random", "port-range"] {
+        let args = format!("masquerade --ebpf --clients 50 --interval 100ms --nat {nat} -- --watch=500ms");
+        let document = measure(&args, 0);
+        assert_observed(&document, document["summary"]["valid"].as_u64().unwrap());
+    }
+}
+
+#[test]
+fn leaked_syns_whose_handshake_never_completes_are_attributed_and_counted_as_half_open() {
+    let Some(_machine) =
+        machine_for("leaked_syns_whose_handshake_never_completes_are_attributed_and_counted_as_half_open")
+    else {
+        return;
+    };
+    let document = measure("masquerade --ebpf --no-return --runs 3 -- --watch=1s", 0);
+    assert_observed(&document, 3);
+    assert_eq!(document["observed"]["half_open_denied"], document["observed"]["captured_denied"]);
+}
+
+/// Runs an outage scenario; the lab itself judges the disruption's bracket and what became of held connections.
+fn measure_outages(scenario: &str) -> Value {
+    let document = measure(&format!("{scenario} --interval 5ms --runs 3"), 0);
+    assert_all_as_expected(&document, 3);
+    document
+}
+
+#[test]
+fn a_failover_is_measured_and_its_new_egress_ip_seen() {
+    let Some(_machine) = machine_for("a_failover_is_measured_and_its_new_egress_ip_seen") else { return };
+    let document = measure_outages("failover");
+    for outage in document["activations"].as_array().unwrap() {
+        assert_eq!(outage["result"]["disruptions"][0]["kind"], "blackhole");
+        assert_eq!(outage["result"]["egress_changes"][0]["to"], "203.0.113.101");
+        assert_eq!(outage["result"]["held"]["lost_total"], 2);
+    }
+}
+
+#[test]
+fn held_connections_survive_a_failover_that_keeps_the_egress_ip() {
+    let Some(_machine) = machine_for("held_connections_survive_a_failover_that_keeps_the_egress_ip") else {
+        return;
+    };
+    let document = measure_outages("failover --same-ip");
+    for outage in document["activations"].as_array().unwrap() {
+        assert_eq!(outage["result"]["held"]["lost_total"], 0);
+        assert_eq!(outage["result"]["held"]["stalls_total"], 2);
+    }
+}
+
+#[test]
+fn a_flap_is_a_leak_as_long_as_the_policy_was_off() {
+    let Some(_machine) = machine_for("a_flap_is_a_leak_as_long_as_the_policy_was_off") else { return };
+    let document = measure_outages("flap");
+    assert_eq!(document["activations"][0]["result"]["disruptions"][0]["kind"], "leak");
+    measure_outages("flap --ipv6 --delay 20ms");
+}
+
+#[test]
+fn lost_connection_tracking_resets_held_connections_and_spares_new_ones() {
+    let Some(_machine) = machine_for("lost_connection_tracking_resets_held_connections_and_spares_new_ones")
+    else {
+        return;
+    };
+    measure_outages("conntrack-loss");
+    // Where the port stays, the gateway picks the connection up as it was.
+    let document = measure_outages("conntrack-loss --nat masquerade");
+    assert_eq!(document["activations"][0]["result"]["held"]["lost_total"], 0);
+}
+
+#[test]
+fn a_restart_of_the_target_is_measured_and_closes_what_was_held() {
+    let Some(_machine) = machine_for("a_restart_of_the_target_is_measured_and_closes_what_was_held") else {
+        return;
+    };
+    measure_outages("restart");
 }
 
 #[test]
@@ -182,6 +332,10 @@ fn a_wrong_flag_is_one_line_and_exit_2() {
         ("--interval 0s", "--interval"),
         ("--clients 0", "--clients"),
         ("--test-timeout 1ms", "--test-timeout"),
+        ("flap --clients 2", "--clients"),
+        ("restart --ebpf", "--ebpf"),
+        ("flap --same-ip", "--same-ip"),
+        ("blackhole --no-return", "--no-return"),
     ] {
         let output = lab(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,7 @@
 //! One activation: clients start, their policies are switched, and what they measured is judged.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -10,19 +11,21 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
+    account::{self, Account},
+    capture::{Capture, Captured},
     child::Child,
     clock::Monotonic,
     cost::{Cost, Meter},
     interrupt::Interrupt,
     options::{Plan, Scenario},
-    policy::{Policy, Switch, Switcher},
+    policy::{Change, Policy, Switch, Switcher},
     target,
     topology::{Topology, pod_interface},
     verdict::{self, Margins, Measured, Recorded},
 };
 
 /// Time for packets of an earlier activation to get where they go.
-const QUIET: Duration = Duration::from_millis(30);
+pub(crate) const QUIET: Duration = Duration::from_millis(30);
 /// How long after its test timeout a client may take to end: it settles the probes in flight.
 const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 /// A switch recorded less exactly than this is no measure for a bracket: the machine was busy, and the run is void.
@@ -35,6 +38,8 @@ pub(crate) struct Stage<'lab> {
     pub(crate) switcher: &'lab Switcher,
     pub(crate) program: PathBuf,
     pub(crate) folder: PathBuf,
+    /// In place of `/etc/hosts` for clients.
+    pub(crate) hosts: Option<PathBuf>,
     pub(crate) client_args: &'lab [String],
     pub(crate) control_shift: bool,
     pub(crate) interrupt: &'lab Interrupt,
@@ -45,11 +50,17 @@ pub(crate) struct Activation {
     /// Counted from 1.
     pub(crate) run: u32,
     pub(crate) pod: usize,
+    /// The client's number in its SYNs.
+    pub(crate) tag: Option<u16>,
+    /// So long a client has to be up before its first switch, to have leaked and to have noticed.
+    least_lead: Duration,
     pub(crate) dropped: Option<Switch>,
     pub(crate) switch: Option<Switch>,
     /// The client's whole result document.
     pub(crate) document: Value,
     pub(crate) measured: Measured,
+    /// Where its SYNs went, in scenarios that ask.
+    pub(crate) account: Option<Account>,
     pub(crate) faults: Vec<String>,
 }
 
@@ -63,8 +74,12 @@ impl Activation {
         Margins::of(self.measured.bracket, self.recorded()?)
     }
 
-    /// Whether the switch was recorded too coarsely to judge anything by it.
+    /// Whether nothing can be judged by this: the switch was recorded too coarsely, or came before the client was up.
     pub(crate) fn is_void(&self) -> bool {
+        let first = self.dropped.or(self.switch).map(|switch| recorded(&switch, &self.measured));
+        if first.is_some_and(|first| first.before < self.least_lead.as_secs_f64()) {
+            return true;
+        }
         let wide = |switch: &Switch| switch.after.seconds_since(switch.before) > WIDEST_SWITCH.as_secs_f64();
         self.dropped.iter().chain(&self.switch).any(wide)
     }
@@ -80,32 +95,60 @@ impl Stage<'_> {
     pub(crate) fn activate(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Activation>, Cost)> {
         self.switcher.reset()?;
         self.interrupt.sleep(QUIET)?;
+        let accounts = self.start_captures()?;
         let mut meter = Meter::start();
-        let (clients, switches) = self.start_clients(random)?;
+        let (clients, switches) = self.start_clients(run, random)?;
         let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
         meter.look();
         let switches = self.await_switches(switches, &mut meter)?;
         let mut activations = vec![];
         for (pod, client) in clients.into_iter().enumerate() {
-            let happened =
-                |policy| switches.iter().copied().find(|one| one.pod == pod && one.policy == policy);
+            let happened = |policy| {
+                let change = Change::On(policy);
+                switches.iter().copied().find(|one| one.pod == pod && one.change == change)
+            };
             let (dropped, switch) = (happened(Policy::Drop), happened(Policy::Gateway));
             activations.push(self.collect(run, pod, client, deadline, dropped, switch)?);
         }
-        Ok((activations, meter.finish()))
+        let cost = meter.finish();
+        if let Some((left, arrived)) = accounts {
+            // Behind the last answer no segment is under way but the ends of connections.
+            let arrived = arrived.finish()?;
+            for (activation, left) in activations.iter_mut().zip(left) {
+                activation.settle_account(&left.finish()?, &arrived, self.plan);
+            }
+        }
+        Ok((activations, cost))
+    }
+
+    /// Captures at every Pod and at the target, where a blackhole is to be accounted for.
+    fn start_captures(&self) -> Result<Option<(Vec<Capture>, Capture)>> {
+        if self.plan.scenario != Scenario::Blackhole {
+            return Ok(None);
+        }
+        // The node's end: a packet is captured there before the node's rules see it.
+        let at_pod = |pod| Capture::start(&self.topology.node, &pod_interface(pod));
+        let left = (0..self.topology.pods.len()).map(at_pod).collect::<Result<_>>()?;
+        Ok(Some((left, Capture::start(&self.topology.target, "wire")?)))
+    }
+
+    /// The number a client has in its SYNs: another one in every run, so that the target keeps a timeline of each.
+    fn tag(&self, run: u32, pod: usize) -> Option<u16> {
+        let number = (run as usize - 1) * self.topology.pods.len() + pod + 1;
+        self.plan.ebpf.and_then(|_| u16::try_from(number).ok())
     }
 
     /// Starts a client in each Pod, and orders its switches. Returns how many were ordered, too.
-    fn start_clients(&self, random: &mut fastrand::Rng) -> Result<(Vec<Child>, usize)> {
+    fn start_clients(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Child>, usize)> {
         let mut clients = vec![];
         let mut switches = 0;
         for pod in 0..self.topology.pods.len() {
             let (vanish, gateway) = self.plan.draw(random);
             let started = Monotonic::now();
-            clients.push(self.start_client(pod)?);
+            clients.push(self.start_client(run, pod)?);
             for (wait, policy) in [(vanish, Policy::Drop), (gateway, Policy::Gateway)] {
                 let Some(wait) = wait else { continue };
-                self.switcher.schedule(started.after(wait), policy, pod, &pod_interface(pod));
+                self.switcher.schedule(started.after(wait), Change::On(policy), pod);
                 switches += 1;
             }
             self.interrupt.check()?;
@@ -138,7 +181,18 @@ impl Stage<'_> {
         let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
         let document: Value = serde_json::from_str(&output).with_context(explain)?;
         let measured = Measured::deserialize(&document).with_context(explain)?;
-        let mut activation = Activation { run, pod, dropped, switch, document, measured, faults: vec![] };
+        let mut activation = Activation {
+            run,
+            pod,
+            tag: self.tag(run, pod),
+            least_lead: 2 * (self.plan.interval + self.plan.rtt),
+            dropped,
+            switch,
+            document,
+            measured,
+            account: None,
+            faults: vec![],
+        };
         if self.control_shift {
             activation.shift_by_one_width();
         }
@@ -146,18 +200,30 @@ impl Stage<'_> {
         Ok(activation)
     }
 
-    fn start_client(&self, pod: usize) -> Result<Child> {
-        let go = |duration: Duration| format!("{}ns", duration.as_nanos());
-        let target = std::net::SocketAddr::new(self.plan.family.target(), target::PORT);
+    fn start_client(&self, run: u32, pod: usize) -> Result<Child> {
+        let mut further = vec![];
+        if let Some(tag) = self.tag(run, pod) {
+            further.extend(["--tag-required".into(), "--tag".into(), tag.to_string()]);
+        }
+        self.start_client_with(pod, further)
+    }
+
+    /// Starts a client with arguments beyond what every client gets.
+    pub(crate) fn start_client_with(&self, pod: usize, further: Vec<String>) -> Result<Child> {
+        let target = match &self.plan.target_name {
+            Some(name) => format!("{name}:{}", target::PORT),
+            None => SocketAddr::new(self.plan.family.target(), target::PORT).to_string(),
+        };
         let mut args: Vec<String> = ["client", "--exit", "--output", "json", "--external-target-addr"]
             .map(String::from)
             .into_iter()
-            .chain([target.to_string(), "--interval".into(), go(self.plan.interval)])
-            .chain(["--test-timeout".into(), go(self.plan.test_timeout)])
+            .chain([target, "--interval".into(), go_duration(self.plan.interval)])
+            .chain(["--test-timeout".into(), go_duration(self.plan.test_timeout)])
+            .chain(further)
             .collect();
         args.extend_from_slice(self.client_args);
-        let namespace = &self.topology.pods[pod];
-        Child::start(format!("client-{}", pod + 1), namespace, &self.program, &args, &self.folder)
+        let (name, namespace) = (format!("client-{}", pod + 1), &self.topology.pods[pod]);
+        Child::start(name, namespace, &self.program, &args, &self.folder, self.hosts.as_deref())
     }
 
     fn judge(&self, activation: &mut Activation, code: Option<i32>) {
@@ -171,7 +237,23 @@ impl Stage<'_> {
     }
 }
 
+/// A duration as the program's flags take it.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    format!("{}ns", duration.as_nanos())
+}
+
 impl Activation {
+    /// Draws up where its SYNs went.
+    fn settle_account(&mut self, left: &Captured, arrived: &Captured, plan: &Plan) {
+        let account = account::draw_up(left, arrived, &|address| plan.allows(address));
+        self.faults.extend(account.faults(&self.measured));
+        let dropped = left.dropped + arrived.dropped;
+        if dropped > 0 {
+            self.faults.push(format!("the captures dropped {dropped} frames: they are no measure"));
+        }
+        self.account = Some(account);
+    }
+
     /// The control: the same record, moved by the width of the bracket it is compared with.
     fn shift_by_one_width(&mut self) {
         let Some(margins) = self.margins() else { return };

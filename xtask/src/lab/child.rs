@@ -1,8 +1,12 @@
 //! The programs under test, each started right inside its namespace.
 
 use std::{
+    ffi::{CStr, CString},
     fs::{self, File},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::{
+        fd::AsRawFd,
+        unix::{ffi::OsStrExt, process::CommandExt},
+    },
     path::{Path, PathBuf},
     process::{self, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -10,12 +14,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
-    sched::{CloneFlags, setns},
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
     sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
     unistd::{Pid, getppid},
 };
 
-use super::{interrupt::Interrupt, namespace::Namespace};
+use super::{clock::Monotonic, interrupt::Interrupt, namespace::Namespace};
 
 /// How often a child that is waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(2);
@@ -31,13 +36,16 @@ pub(crate) struct Child {
 
 impl Child {
     /// Starts `program` in `namespace`, its output in `folder`. It dies with the calling thread, even if that is killed.
+    /// With `hosts` it sees that file in place of `/etc/hosts`.
     pub(crate) fn start(
         name: String,
         namespace: &Namespace,
         program: &Path,
         args: &[String],
         folder: &Path,
+        hosts: Option<&Path>,
     ) -> Result<Self> {
+        let hosts = hosts.map(|hosts| CString::new(hosts.as_os_str().as_bytes())).transpose()?;
         let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
         let mut command = Command::new(program);
         command
@@ -52,6 +60,9 @@ impl Child {
         unsafe {
             command.pre_exec(move || {
                 setns(std::os::fd::BorrowedFd::borrow_raw(netns), CloneFlags::CLONE_NEWNET)?;
+                if let Some(hosts) = &hosts {
+                    cover_hosts(hosts)?;
+                }
                 sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 || getppid() != lab {
                     return Err(std::io::Error::last_os_error());
@@ -66,6 +77,20 @@ impl Child {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Ends it as a node that dies would, with SIGKILL. Returns the instants between which that happened: all that it
+    /// held open is closed once it can be waited for.
+    pub(crate) fn kill(mut self) -> Result<[Monotonic; 2]> {
+        let before = Monotonic::now();
+        self.process.kill()?;
+        self.status = Some(self.process.wait()?);
+        Ok([before, Monotonic::now()])
+    }
+
+    /// Tells it by SIGTERM that it is over; [`Self::wait`] for the end.
+    pub(crate) fn tell_to_end(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM)?)
     }
 
     /// Whether it has ended, and how.
@@ -89,7 +114,7 @@ impl Child {
 
     /// Ends it as an operator would, with SIGTERM; an error if it ignores that or ends in another way than exit 0.
     pub(crate) fn terminate(mut self, interrupt: &Interrupt) -> Result<()> {
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM)?;
+        self.tell_to_end()?;
         let status = self.wait(Instant::now() + Duration::from_secs(2), interrupt)?;
         if !status.success() {
             bail!("{} answered SIGTERM with {status}{}", self.name, self.complaint());
@@ -106,6 +131,14 @@ impl Child {
         let log = fs::read_to_string(&self.stderr).unwrap_or_default();
         log.lines().last().map_or(String::new(), |line| format!("; it said: {line}"))
     }
+}
+
+/// Puts `hosts` in the place of `/etc/hosts`, for the calling process alone. Makes nothing but system calls.
+fn cover_hosts(hosts: &CStr) -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&CStr>;
+    mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some(hosts), c"/etc/hosts", none, MsFlags::MS_BIND, none)
 }
 
 impl Drop for Child {

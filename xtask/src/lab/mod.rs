@@ -2,14 +2,20 @@
 //! external target; a policy that is switched at an instant the lab records; the real programs, whose results are
 //! compared with that record.
 
+mod account;
 mod activation;
+mod capture;
 pub(crate) mod child;
 pub(crate) mod clock;
 mod cost;
 pub(crate) mod interrupt;
 pub(crate) mod namespace;
 mod nfset;
+mod observation;
+mod observed;
 mod options;
+mod outage;
+mod outage_report;
 pub(crate) mod packet;
 mod policy;
 mod report;
@@ -17,10 +23,12 @@ mod target;
 pub(crate) mod tool;
 mod topology;
 mod verdict;
+mod watched;
 mod wire;
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
@@ -35,9 +43,10 @@ use activation::{Activation, Stage};
 use cost::Cost;
 use interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
 use options::{Plan, Scenario};
+use outage::{Mortal, Outage};
 use report::Facts;
-use target::Target;
-use topology::{Family, Topology};
+use target::{Settings, Target};
+use topology::{Family, Layout, SecondGateway, Topology};
 use wire::Wire;
 
 use crate::unready;
@@ -74,27 +83,49 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = Folder::create()?;
-    let topology = Topology::build(options.clients, options.delay.is_some())?;
+    let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
+    let topology = Topology::build(Layout {
+        pods: options.clients,
+        gap: options.delay.is_some(),
+        nat: plan.nat,
+        second: (plan.scenario == Scenario::Failover).then_some(second),
+        no_return: plan.no_return,
+    })?;
+    if plan.scenario.is_outage() {
+        topology.forget_ended_connections()?;
+    }
     let wire = options.delay.map(|rtt| Wire::start(&topology.wire, rtt / 2)).transpose()?;
     interrupt.check()?;
-    let allowed = match (plan.scenario, plan.family) {
-        (Scenario::Baseline, _) => vec!["0.0.0.0/0".into(), "::/0".into()],
-        (_, Family::V4) => vec![format!("{}/32", plan.family.egress())],
-        (_, Family::V6) => vec![format!("{}/128", plan.family.egress())],
-    };
-    let target = Target::start(&topology.target, &program, &allowed, &folder.0, interrupt)?;
-    let switcher = policy::Switcher::start(&topology.node)?;
+    let captures = plan.ebpf.map(|_| observation::Captures::start(&topology)).transpose()?;
+    let settings = target_settings(options, plan);
+    let target = Target::start(&topology.target, &program, &settings, &folder.0, interrupt)?;
+    let switcher = policy::Switcher::start(&topology.node, &topology.gateway)?;
+    let hosts = plan.target_name.as_ref().map(|name| folder.write_hosts(name)).transpose()?;
     let stage = Stage {
         plan,
         topology: &topology,
         switcher: &switcher,
         program,
         folder: folder.0.clone(),
+        hosts,
         client_args: &options.client_args,
         control_shift: options.control_shift,
         interrupt,
     };
+    if plan.scenario.is_outage() {
+        return all_outages(
+            options,
+            &stage,
+            Mortal { target: Some(target), settings },
+            seed,
+            &mut random,
+            wire,
+        );
+    }
     let (activations, cost) = all_runs(options, &stage, seed, &mut random)?;
+    let observed = captures
+        .map(|captures| observation::compare(captures, plan, &target, &activations, interrupt))
+        .transpose()?;
     let facts = Facts {
         plan,
         clients: options.clients,
@@ -104,6 +135,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         sources: target.sources()?,
         wire: wire.map(Wire::finish).transpose()?,
         cost,
+        observed,
     };
     target.stop(interrupt)?;
     if options.json {
@@ -111,7 +143,84 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     } else {
         println!("{}", report::summary(&facts, &activations));
     }
-    Ok(activations.iter().all(|activation| activation.is_void() || activation.faults.is_empty()))
+    let observed_as_expected = facts.observed.is_none_or(|observed| observed.faults.is_empty());
+    let as_expected = |activation: &Activation| activation.is_void() || activation.faults.is_empty();
+    Ok(observed_as_expected && activations.iter().all(as_expected))
+}
+
+fn target_settings(options: &Options, plan: &Plan) -> Settings {
+    let allowed = if plan.scenario == Scenario::Baseline {
+        vec!["0.0.0.0/0".into(), "::/0".into()]
+    } else {
+        let host = |egress: IpAddr| format!("{egress}/{}", if egress.is_ipv4() { 32 } else { 128 });
+        plan.egress().into_iter().map(host).collect()
+    };
+    let mut further = vec![];
+    if let Some(attach) = plan.ebpf {
+        let numbers = (observation::most_runs(options) * options.clients).min(options::MOST_TAGS);
+        further =
+            ["--ebpf=required", "--ebpf-attach", &attach.name(), "--expect-clients", &numbers.to_string()]
+                .map(String::from)
+                .to_vec();
+    }
+    if plan.ebpf.is_some() || plan.scenario.is_outage() {
+        further.push("--reply=annotated".into());
+    }
+    if plan.scenario.is_outage() {
+        further.push("--keep-open".into());
+    }
+    Settings { allowed, further }
+}
+
+/// Runs as many valid outages as asked for, and reports.
+fn all_outages<'lab>(
+    options: &Options,
+    stage: &Stage<'lab>,
+    mut mortal: Mortal<'lab>,
+    seed: u64,
+    random: &mut fastrand::Rng,
+    wire: Option<Wire>,
+) -> Result<bool> {
+    let (plan, wanted) = (stage.plan, options.runs as usize);
+    if !options.json {
+        println!("{}", outage_report::heading(plan, seed));
+    }
+    let mut outages: Vec<Outage> = vec![];
+    let mut void = 0;
+    while outages.len() - void < wanted {
+        let outage = stage.watch_outage(outages.len() as u32 + 1, &mut mortal, random)?;
+        void += usize::from(outage.is_void(plan.scenario));
+        if !options.json {
+            println!("{}", outage_report::row(&outage, plan.scenario));
+        }
+        outages.push(outage);
+        refuse_busy_machine(void, wanted)?;
+    }
+    if let Some(target) = mortal.target {
+        target.stop(stage.interrupt)?;
+    }
+    let wire = wire.map(Wire::finish).transpose()?;
+    if options.json {
+        println!("{:#}", outage_report::document(plan, seed, &outages, wire.as_ref()));
+    } else {
+        println!("{}", outage_report::summary(plan, &outages, wire.as_ref()));
+    }
+    Ok(outages.iter().all(|outage| outage.is_void(plan.scenario) || outage.judgement.faults.is_empty()))
+}
+
+/// How many void measurements are made up for.
+fn void_limit(wanted: usize) -> usize {
+    wanted / 10 + 3
+}
+
+fn refuse_busy_machine(void: usize, wanted: usize) -> Result<()> {
+    if void > void_limit(wanted) {
+        bail!(
+            "{void} runs are void (switch recorded coarser than {:?}, or client up too late): this machine is too busy",
+            activation::WIDEST_SWITCH
+        );
+    }
+    Ok(())
 }
 
 /// Runs until as many activations as asked for are valid; void ones are made up for, within limits.
@@ -122,7 +231,6 @@ fn all_runs(
     random: &mut fastrand::Rng,
 ) -> Result<(Vec<Activation>, Cost)> {
     let wanted = options.runs as usize * options.clients;
-    let void_limit = wanted / 10 + 3;
     let brief = wanted > MOST_ROWS;
     if !options.json {
         println!("{}", report::heading(stage.plan, options.clients, seed));
@@ -146,12 +254,7 @@ fn all_runs(
             }
             activations.push(activation);
         }
-        if void > void_limit {
-            bail!(
-                "{void} switches took longer than {:?}: this machine is too busy",
-                activation::WIDEST_SWITCH
-            );
-        }
+        refuse_busy_machine(void, wanted)?;
         if options.clients > 1 && run == options.runs {
             break;
         }
@@ -168,6 +271,14 @@ impl Folder {
         let made = fs::DirBuilder::new().mode(0o700).create(&folder);
         made.with_context(|| format!("cannot make the folder {}", folder.display()))?;
         Ok(Self(folder))
+    }
+
+    /// Writes a file in the form of `/etc/hosts` that gives the target's addresses to `name`.
+    fn write_hosts(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join("hosts");
+        let line = |family: Family| format!("{} {name}\n", family.target());
+        fs::write(&path, [Family::V4, Family::V6].map(line).concat())?;
+        Ok(path)
     }
 }
 

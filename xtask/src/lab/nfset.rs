@@ -17,6 +17,8 @@ pub(crate) const TABLE: &str = "egwl";
 
 const NEW: u16 = ((libc::NFNL_SUBSYS_NFTABLES << 8) | libc::NFT_MSG_NEWSETELEM) as u16;
 const DELETE: u16 = ((libc::NFNL_SUBSYS_NFTABLES << 8) | libc::NFT_MSG_DELSETELEM) as u16;
+/// `IPCTNL_MSG_CT_DELETE` of `linux/netfilter/nfnetlink_conntrack.h`.
+const FORGET: u16 = ((libc::NFNL_SUBSYS_CTNETLINK << 8) | 2) as u16;
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 // Attribute numbers of linux/netfilter/nf_tables.h.
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -42,6 +44,12 @@ pub(crate) fn delete(set: &str, interface: &str) -> Batch {
 /// Empties a set.
 pub(crate) fn flush(set: &str) -> Batch {
     change(DELETE, 0, set, None)
+}
+
+/// Makes the namespace forget all its connections (`ctnetlink_flush_iterate`, `net/netfilter/nf_conntrack_netlink.c`).
+/// Not a batch: a message of its own, whose refusal is read in the same way.
+pub(crate) fn forget_connections() -> Batch {
+    Batch(message(FORGET, 0, libc::AF_UNSPEC, 0, &[]))
 }
 
 fn change(kind: u16, flags: u16, set: &str, interface: Option<&str>) -> Batch {

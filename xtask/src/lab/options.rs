@@ -1,11 +1,11 @@
 //! The lab's flags, and the plan they make: checked before anything on the machine changes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::topology::{Family, MAX_PODS};
+use super::topology::{Family, MAX_PODS, Nat};
 use crate::unready;
 
 /// What happens to the Pods while their clients probe.
@@ -19,9 +19,45 @@ pub(crate) enum Scenario {
     Baseline,
     /// The policy never comes
     Never,
+    /// Watch: the gateway stops forwarding, and the policy moves to a second one
+    Failover,
+    /// Watch: the policy goes out of force and comes back
+    Flap,
+    /// Watch: the gateway forgets its connections
+    ConntrackLoss,
+    /// Watch: the target is killed and started again
+    Restart,
+}
+
+impl Scenario {
+    /// Whether clients watch for a disruption, instead of waiting for a policy.
+    pub(crate) const fn is_outage(self) -> bool {
+        matches!(self, Self::Failover | Self::Flap | Self::ConntrackLoss | Self::Restart)
+    }
+
+    /// As the user gives it.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// Where the target's kernel side is to be attached, as `external-target --ebpf-attach` takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attach {
+    Auto,
+    Tc,
+    XdpNative,
+    XdpGeneric,
+}
+
+impl Attach {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Options {
     #[arg(value_enum, default_value = "masquerade")]
     pub(crate) scenario: Scenario,
@@ -43,6 +79,24 @@ pub(crate) struct Options {
     /// Probe over IPv6
     #[arg(long)]
     pub(crate) ipv6: bool,
+    /// Observe SYNs in the target's kernel, tag them, and compare both with a packet capture
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub(crate) ebpf: Option<Attach>,
+    /// How node and gateway choose source ports [default: masquerade; with conntrack-loss fully-random]
+    #[arg(long, value_name = "FORM")]
+    pub(crate) nat: Option<Nat>,
+    /// Lose SYN-ACKs to the node's own address, so that handshakes of leaked SYNs never complete
+    #[arg(long)]
+    pub(crate) no_return: bool,
+    /// With failover: the second gateway takes over the egress IP, too
+    #[arg(long)]
+    pub(crate) same_ip: bool,
+    /// Connections that a client holds open during an outage
+    #[arg(long, default_value_t = 2)]
+    pub(crate) hold: u32,
+    /// Give clients the target by this name, which has an IPv4 and an IPv6 address
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target_name: Option<String>,
     /// Seed of the random instants of switching [default: a random one, printed]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -68,6 +122,12 @@ pub(crate) struct Plan {
     pub(crate) interval: Duration,
     pub(crate) rtt: Duration,
     pub(crate) test_timeout: Duration,
+    pub(crate) nat: Nat,
+    pub(crate) no_return: bool,
+    pub(crate) same_ip: bool,
+    pub(crate) hold: u32,
+    pub(crate) ebpf: Option<Attach>,
+    pub(crate) target_name: Option<String>,
     /// No switch comes earlier after the start of a client: it has to be up, and to have leaked.
     lead: Duration,
     /// Each switch is drawn from so long a time.
@@ -86,12 +146,21 @@ impl Plan {
         if options.clients == 0 || options.clients > MAX_PODS {
             return Err(unready(format!("--clients {}: give 1 to {MAX_PODS}", options.clients)));
         }
+        refuse_contradictions(options)?;
+        let default_nat =
+            if options.scenario == Scenario::ConntrackLoss { Nat::FullyRandom } else { Nat::Masquerade };
         let mut plan = Self {
             scenario: options.scenario,
             family: if options.ipv6 { Family::V6 } else { Family::V4 },
             interval,
             rtt,
             test_timeout: Duration::ZERO,
+            nat: options.nat.unwrap_or(default_nat),
+            no_return: options.no_return,
+            same_ip: options.same_ip,
+            hold: options.hold,
+            ebpf: options.ebpf,
+            target_name: options.target_name.clone(),
             // Clients that start together get less of a processor each.
             lead: Duration::from_millis(60 + 2 * options.clients as u64) + 2 * interval + 2 * rtt,
             span: Duration::from_millis(100).max(4 * interval),
@@ -109,14 +178,54 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The addresses that the target is to allow.
+    pub(crate) fn egress(&self) -> Vec<IpAddr> {
+        let both = [Family::V4, Family::V6];
+        let of = |family: Family| [family.egress(), family.second_egress()];
+        let families = both.into_iter().filter(|family| self.target_name.is_some() || *family == self.family);
+        families.flat_map(of).collect()
+    }
+
+    /// Whether the target allows this source.
+    pub(crate) fn allows(&self, source: IpAddr) -> bool {
+        self.scenario == Scenario::Baseline || self.egress().contains(&source)
+    }
+
     /// Draws when, after its start, a client's packets begin to vanish, and when its policy comes.
     pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> (Option<Duration>, Option<Duration>) {
         let first = self.lead + self.span.mul_f64(random.f64());
         match self.scenario {
             Scenario::Masquerade => (None, Some(first)),
             Scenario::Blackhole => (Some(first), Some(first + self.lead + self.span.mul_f64(random.f64()))),
-            Scenario::Baseline | Scenario::Never => (None, None),
+            _ => (None, None),
         }
+    }
+
+    /// How long a probe may take while a client watches: long enough for its round-trips, short enough for a run to
+    /// be over soon after its outage.
+    pub(crate) fn probe_timeout(&self) -> Duration {
+        Duration::from_millis(200) + 4 * self.rtt
+    }
+
+    /// Draws when, after its start, a client's outage begins, and how long it lasts: long enough for probes and held
+    /// connections to meet it, short enough for a held one to be sent again after it within [`Self::recovery`].
+    pub(crate) fn draw_outage(&self, random: &mut fastrand::Rng) -> (Duration, Duration) {
+        // Held connections open after the first pong.
+        let begin = self.lead + Duration::from_millis(60) + 3 * self.rtt + self.span.mul_f64(random.f64());
+        let length =
+            Duration::from_millis(60) + 3 * self.interval + Duration::from_millis(200).mul_f64(random.f64());
+        (begin, length)
+    }
+
+    /// How long after the begin of an outage of this length every connection that can recover has: the kernel sends
+    /// again after 200 ms and a round-trip, then after twice that (RFC 6298, `TCP_RTO_MIN`), and so on.
+    pub(crate) fn recovery(&self, outage: Duration) -> Duration {
+        let first = Duration::from_millis(210) + 2 * self.rtt;
+        let mut again = first;
+        while again < outage + Duration::from_millis(20) {
+            again = 2 * again + first;
+        }
+        again + 2 * self.rtt + Duration::from_millis(100)
     }
 
     /// The latest instant after a client's start at which [`Self::draw`] can put a switch.
@@ -124,3 +233,26 @@ impl Plan {
         2 * (self.lead + self.span)
     }
 }
+
+/// Flags that only go together with others.
+fn refuse_contradictions(options: &Options) -> Result<()> {
+    let scenario = options.scenario;
+    let outage = scenario.is_outage();
+    let refusal = if outage && options.clients > 1 {
+        Some(("--clients", "an outage is measured with one client"))
+    } else if outage && options.ebpf.is_some() {
+        Some(("--ebpf", "outages are measured by the client; take another scenario"))
+    } else if options.same_ip && scenario != Scenario::Failover {
+        Some(("--same-ip", "only the failover scenario has a second gateway"))
+    } else if options.no_return && scenario != Scenario::Masquerade {
+        Some(("--no-return", "only for the masquerade scenario"))
+    } else if options.ebpf.is_some() && options.clients > MOST_TAGS {
+        Some(("--ebpf", "there are 4095 tags: give --clients 4095 or less"))
+    } else {
+        None
+    };
+    refusal.map_or(Ok(()), |(flag, why)| Err(unready(format!("{flag}: {why}"))))
+}
+
+/// Client numbers that a tag has room for.
+pub(crate) const MOST_TAGS: usize = 4095;

@@ -1,4 +1,4 @@
-//! The egress policy of every Pod, and the thread that switches it at a given instant.
+//! The egress policy of every Pod, what can befall its gateway, and the thread that switches either at a given instant.
 
 use std::{
     collections::BinaryHeap,
@@ -10,33 +10,55 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{clock::Monotonic, namespace::Namespace, nfset};
+use super::{
+    clock::Monotonic,
+    namespace::Namespace,
+    nfset,
+    topology::{GATEWAY_TUNNEL, pod_interface},
+};
 
 /// No interface has this name: adding it to a set changes nothing for any packet.
 const NO_INTERFACE: &str = "warm-up";
 
-/// What happens to a Pod's packets. Each is a set of Pod interfaces that the node's ruleset looks up for every packet.
+/// What happens to packets. Each is a set of interfaces that a ruleset looks up for every packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// They go through the gateway. Wins over `Drop`.
+    /// A Pod's go through the gateway. Wins over `Drop`.
     Gateway,
-    /// They vanish.
+    /// A Pod's go through the second gateway. Wins over `Gateway`.
+    Second,
+    /// A Pod's vanish.
     Drop,
+    /// The gateway forwards none.
+    Dead,
 }
 
 impl Policy {
     pub(crate) const fn set(self) -> &'static str {
         match self {
             Self::Gateway => "through-gateway",
+            Self::Second => "through-second",
             Self::Drop => "vanishing",
+            Self::Dead => "dead",
         }
     }
+}
+
+/// What one switch does. Each is one system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The policy comes into force.
+    On(Policy),
+    /// It goes out of force.
+    Off(Policy),
+    /// The gateway forgets its connections, and how it translates them.
+    Forget,
 }
 
 /// A switch that happened: it took effect at one instant between `before` and `after`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Switch {
-    pub(crate) policy: Policy,
+    pub(crate) change: Change,
     /// Index of the Pod.
     pub(crate) pod: usize,
     /// Read directly before the system call that switches.
@@ -47,9 +69,14 @@ pub(crate) struct Switch {
 
 struct Order {
     due: Monotonic,
-    policy: Policy,
+    change: Change,
     pod: usize,
-    interface: String,
+}
+
+/// Netfilter sockets in the namespaces where switches take effect.
+struct Sockets {
+    node: nfset::Socket,
+    gateway: nfset::Socket,
 }
 
 enum Command {
@@ -68,22 +95,25 @@ pub(crate) struct Switcher {
 }
 
 impl Switcher {
-    pub(crate) fn start(node: &Namespace) -> Result<Self> {
-        let socket = node.run(|| nfset::Socket::open().context("cannot open a netfilter netlink socket"))?;
+    pub(crate) fn start(node: &Namespace, gateway: &Namespace) -> Result<Self> {
+        let open = |namespace: &Namespace| {
+            namespace.run(|| nfset::Socket::open().context("cannot open a netfilter netlink socket"))
+        };
+        let sockets = Sockets { node: open(node)?, gateway: open(gateway)? };
         let (commands, inbox) = channel();
         let (report, switched) = channel();
         let (ready, is_ready) = channel();
         let thread = thread::Builder::new().name("policy".into()).spawn(move || {
             let _ = ready.send(become_realtime());
-            serve(&socket, &inbox, &report);
+            serve(&sockets, &inbox, &report);
         })?;
         let realtime = is_ready.recv().context("the policy thread did not start")?;
         Ok(Self { commands: Some(commands), switched, thread: Some(thread), realtime })
     }
 
     /// Asks for a switch at `due`; [`Self::next`] reports it.
-    pub(crate) fn schedule(&self, due: Monotonic, policy: Policy, pod: usize, interface: &str) {
-        self.tell(Command::Switch(Order { due, policy, pod, interface: interface.into() }));
+    pub(crate) fn schedule(&self, due: Monotonic, change: Change, pod: usize) {
+        self.tell(Command::Switch(Order { due, change, pod }));
     }
 
     /// The next switch that happened, if one did within `patience`.
@@ -95,7 +125,7 @@ impl Switcher {
         }
     }
 
-    /// Puts every Pod back to "no policy".
+    /// Puts every Pod back to "no policy", and revives the gateway.
     pub(crate) fn reset(&self) -> Result<()> {
         let (done, is_done) = channel();
         self.tell(Command::Reset(done));
@@ -122,7 +152,7 @@ pub(crate) fn become_realtime() -> bool {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) == 0 }
 }
 
-fn serve(socket: &nfset::Socket, inbox: &Receiver<Command>, report: &Sender<io::Result<Switch>>) {
+fn serve(sockets: &Sockets, inbox: &Receiver<Command>, report: &Sender<io::Result<Switch>>) {
     let mut orders: BinaryHeap<Order> = BinaryHeap::new();
     loop {
         let wake = orders.peek().map_or(Duration::from_hours(1), |order| order.due.remaining());
@@ -130,12 +160,12 @@ fn serve(socket: &nfset::Socket, inbox: &Receiver<Command>, report: &Sender<io::
             Ok(Command::Switch(order)) => orders.push(order),
             Ok(Command::Reset(done)) => {
                 orders.clear();
-                let _ = done.send(reset(socket));
+                let _ = done.send(reset(sockets));
             }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 let Some(order) = orders.pop() else { continue };
-                if report.send(switch(socket, &order)).is_err() {
+                if report.send(switch(sockets, &order)).is_err() {
                     return;
                 }
             }
@@ -145,25 +175,45 @@ fn serve(socket: &nfset::Socket, inbox: &Receiver<Command>, report: &Sender<io::
 
 /// Carries out one order: one system call between two readings of the clock. The kernel's code and memory for it are
 /// warmed up directly before: cold, the switch takes 30 us, warm 4 us.
-fn switch(socket: &nfset::Socket, order: &Order) -> io::Result<Switch> {
-    let set = order.policy.set();
-    let change = nfset::add(set, &order.interface);
-    socket.send(&nfset::add(set, NO_INTERFACE))?;
-    socket.send(&nfset::delete(set, NO_INTERFACE))?;
+fn switch(sockets: &Sockets, order: &Order) -> io::Result<Switch> {
+    let Order { change, pod, .. } = *order;
+    let (socket, batch) = match change {
+        Change::On(policy) => (sockets.of(policy), nfset::add(policy.set(), &interface(policy, pod))),
+        Change::Off(policy) => (sockets.of(policy), nfset::delete(policy.set(), &interface(policy, pod))),
+        Change::Forget => (&sockets.gateway, nfset::forget_connections()),
+    };
+    if let Change::On(policy) | Change::Off(policy) = change {
+        socket.send(&nfset::add(policy.set(), NO_INTERFACE))?;
+        socket.send(&nfset::delete(policy.set(), NO_INTERFACE))?;
+    }
     let before = Monotonic::now();
-    let outcome = socket.send(&change);
+    let outcome = socket.send(&batch);
     let after = Monotonic::now();
     outcome?;
     match socket.refusal() {
         Some(error) => Err(error),
-        None => Ok(Switch { policy: order.policy, pod: order.pod, before, after }),
+        None => Ok(Switch { change, pod, before, after }),
     }
 }
 
-fn reset(socket: &nfset::Socket) -> io::Result<()> {
-    socket.send(&nfset::flush(Policy::Gateway.set()))?;
-    socket.send(&nfset::flush(Policy::Drop.set()))?;
-    socket.refusal().map_or(Ok(()), Err)
+/// By which interface a policy selects packets.
+fn interface(policy: Policy, pod: usize) -> String {
+    if policy == Policy::Dead { GATEWAY_TUNNEL.into() } else { pod_interface(pod) }
+}
+
+fn reset(sockets: &Sockets) -> io::Result<()> {
+    for policy in [Policy::Gateway, Policy::Second, Policy::Drop, Policy::Dead] {
+        let socket = sockets.of(policy);
+        socket.send(&nfset::flush(policy.set()))?;
+        socket.refusal().map_or(Ok(()), Err)?;
+    }
+    Ok(())
+}
+
+impl Sockets {
+    fn of(&self, policy: Policy) -> &nfset::Socket {
+        if policy == Policy::Dead { &self.gateway } else { &self.node }
+    }
 }
 
 /// Earliest first: `BinaryHeap` hands out its greatest item.

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{
+    account::Account,
     activation::Activation,
     cost::Cost,
+    observed::Observed,
     options::{Plan, Scenario},
     policy::Switch,
     target::Judged,
@@ -26,19 +28,28 @@ pub(crate) struct Facts<'lab> {
     pub(crate) sources: Value,
     pub(crate) wire: Option<Exactness>,
     pub(crate) cost: Cost,
+    /// What the comparison with the target's kernel side found.
+    pub(crate) observed: Option<Observed>,
 }
 
 const HEAD: &str = " run client   switched  window   lower end   upper end      width leaked  holds";
 
-/// The first lines of the table.
-pub(crate) fn heading(plan: &Plan, clients: usize, seed: u64) -> String {
-    let scenario = format!("{:?}", plan.scenario).to_lowercase();
+/// What is measured, in one line.
+pub(crate) fn title(scenario: &str, plan: &Plan, clients: usize, seed: u64) -> String {
     let family = if plan.family == Family::V6 { "IPv6" } else { "IPv4" };
-    let mut text = format!("{scenario} over {family}, interval {:?}", plan.interval);
+    let family =
+        plan.target_name.as_ref().map_or(family.into(), |name| format!("whatever {name} resolves to"));
+    let mut text = format!("{scenario} over {family}, NAT {:?}, interval {:?}", plan.nat, plan.interval);
     if !plan.rtt.is_zero() {
         let _ = write!(text, ", RTT +{:?}", plan.rtt);
     }
     let _ = writeln!(text, ", {clients} {}, seed {seed}", if clients == 1 { "client" } else { "clients" });
+    text
+}
+
+/// The first lines of the table.
+pub(crate) fn heading(plan: &Plan, clients: usize, seed: u64) -> String {
+    let mut text = title(&plan.scenario.name(), plan, clients, seed);
     text += "Times in seconds since the client's start; bracket ends relative to the switch.\n\n";
     if matches!(plan.scenario, Scenario::Masquerade | Scenario::Blackhole) {
         text += HEAD;
@@ -77,6 +88,13 @@ pub(crate) fn row(activation: &Activation) -> String {
         let outcome = &measured.outcome;
         format!("{run:4} {client:6}  {outcome:15} {pong:5} {leaked:7} {timeout:8} {sent:7} {holds:>12}")
     };
+    if let Some(Account { left, vanished, outside, inside, cut }) = activation.account {
+        let _ = write!(
+            text,
+            "\n             SYNs: {left} left the Pod = {inside} reached the target from inside + {outside} from \
+             outside\n             + {vanished} vanished + {cut} in flight at the switch; captures dropped nothing"
+        );
+    }
     for fault in &activation.faults {
         let _ = write!(text, "\n             {fault}");
     }
@@ -89,8 +107,11 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
     let good = valid.iter().filter(|activation| activation.faults.is_empty()).count();
     let mut lines: Vec<(&str, String)> = vec![];
     let void = activations.len() - valid.len();
-    let voids =
-        if void == 0 { String::new() } else { format!(" ({void} void: switch recorded too coarsely)") };
+    let voids = if void == 0 {
+        String::new()
+    } else {
+        format!(" ({void} void: switch recorded too coarsely, or client up too late)")
+    };
     let switched = valid.iter().any(|activation| activation.switch.is_some());
     let question = if switched { "switch inside the bracket" } else { "as expected" };
     lines.push((question, format!("{good} of {}{voids}", valid.len())));
@@ -115,6 +136,7 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         lines.push(("blackhole, measured - done", spread(valid.iter().filter_map(off).collect(), 1e3, "ms")));
     }
     lines.push(("probes", probes(activations)));
+    lines.extend(accounts(activations));
     lines.push((
         "connections at the target",
         format!("{} allowed, {} denied", facts.judged.allowed, facts.judged.denied),
@@ -128,10 +150,77 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         let _ = write!(cost, ", {:.0} MB of memory at the most", facts.cost.memory_bytes as f64 / 1e6);
     }
     lines.push(("clients took", cost));
-    lines.iter().fold(String::new(), |text, (name, value)| text + &format!("\n  {name:26} {value}"))
+    if let Some(observed) = &facts.observed {
+        lines.extend(observed_lines(observed));
+    }
+    let text =
+        lines.iter().fold(String::new(), |text, (name, value)| text + &format!("\n  {name:26} {value}"));
+    let faults = facts.observed.iter().flat_map(|observed| &observed.faults);
+    faults.fold(text, |text, fault| text + &format!("\n  WRONG: {fault}"))
 }
 
-fn exactness(wire: &Exactness) -> String {
+/// Timeouts and leaks, set against what was captured.
+fn accounts(activations: &[Activation]) -> Option<(&'static str, String)> {
+    let accounts: Vec<Account> = activations.iter().filter_map(|activation| activation.account).collect();
+    let sum = |part: fn(&Account) -> u64| accounts.iter().map(part).sum::<u64>();
+    let [vanished, cut, outside] = [sum(|a| a.vanished), sum(|a| a.cut), sum(|a| a.outside)];
+    let text =
+        format!("{vanished} vanished + {cut} cut in flight = timeouts, {outside} from outside = leaked");
+    (!accounts.is_empty()).then_some(("SYNs captured", text))
+}
+
+fn observed_lines(observed: &Observed) -> Vec<(&'static str, String)> {
+    let Observed { stamps, .. } = observed;
+    let us = |seconds: f64| seconds * 1e6;
+    let mut lines = vec![
+        (
+            "SYNs captured, counted",
+            format!(
+                "allowed {} = {}, denied {} = {}; by {}, {} events lost",
+                observed.captured_allowed,
+                observed.counted_allowed,
+                observed.captured_denied,
+                observed.counted_denied,
+                observed.mode,
+                observed.events_lost
+            ),
+        ),
+        (
+            "stamp less capture's",
+            format!(
+                "{} stamps ({} of replies, {} untold): {:.1} us (p50), {:.1} (p99), {:.1} (max); {:+.1} to {:+.1}; clock +-{:.2}",
+                stamps.of_records + stamps.of_replies,
+                stamps.of_replies,
+                stamps.untold,
+                us(stamps.error_p50_seconds),
+                us(stamps.error_p99_seconds),
+                us(stamps.error_max_seconds),
+                us(stamps.least_seconds),
+                us(stamps.greatest_seconds),
+                us(stamps.capture_clock_error_seconds)
+            ),
+        ),
+    ];
+    if observed.brackets > 0 {
+        lines.push((
+            "in the target's bracket",
+            format!(
+                "{} of {} ({} uncorrected), median width {}; {} overlap the client's",
+                observed.brackets_hold,
+                observed.brackets,
+                observed.brackets_uncorrected,
+                observed.bracket_width_median_seconds.map_or("-".into(), milliseconds),
+                observed.brackets_overlap
+            ),
+        ));
+    }
+    if let Some(half_open) = observed.half_open_denied {
+        lines.push(("half-open, denied", format!("{half_open} of {} SYNs", observed.captured_denied)));
+    }
+    lines
+}
+
+pub(crate) fn exactness(wire: &Exactness) -> String {
     let [p50, p99, max] =
         [wire.error_p50_seconds, wire.error_p99_seconds, wire.error_max_seconds].map(|error| error * 1e3);
     format!("{p50:.3} ms (p50), {p99:.3} (p99), {max:.3} (max)")
@@ -154,7 +243,7 @@ fn probes(activations: &[Activation]) -> String {
 }
 
 /// Median, least and most of `values` in the unit that `factor` makes.
-fn spread(mut values: Vec<f64>, factor: f64, unit: &str) -> String {
+pub(crate) fn spread(mut values: Vec<f64>, factor: f64, unit: &str) -> String {
     values.sort_by(f64::total_cmp);
     let Some((least, most)) = values.first().zip(values.last()) else { return "-".into() };
     let [median, least, most] = [&values[values.len() / 2], least, most].map(|value| value * factor);
@@ -164,7 +253,7 @@ fn spread(mut values: Vec<f64>, factor: f64, unit: &str) -> String {
     format!("median {median:.3} {unit}, {least:.3} to {most:.3}")
 }
 
-fn milliseconds(seconds: f64) -> String {
+pub(crate) fn milliseconds(seconds: f64) -> String {
     format!("{:.3} ms", seconds * 1e3)
 }
 
@@ -177,7 +266,7 @@ pub(crate) fn document(facts: &Facts, activations: &[Activation]) -> Value {
     widths.sort_by(f64::total_cmp);
     json!({
         "schema": 1,
-        "scenario": format!("{:?}", facts.plan.scenario).to_lowercase(),
+        "scenario": facts.plan.scenario.name(),
         "ipv6": facts.plan.family == Family::V6,
         "interval_seconds": facts.plan.interval.as_secs_f64(),
         "delay_seconds": facts.plan.rtt.as_secs_f64(),
@@ -194,6 +283,7 @@ pub(crate) fn document(facts: &Facts, activations: &[Activation]) -> Value {
         "target": { "connections": facts.judged, "sources": facts.sources },
         "wire": facts.wire,
         "cost": facts.cost,
+        "observed": facts.observed,
     })
 }
 
@@ -217,6 +307,8 @@ fn activation_document(activation: &Activation) -> Value {
         "faults": activation.faults,
         "below_seconds": activation.margins().map(|margins| margins.below),
         "above_seconds": activation.margins().map(|margins| margins.above),
+        "tag": activation.tag,
+        "account": activation.account,
         "result": activation.document,
     })
 }

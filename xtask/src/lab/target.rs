@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{child::Child, interrupt::Interrupt, namespace::Namespace};
+use super::{child::Child, clock::Monotonic, interrupt::Interrupt, namespace::Namespace, observed::Clients};
 
 /// The port probes go to.
 pub(crate) const PORT: u16 = 1337;
@@ -25,6 +25,14 @@ pub(crate) struct Judged {
     pub(crate) denied: u64,
 }
 
+/// What a target is started with.
+pub(crate) struct Settings {
+    /// CIDRs.
+    pub(crate) allowed: Vec<String>,
+    /// Further arguments.
+    pub(crate) further: Vec<String>,
+}
+
 /// A running external target.
 pub(crate) struct Target<'lab> {
     namespace: &'lab Namespace,
@@ -36,13 +44,14 @@ impl<'lab> Target<'lab> {
     pub(crate) fn start(
         namespace: &'lab Namespace,
         program: &Path,
-        allowed: &[String],
+        settings: &Settings,
         folder: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let mut args = vec!["external-target".into(), "--listen-port".into(), PORT.to_string()];
-        args.extend(allowed.iter().flat_map(|cidr| ["--allowed-cidr".into(), cidr.clone()]));
-        let child = Child::start("external-target".into(), namespace, program, &args, folder)?;
+        args.extend(settings.allowed.iter().flat_map(|cidr| ["--allowed-cidr".into(), cidr.clone()]));
+        args.extend_from_slice(&settings.further);
+        let child = Child::start("external-target".into(), namespace, program, &args, folder, None)?;
         let mut target = Self { namespace, child };
         let deadline = Instant::now() + STARTS_WITHIN;
         while target.get("/healthz").is_err() {
@@ -59,20 +68,45 @@ impl<'lab> Target<'lab> {
 
     /// What the target counted so far.
     pub(crate) fn judged(&self) -> Result<Judged> {
-        let metrics = self.get("/metrics")?;
-        let count = |verdict: &str| {
-            let series = format!("egw_probe_target_connections_total{{verdict=\"{verdict}\"}} ");
-            let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
-            value
-                .and_then(|value| value.trim().parse().ok())
-                .with_context(|| format!("the target's metrics lack {series}"))
-        };
+        let count =
+            |verdict| self.count(&format!("egw_probe_target_connections_total{{verdict=\"{verdict}\"}}"));
         Ok(Judged { allowed: count("allowed")?, denied: count("denied")? })
+    }
+
+    /// SYNs of denied sources whose connection never came; a target counts them some 10 s later.
+    pub(crate) fn half_open_denied(&self) -> Result<u64> {
+        self.count("egw_probe_target_half_open_total{class=\"denied\"}")
+    }
+
+    /// How SYNs are observed on a device.
+    pub(crate) fn attach_mode(&self, device: &str) -> Result<String> {
+        let series = format!("egw_probe_target_ebpf_info{{interface=\"{device}\",mode=\"");
+        let metrics = self.get("/metrics")?;
+        let mode = metrics.lines().find_map(|line| line.strip_prefix(&series)?.split('"').next());
+        mode.map(str::to_owned).with_context(|| format!("the target's metrics lack {series}"))
+    }
+
+    fn count(&self, series: &str) -> Result<u64> {
+        let metrics = self.get("/metrics")?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series));
+        value
+            .and_then(|value| value.trim().parse().ok())
+            .with_context(|| format!("the target's metrics lack {series}"))
     }
 
     /// The sources the target saw, as it tells them.
     pub(crate) fn sources(&self) -> Result<Value> {
         serde_json::from_str(&self.get("/sources")?).context("the target's /sources is not JSON")
+    }
+
+    /// The timelines of tagged clients.
+    pub(crate) fn clients(&self) -> Result<Clients> {
+        serde_json::from_str(&self.get("/clients")?).context("the target's /clients is not as expected")
+    }
+
+    /// Ends it with SIGKILL, and says between which instants.
+    pub(crate) fn kill(self) -> Result<[Monotonic; 2]> {
+        self.child.kill()
     }
 
     /// Ends it with SIGTERM.

@@ -3,7 +3,8 @@
 //! ```text
 //!  pod1 ─┐
 //!  pod2 ─┤ node ──────────────── wire ── target      no policy: the node masquerades to its own address
-//!   ...  │   └─ VXLAN ─ gateway ──┘                   policy: the gateway rewrites to the egress IP
+//!   ...  │   ├─ VXLAN ─ gateway ──┤                   policy: the gateway rewrites to the egress IP
+//!            └─ VXLAN ─ second ───┘                   failover: the second one does, to the same or another egress IP
 //! ```
 //!
 //! Every neighbour is known beforehand, so no ARP and no neighbour discovery comes between a SYN and its way.
@@ -15,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use super::{
     namespace::Namespace,
@@ -46,6 +48,14 @@ impl Family {
         }
     }
 
+    /// The second gateway's, where it has one of its own.
+    pub(crate) fn second_egress(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(203, 0, 113, 101).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x101).into(),
+        }
+    }
+
     /// The source address of Pod `pod`, counted from 0.
     pub(crate) fn pod(self, pod: usize) -> IpAddr {
         let number = pod as u32 + 1;
@@ -64,6 +74,69 @@ pub(crate) const MAX_PODS: usize = 60_000;
 
 /// The packet mark and the routing table of traffic that a policy sends to the gateway.
 const POLICY_MARK: u32 = 100;
+/// The same for the second gateway.
+const SECOND_MARK: u32 = 101;
+
+/// A gateway's end of the tunnel.
+pub(crate) const GATEWAY_TUNNEL: &str = "vxlan";
+
+/// What is to be built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) pods: usize,
+    /// The wire to the target is left open at two devices, `near` and `far` of the wire's namespace, for a forwarder to
+    /// close.
+    pub(crate) gap: bool,
+    pub(crate) nat: Nat,
+    pub(crate) second: Option<SecondGateway>,
+    /// SYN-ACKs to the node's own address get lost: handshakes of leaked SYNs never complete.
+    pub(crate) no_return: bool,
+}
+
+/// Whether the second gateway rewrites to the egress IP of the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecondGateway {
+    /// It does, and answers to the same MAC address, as a VRRP router does: the bridge learns from its first frame where
+    /// that is now.
+    SameIp,
+    OtherIp,
+}
+
+/// How node and gateway choose source ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Nat {
+    /// The source port stays, where it is free
+    Masquerade,
+    /// A random port
+    FullyRandom,
+    /// A port from a range
+    PortRange,
+}
+
+impl Nat {
+    /// What follows an address, or its lack, in a rule.
+    const fn ports(self) -> &'static str {
+        match self {
+            Self::Masquerade => "",
+            Self::FullyRandom => " fully-random",
+            Self::PortRange => ":20000-59999",
+        }
+    }
+
+    fn masquerade(self) -> String {
+        let to = if self == Self::PortRange { " to " } else { "" };
+        format!("masquerade{to}{}", self.ports())
+    }
+
+    fn snat(self, egress: IpAddr) -> String {
+        let ports = self.ports();
+        match egress {
+            IpAddr::V4(egress) => format!("snat ip to {egress}{ports}"),
+            IpAddr::V6(egress) if self == Self::PortRange => format!("snat ip6 to [{egress}]{ports}"),
+            IpAddr::V6(egress) => format!("snat ip6 to {egress}{ports}"),
+        }
+    }
+}
 
 /// All namespaces, wired up. Dropping it removes them.
 pub(crate) struct Topology {
@@ -72,6 +145,18 @@ pub(crate) struct Topology {
     pub(crate) gateway: Namespace,
     pub(crate) wire: Namespace,
     pub(crate) target: Namespace,
+    second: Option<Namespace>,
+}
+
+/// A gateway, as the rest of the topology sees it.
+struct Gateway<'lab> {
+    namespace: &'lab Namespace,
+    /// 1 for the first, 2 for the second: number of its tunnel.
+    number: u8,
+    mark: u32,
+    mac: &'static str,
+    addresses: [IpAddr; 2],
+    egress: [IpAddr; 2],
 }
 
 /// The node's side of the wire to Pod `pod`: what the policy selects a Pod by.
@@ -80,23 +165,60 @@ pub(crate) fn pod_interface(pod: usize) -> String {
 }
 
 impl Topology {
-    /// Builds it for `pods` Pods. With `gap` the wire to the target is left open at two devices, `near` and `far` of
-    /// the wire's namespace, for a forwarder to close.
-    pub(crate) fn build(pods: usize, gap: bool) -> Result<Self> {
-        let fixed = ["node", "gateway", "wire", "target"].map(String::from);
-        let roles: Vec<String> = fixed.into_iter().chain((0..pods).map(pod_interface)).collect();
+    pub(crate) fn build(layout: Layout) -> Result<Self> {
+        let fixed = ["node", "gateway", "wire", "target"].into_iter().chain(layout.second.map(|_| "second"));
+        let roles: Vec<String> = fixed.map(String::from).chain((0..layout.pods).map(pod_interface)).collect();
         let mut namespaces = Namespace::create(&roles)?.into_iter();
         let mut next = || namespaces.next().context("a namespace for each role");
         let (node, gateway, wire, target) = (next()?, next()?, next()?, next()?);
-        let topology = Self { pods: namespaces.collect(), node, gateway, wire, target };
+        let second = layout.second.map(|_| next()).transpose()?;
+        let topology = Self { pods: namespaces.collect(), node, gateway, wire, target, second };
         topology.sysctls()?;
-        topology.lay_wires(gap)?;
-        topology.lay_tunnel().map_err(|error| kernel_lacks(error, "VXLAN", "CONFIG_VXLAN", "vxlan"))?;
-        topology.load_rules().map_err(|error| {
-            kernel_lacks(error, "NAT in nftables", "CONFIG_NFT_NAT and CONFIG_NFT_MASQ", "nft_masq")
-        })?;
+        topology.lay_wires(layout)?;
+        for gateway in topology.gateways(layout.second) {
+            topology
+                .connect_gateway(&gateway)
+                .map_err(|error| kernel_lacks(error, "VXLAN", "CONFIG_VXLAN", "vxlan"))?;
+            load_gateway_rules(&gateway, layout.nat).map_err(kernel_lacks_nat)?;
+        }
+        topology.load_node_rules(layout.nat).map_err(kernel_lacks_nat)?;
         topology.connect_pods()?;
         Ok(topology)
+    }
+
+    /// Makes target and gateways forget connections that have ended. Else a run at a short interval soon comes upon ports
+    /// of an earlier one: a target in TIME-WAIT answers a held connection's stray segment with an ACK, where any other
+    /// answers with an RST, and a gateway does not translate it.
+    pub(crate) fn forget_ended_connections(&self) -> Result<()> {
+        self.target.sysctl(&[("net/ipv4/tcp_max_tw_buckets", "0")])?;
+        for gateway in [&self.gateway].into_iter().chain(&self.second) {
+            gateway.sysctl(&[
+                ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
+                ("net/netfilter/nf_conntrack_tcp_timeout_close", "1"),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn gateways(&self, second: Option<SecondGateway>) -> Vec<Gateway<'_>> {
+        let both = |address: fn(Family) -> IpAddr| [Family::V4, Family::V6].map(address);
+        let first = Gateway {
+            namespace: &self.gateway,
+            number: 1,
+            mark: POLICY_MARK,
+            mac: MAC_GATEWAY,
+            addresses: [Ipv4Addr::new(203, 0, 113, 2).into(), wire_v6(2)],
+            egress: both(Family::egress),
+        };
+        let second = self.second.as_ref().zip(second).map(|(namespace, second)| {
+            let (mac, egress): (_, fn(Family) -> IpAddr) = match second {
+                SecondGateway::SameIp => (MAC_GATEWAY, Family::egress),
+                SecondGateway::OtherIp => (MAC_SECOND, Family::second_egress),
+            };
+            let addresses = [Ipv4Addr::new(203, 0, 113, 3).into(), wire_v6(3)];
+            Gateway { namespace, number: 2, mark: SECOND_MARK, mac, addresses, egress: both(egress) }
+        });
+        [first].into_iter().chain(second).collect()
     }
 
     /// A new namespace takes `ip_forward` and `rp_filter` over from the first one: whatever they are there, set them.
@@ -114,7 +236,7 @@ impl Topology {
                 ("net/ipv6/conf/all/accept_dad", "0"),
             ])
         };
-        for namespace in [&self.node, &self.gateway] {
+        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.second) {
             set(namespace, "1")?;
         }
         for namespace in [&self.target].into_iter().chain(&self.pods) {
@@ -125,129 +247,108 @@ impl Topology {
             .sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")])
     }
 
-    /// The network outside: node, gateway and target on one bridge.
-    fn lay_wires(&self, gap: bool) -> Result<()> {
-        let (node, gateway, target) = (self.node.name(), self.gateway.name(), self.target.name());
-        let port = |name: &str, peer: &str, mac: &str| {
+    /// The network outside: node, gateways and target on one bridge.
+    fn lay_wires(&self, layout: Layout) -> Result<()> {
+        let port = |name: &str, peer: &Namespace, mac: &str| {
+            let peer = peer.name();
             format!(
                 "link add {name} type veth peer name wire netns {peer} address {mac}\nlink set {name} up\n"
             )
         };
         let mut wire =
             String::from("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up\n");
-        wire += &port("node", node, MAC_NODE);
-        wire += &port("gateway", gateway, MAC_GATEWAY);
-        wire += "link set node master bridge\nlink set gateway master bridge\n";
-        wire += &port("far", target, MAC_TARGET);
-        wire += if gap {
+        wire += &port("node", &self.node, MAC_NODE);
+        wire += "link set node master bridge\n";
+        for gateway in self.gateways(layout.second) {
+            let name = format!("gateway{}", gateway.number);
+            wire += &port(&name, gateway.namespace, gateway.mac);
+            let _ = writeln!(wire, "link set {name} master bridge");
+        }
+        wire += &port("far", &self.target, MAC_TARGET);
+        wire += if layout.gap {
             "link add port type veth peer name near\nlink set port master bridge up\nlink set near up\n"
         } else {
             "link set far master bridge\n"
         };
         ip(Some(&self.wire), &wire)?;
-        ip(
-            Some(&self.node),
-            &format!(
-                "link set lo up\nlink set wire up\n{}{}",
-                addresses("wire", &["203.0.113.1/24", "2001:db8:113::1/64"]),
-                neighbours("wire", &[("203.0.113.10", MAC_TARGET), ("2001:db8:113::10", MAC_TARGET)]),
-            ),
-        )?;
-        ip(
-            Some(&self.gateway),
-            &format!(
-                "link set lo up\nlink set wire up\n{}{}",
-                addresses(
-                    "wire",
-                    &["203.0.113.2/24", "203.0.113.100/24", "2001:db8:113::2/64", "2001:db8:113::100/64"]
-                ),
-                neighbours("wire", &[("203.0.113.10", MAC_TARGET), ("2001:db8:113::10", MAC_TARGET)]),
-            ),
-        )?;
-        ip(
-            Some(&self.target),
-            &format!(
-                "link set lo up\nlink set wire up\n{}{}",
-                addresses("wire", &["203.0.113.10/24", "2001:db8:113::10/64"]),
-                neighbours(
-                    "wire",
-                    &[
-                        ("203.0.113.1", MAC_NODE),
-                        ("203.0.113.100", MAC_GATEWAY),
-                        ("2001:db8:113::1", MAC_NODE),
-                        ("2001:db8:113::100", MAC_GATEWAY),
-                    ]
-                ),
-            ),
-        )
+        let up = "link set lo up\nlink set wire up\n";
+        let to_target = neighbours("wire", &[("203.0.113.10", MAC_TARGET), ("2001:db8:113::10", MAC_TARGET)]);
+        let own = addresses("wire", &["203.0.113.1/24", "2001:db8:113::1/64"]);
+        ip(Some(&self.node), &format!("{up}{own}{to_target}"))?;
+        // The bridge floods what goes to nobody, and every host ignores it.
+        let node = if layout.no_return { MAC_NOBODY } else { MAC_NODE };
+        let mut target = format!("{up}{}", addresses("wire", &["203.0.113.10/24", "2001:db8:113::10/64"]));
+        target += &neighbours("wire", &[("203.0.113.1", node), ("2001:db8:113::1", node)]);
+        for gateway in self.gateways(layout.second) {
+            let with_prefix =
+                |address: &IpAddr| format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+            let held: Vec<String> =
+                gateway.addresses.iter().chain(&gateway.egress).map(with_prefix).collect();
+            let held: Vec<&str> = held.iter().map(String::as_str).collect();
+            ip(Some(gateway.namespace), &format!("{up}{}{to_target}", addresses("wire", &held)))?;
+            let egress = gateway.egress.map(|egress| egress.to_string());
+            target += &neighbours("wire", &[(&egress[0], gateway.mac), (&egress[1], gateway.mac)]);
+        }
+        ip(Some(&self.target), &target)
     }
 
     /// The tunnel from node to gateway, over a wire of its own, and the node's route into it for marked packets.
-    fn lay_tunnel(&self) -> Result<()> {
-        let tunnel = |local: &str, remote: &str, mac: &str| {
+    fn connect_gateway(&self, gateway: &Gateway) -> Result<()> {
+        let Gateway { number, mark, .. } = *gateway;
+        let tunnel = |suffix: &str, local: &str, remote: &str, mac: &str| {
             format!(
-                "link set underlay up\naddress add 172.16.0.{local}/30 dev underlay\n\
-                 link add vxlan type vxlan id 1 dstport 4789 local 172.16.0.{local} remote 172.16.0.{remote}\n\
-                 link set vxlan address {mac} up\n"
+                "link set underlay{suffix} up\naddress add 172.16.{number}.{local}/30 dev underlay{suffix}\n\
+                 link add vxlan{suffix} type vxlan id {number} dstport 4789 \
+                 local 172.16.{number}.{local} remote 172.16.{number}.{remote}\n\
+                 link set vxlan{suffix} address {mac} up\n"
             )
         };
-        let underlay = format!(
-            "link add underlay address {MAC_NODE} type veth peer name underlay netns {} address {MAC_GATEWAY}\n",
-            self.gateway.name()
-        );
-        let node = underlay
-            + &tunnel("1", "2", MAC_NODE)
-            + &neighbours("underlay", &[("172.16.0.2", MAC_GATEWAY)])
-            + &neighbours("vxlan", &[("169.254.2.2", MAC_GATEWAY), ("fe80::2", MAC_GATEWAY)])
+        let suffix = number.to_string();
+        let node = format!(
+            "link add underlay{number} address {MAC_NODE} type veth peer name underlay netns {} address {MAC_GATEWAY}\n",
+            gateway.namespace.name()
+        ) + &tunnel(&suffix, "1", "2", MAC_NODE)
+            + &neighbours(&format!("underlay{number}"), &[(&format!("172.16.{number}.2"), MAC_GATEWAY)])
+            + &neighbours(&format!("vxlan{number}"), &[("169.254.2.2", MAC_GATEWAY), ("fe80::2", MAC_GATEWAY)])
             // Only what comes from Pods: the tunnel's own packets bear the mark, too, and would go round in circles.
             + &format!(
-                "rule add from 10.244.0.0/16 fwmark {POLICY_MARK} lookup {POLICY_MARK}\n\
-                 route add default via 169.254.2.2 dev vxlan onlink table {POLICY_MARK}\n\
-                 route add ::/0 via fe80::2 dev vxlan table {POLICY_MARK}\n"
+                "rule add from 10.244.0.0/16 fwmark {mark} lookup {mark}\n\
+                 route add default via 169.254.2.2 dev vxlan{number} onlink table {mark}\n\
+                 route add ::/0 via fe80::2 dev vxlan{number} table {mark}\n"
             );
         ip(Some(&self.node), &node)?;
-        ip6(&self.node, &format!("rule add from fd00:244::/64 fwmark {POLICY_MARK} lookup {POLICY_MARK}\n"))?;
-        let gateway = tunnel("2", "1", MAC_GATEWAY)
-            + &neighbours("underlay", &[("172.16.0.1", MAC_NODE)])
+        ip6(&self.node, &format!("rule add from fd00:244::/64 fwmark {mark} lookup {mark}\n"))?;
+        let far = tunnel("", "2", "1", MAC_GATEWAY)
+            + &neighbours("underlay", &[(&format!("172.16.{number}.1"), MAC_NODE)])
             + &neighbours("vxlan", &[("169.254.2.1", MAC_NODE), ("fe80::1", MAC_NODE)])
             + "route add 10.244.0.0/16 via 169.254.2.1 dev vxlan onlink\n\
                route add fd00:244::/64 via fe80::1 dev vxlan\n";
-        ip(Some(&self.gateway), &gateway)
+        ip(Some(gateway.namespace), &far)
     }
 
-    fn load_rules(&self) -> Result<()> {
-        let (table, policy, dropped) = (nfset::TABLE, Policy::Gateway.set(), Policy::Drop.set());
-        // Both decisions are looked up for every packet: a switch takes effect on connections under way, too.
+    fn load_node_rules(&self, nat: Nat) -> Result<()> {
+        let [gateway, second, dropped] = [Policy::Gateway, Policy::Second, Policy::Drop].map(Policy::set);
+        // All decisions are looked up for every packet: a switch takes effect on connections under way, too.
         nft(
             &self.node,
             &format!(
-                "table inet {table} {{
-                    set {policy} {{ type ifname; }}
+                "table inet {} {{
+                    set {gateway} {{ type ifname; }}
+                    set {second} {{ type ifname; }}
                     set {dropped} {{ type ifname; }}
                     chain steer {{
                         type filter hook prerouting priority mangle;
-                        iifname @{policy} meta mark set {POLICY_MARK} accept
+                        iifname @{second} meta mark set {SECOND_MARK} accept
+                        iifname @{gateway} meta mark set {POLICY_MARK} accept
                         iifname @{dropped} drop
                     }}
                     chain leave {{
                         type nat hook postrouting priority srcnat;
-                        oifname \"wire\" masquerade
-                    }}
-                }}"
-            ),
-        )?;
-        nft(
-            &self.gateway,
-            &format!(
-                "table inet {table} {{
-                    chain leave {{
-                        type nat hook postrouting priority srcnat;
-                        oifname \"wire\" ip saddr 10.244.0.0/16 snat ip to {}
-                        oifname \"wire\" ip6 saddr fd00:244::/64 snat ip6 to {}
+                        oifname \"wire\" meta l4proto tcp {}
                     }}
                 }}",
-                Family::V4.egress(),
-                Family::V6.egress(),
+                nfset::TABLE,
+                nat.masquerade(),
             ),
         )
     }
@@ -289,6 +390,34 @@ impl Topology {
     }
 }
 
+fn load_gateway_rules(gateway: &Gateway, nat: Nat) -> Result<()> {
+    let dead = Policy::Dead.set();
+    let [v4, v6] = gateway.egress.map(|egress| nat.snat(egress));
+    nft(
+        gateway.namespace,
+        &format!(
+            "table inet {} {{
+                set {dead} {{ type ifname; }}
+                chain forward {{
+                    type filter hook forward priority filter;
+                    iifname @{dead} drop
+                    oifname @{dead} drop
+                }}
+                chain leave {{
+                    type nat hook postrouting priority srcnat;
+                    oifname \"wire\" ip saddr 10.244.0.0/16 meta l4proto tcp {v4}
+                    oifname \"wire\" ip6 saddr fd00:244::/64 meta l4proto tcp {v6}
+                }}
+            }}",
+            nfset::TABLE,
+        ),
+    )
+}
+
+fn kernel_lacks_nat(error: anyhow::Error) -> anyhow::Error {
+    kernel_lacks(error, "NAT in nftables", "CONFIG_NFT_NAT and CONFIG_NFT_MASQ", "nft_masq")
+}
+
 /// Names the kernel feature, where what a tool said means that the kernel lacks it.
 fn kernel_lacks(error: anyhow::Error, feature: &str, option: &str, module: &str) -> anyhow::Error {
     let said = format!("{error:#}");
@@ -304,6 +433,14 @@ const MAC_POD: &str = "02:00:00:00:00:01";
 const MAC_NODE: &str = "02:00:00:00:00:02";
 const MAC_GATEWAY: &str = "02:00:00:00:00:03";
 const MAC_TARGET: &str = "02:00:00:00:00:04";
+const MAC_SECOND: &str = "02:00:00:00:00:05";
+/// No device has it.
+const MAC_NOBODY: &str = "02:00:00:00:00:ff";
+
+/// Address number `host` on the wire.
+fn wire_v6(host: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, host).into()
+}
 
 /// Lines for `ip -batch` that give `device` its addresses, usable at once (no duplicate address detection).
 fn addresses(device: &str, addresses: &[&str]) -> String {

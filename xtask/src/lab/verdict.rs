@@ -99,7 +99,18 @@ pub(crate) fn faults(
             let ends = (bracket.lower_seconds.is_some(), bracket.upper_seconds.is_some());
             expect(ends == (true, false), "the bracket must have a lower end and no upper one".into());
         }
-        Scenario::Masquerade | Scenario::Blackhole => {
+        // A handshake that never completes proves no leak to the client: its bracket has no lower end.
+        Scenario::Masquerade if plan.no_return => {
+            let timeouts = measured.probes("timeout");
+            expect(leaked == 0 && timeouts > 0, format!("{leaked} leaks and {timeouts} timeouts"));
+            let holds =
+                switch.zip(bracket.upper_seconds).is_some_and(|(switch, upper)| switch.after <= upper);
+            expect(
+                holds && bracket.lower_seconds.is_none(),
+                "the recorded switch is not inside the measured bracket".into(),
+            );
+        }
+        _ => {
             expect(leaked > 0, "nothing leaked before the policy".into());
             let margins = switch.and_then(|switch| Margins::of(*bracket, switch));
             expect(

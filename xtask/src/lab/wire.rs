@@ -130,7 +130,8 @@ fn realtime_offset_ns() -> i64 {
     nanoseconds(realtime).wrapping_sub(Monotonic::now().ns()).cast_signed()
 }
 
-fn nanoseconds(time: TimeSpec) -> u64 {
+/// A reading of a clock as one number.
+pub(crate) fn nanoseconds(time: TimeSpec) -> u64 {
     time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
 }
 

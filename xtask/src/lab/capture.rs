@@ -1,0 +1,235 @@
+//! A packet capture of the lab's own: what went to the target's port, and what the target told in annotated replies,
+//! each stamped by the kernel on arrival at the device.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    time::{ClockId, clock_gettime},
+};
+
+use super::{clock::Monotonic, namespace::Namespace, packet::PacketSocket, target, wire::nanoseconds};
+
+const GLANCE: Duration = Duration::from_millis(20);
+/// `struct virtio_net_hdr`, which precedes every frame.
+const VIRTIO_HEADER: usize = 10;
+const ETHERNET_HEADER: usize = 14;
+/// No frame that is looked at is longer; what follows is cut off.
+const LONGEST: usize = 2048;
+/// Samples of the two clocks, of which the narrowest is taken.
+const CLOCK_SAMPLES: usize = 5;
+
+/// A TCP segment to the target's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) at: Monotonic,
+    pub(crate) source: SocketAddr,
+    pub(crate) sequence: u32,
+    /// SYN set and ACK clear.
+    pub(crate) syn: bool,
+}
+
+/// What an annotated reply told of the connection that it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) source: SocketAddr,
+    /// When the target's kernel side saw the SYN; None where the reply doesn't tell.
+    pub(crate) syn_ns: Option<u64>,
+}
+
+/// Everything captured on one device, in order of arrival.
+#[derive(Debug, Default)]
+pub(crate) struct Captured {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) told: Vec<Told>,
+    /// Frames that the kernel had no room for, by its own count.
+    pub(crate) dropped: u64,
+    /// Error bound of the conversion from the clock of the stamps to `CLOCK_MONOTONIC`.
+    pub(crate) clock_error_ns: u64,
+}
+
+impl Captured {
+    pub(crate) fn syns(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().filter(|segment| segment.syn)
+    }
+}
+
+/// A running capture. Dropping it ends its thread.
+pub(crate) struct Capture {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<io::Result<Captured>>>,
+}
+
+impl Capture {
+    /// Captures what arrives at `device` of `namespace`.
+    pub(crate) fn start(namespace: &Namespace, device: &str) -> Result<Self> {
+        let socket = namespace
+            .run(|| PacketSocket::open(device).with_context(|| format!("no packet socket on {device}")))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread =
+            thread::Builder::new().name("capture".into()).spawn(move || capture(&socket, &stopped))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Ends the capture, after everything that has arrived so far is read.
+    pub(crate) fn finish(mut self) -> Result<Captured> {
+        self.end().context("the packet capture failed")
+    }
+
+    fn end(&mut self) -> Result<Captured> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("the capture has ended before")?;
+        Ok(thread.join().map_err(|_| anyhow!("its thread panicked"))??)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+fn capture(socket: &PacketSocket, stop: &AtomicBool) -> io::Result<Captured> {
+    let mut captured = Captured::default();
+    let mut frame = [0; LONGEST];
+    loop {
+        let last_round = stop.load(Ordering::Relaxed);
+        ppoll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], Some(GLANCE.into()), None)?;
+        // Sampled anew for every batch: CLOCK_REALTIME may be set or slewed while the lab runs.
+        let clock = RealtimeOffset::sample();
+        captured.clock_error_ns = captured.clock_error_ns.max(clock.error_ns);
+        while let Some(received) = socket.receive(&mut frame)? {
+            let at = Monotonic::from_ns(nanoseconds(received.at).wrapping_add_signed(-clock.offset_ns));
+            match read(&frame[..received.length]) {
+                Some(Read::Segment { source, sequence, syn }) => {
+                    captured.segments.push(Segment { at, source, sequence, syn });
+                }
+                Some(Read::Told(told)) => captured.told.push(told),
+                None => {}
+            }
+        }
+        if last_round {
+            captured.dropped = socket.dropped()?;
+            return Ok(captured);
+        }
+    }
+}
+
+/// What to take from a `CLOCK_REALTIME` reading to get `CLOCK_MONOTONIC`, and how far that can be off.
+struct RealtimeOffset {
+    offset_ns: i64,
+    error_ns: u64,
+}
+
+impl RealtimeOffset {
+    fn sample() -> Self {
+        let once = || {
+            let before = Monotonic::now().ns();
+            let realtime = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has CLOCK_REALTIME");
+            let error_ns = (Monotonic::now().ns() - before).div_ceil(2);
+            let offset_ns = nanoseconds(realtime).wrapping_sub(before + error_ns).cast_signed();
+            Self { offset_ns, error_ns }
+        };
+        (1..CLOCK_SAMPLES)
+            .map(|_| once())
+            .fold(once(), |best, other| if other.error_ns < best.error_ns { other } else { best })
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Read {
+    Segment { source: SocketAddr, sequence: u32, syn: bool },
+    Told(Told),
+}
+
+/// Reads a frame as the lab's own hosts send it: no VLAN tag, no IPv6 extension header.
+fn read(frame: &[u8]) -> Option<Read> {
+    let packet = frame.get(VIRTIO_HEADER + ETHERNET_HEADER..)?;
+    let (source, tcp) = match packet.first()? >> 4 {
+        4 if packet.get(9) == Some(&6) => {
+            let address: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
+            (IpAddr::from(Ipv4Addr::from(address)), packet.get(usize::from(packet[0] & 15) * 4..)?)
+        }
+        6 if packet.get(6) == Some(&6) => {
+            let address: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
+            (IpAddr::from(Ipv6Addr::from(address)), packet.get(40..)?)
+        }
+        _ => return None,
+    };
+    let header = tcp.get(..20)?;
+    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    if port(0) == target::PORT {
+        return told(tcp.get(usize::from(header[12] >> 4) * 4..)?).map(Read::Told);
+    }
+    if port(2) != target::PORT {
+        return None;
+    }
+    let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    Some(Read::Segment { source: SocketAddr::new(source, port(0)), sequence, syn: header[13] & 0x12 == 0x02 })
+}
+
+/// The second line of an annotated reply.
+fn told(payload: &[u8]) -> Option<Told> {
+    let line = std::str::from_utf8(payload).ok()?.strip_prefix("pong\n")?.trim_end();
+    let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
+    Some(Told {
+        source: field("source=")?.parse().ok()?,
+        syn_ns: field("syn_ns=").and_then(|ns| ns.parse().ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(ports: [u16; 2], flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; VIRTIO_HEADER + ETHERNET_HEADER];
+        let mut ip = [0; 20];
+        (ip[0], ip[9]) = (0x45, 6);
+        ip[12..16].copy_from_slice(&[192, 0, 2, 1]);
+        let mut tcp = [0; 20];
+        tcp[..2].copy_from_slice(&ports[0].to_be_bytes());
+        tcp[2..4].copy_from_slice(&ports[1].to_be_bytes());
+        tcp[4..8].copy_from_slice(&7_u32.to_be_bytes());
+        (tcp[12], tcp[13]) = (5 << 4, flags);
+        frame.extend(ip);
+        frame.extend(tcp);
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn only_a_syn_without_ack_to_the_targets_port_is_a_syn() {
+        let source = "192.0.2.1:999".parse().unwrap();
+        let segment = |syn| Some(Read::Segment { source, sequence: 7, syn });
+        assert_eq!(read(&frame([999, target::PORT], 0x02, b"")), segment(true));
+        assert_eq!(read(&frame([999, target::PORT], 0x12, b"")), segment(false));
+        assert_eq!(read(&frame([999, 80], 0x02, b"")), None);
+    }
+
+    #[test]
+    fn an_annotated_reply_tells_the_stamp_of_its_syn() {
+        let reply = b"pong\nsource=[2001:db8::1]:4000 accept_ns=12 syn_ns=11\n";
+        let told = Told { source: "[2001:db8::1]:4000".parse().unwrap(), syn_ns: Some(11) };
+        assert_eq!(read(&frame([target::PORT, 999], 0x18, reply)), Some(Read::Told(told)));
+        assert_eq!(read(&frame([target::PORT, 999], 0x18, b"pong\n")), None);
+    }
+
+    #[test]
+    fn a_frame_cut_short_anywhere_is_ignored() {
+        let whole = frame([999, target::PORT], 0x02, b"");
+        assert!((0..whole.len()).all(|length| read(&whole[..length]).is_none()));
+    }
+}

@@ -1,0 +1,166 @@
+//! One outage under a client that watches: what is done, when, and the record of it. The judgement is in
+//! [`super::watched`].
+
+use std::{
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    sync::mpsc::channel,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use super::{
+    activation::{QUIET, Stage, WIDEST_SWITCH, go_duration},
+    child::Child,
+    clock::Monotonic,
+    options::Scenario,
+    policy::{Change, Policy},
+    target::{self, Settings, Target},
+    watched::{self, Done, Watched},
+};
+
+/// How long after a signal a client may take to settle its probes and end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Beyond [`super::options::Plan::recovery`]: a connection that was lost is opened again after 200 ms.
+const REOPENS_WITHIN: Duration = Duration::from_millis(250);
+const TARGET_STARTS_WITHIN: Duration = Duration::from_secs(5);
+/// How often a target that is coming up is tried.
+const KNOCK: Duration = Duration::from_micros(50);
+
+/// One outage and what the client made of it.
+pub(crate) struct Outage {
+    /// Counted from 1.
+    pub(crate) run: u32,
+    pub(crate) done: Done,
+    pub(crate) document: Value,
+    pub(crate) watched: Watched,
+    pub(crate) judgement: watched::Judgement,
+}
+
+impl Outage {
+    /// Whether nothing can be judged by this: a switch was recorded too coarsely, or the client was not up before it. A
+    /// process's end and start, and the walk through
+    /// all connections, take what they take: there the record is an interval, and judged as one.
+    pub(crate) fn is_void(&self, scenario: Scenario) -> bool {
+        let wide =
+            |[before, after]: [Monotonic; 2]| after.seconds_since(before) > WIDEST_SWITCH.as_secs_f64();
+        let coarse = wide(self.done.begin) || wide(self.done.end);
+        !self.watched.was_up_before(self.done.begin[0])
+            || (coarse && matches!(scenario, Scenario::Failover | Scenario::Flap))
+    }
+}
+
+/// The target of outages: the restart scenario takes it away and brings it back.
+pub(crate) struct Mortal<'lab> {
+    pub(crate) target: Option<Target<'lab>>,
+    pub(crate) settings: Settings,
+}
+
+impl<'lab> Stage<'lab> {
+    /// Runs one outage.
+    pub(crate) fn watch_outage(
+        &self,
+        run: u32,
+        mortal: &mut Mortal<'lab>,
+        random: &mut fastrand::Rng,
+    ) -> Result<Outage> {
+        self.switcher.reset()?;
+        self.make(Monotonic::now(), Change::On(Policy::Gateway))?;
+        self.interrupt.sleep(QUIET)?;
+        let (begin, length) = self.plan.draw_outage(random);
+        let started = Monotonic::now();
+        let client = self.start_client_with(0, self.watch_args())?;
+        let (begin_at, end_at) = (started.after(begin), started.after(begin + length));
+        let done = match self.plan.scenario {
+            Scenario::Failover => self.outage(begin_at, Policy::Dead, end_at, Change::On(Policy::Second))?,
+            Scenario::Flap => {
+                let off = self.make(begin_at, Change::Off(Policy::Gateway))?;
+                Done { begin: off, end: self.make(end_at, Change::On(Policy::Gateway))? }
+            }
+            Scenario::Restart => self.restart(mortal, begin_at, end_at)?,
+            // The gateway has forgotten everything at once, and goes on: an outage of no length for new connections.
+            _ => {
+                let forgotten = self.make(begin_at, Change::Forget)?;
+                Done { begin: forgotten, end: forgotten }
+            }
+        };
+        let over = done.begin[1].after(self.plan.recovery(length) + REOPENS_WITHIN);
+        self.interrupt.sleep(over.remaining())?;
+        let (document, watched, code) = self.end_watch(client)?;
+        let mut judgement = watched::judge(self.plan, &done, &watched);
+        if code != Some(0) {
+            judgement.faults.push(format!("the client's exit status is {code:?}, not 0"));
+        }
+        Ok(Outage { run, done, document, watched, judgement })
+    }
+
+    fn watch_args(&self) -> Vec<String> {
+        let hold = self.plan.hold.to_string();
+        ["--watch", "--hold", &hold, "--probe-timeout", &go_duration(self.plan.probe_timeout())]
+            .map(String::from)
+            .to_vec()
+    }
+
+    fn outage(&self, begin: Monotonic, fate: Policy, end: Monotonic, remedy: Change) -> Result<Done> {
+        Ok(Done { begin: self.make(begin, Change::On(fate))?, end: self.make(end, remedy)? })
+    }
+
+    /// Makes one change, and returns the instants between which it took effect.
+    fn make(&self, due: Monotonic, change: Change) -> Result<[Monotonic; 2]> {
+        self.switcher.schedule(due, change, 0);
+        loop {
+            if let Some(switch) = self.switcher.next(Duration::from_millis(20))? {
+                return Ok([switch.before, switch.after]);
+            }
+            self.interrupt.check()?;
+        }
+    }
+
+    /// Kills the target, and starts another one; the outage ends when that listens, whatever it does next.
+    fn restart(&self, mortal: &mut Mortal<'lab>, begin: Monotonic, end: Monotonic) -> Result<Done> {
+        self.interrupt.sleep(begin.remaining())?;
+        let begin = mortal.target.take().context("there is a target to kill")?.kill()?;
+        self.interrupt.sleep(end.remaining())?;
+        let namespace = &self.topology.target;
+        let (listens, listening) = channel();
+        thread::scope(|scope| {
+            scope.spawn(move || listens.send(namespace.run(first_listening)));
+            let started =
+                Target::start(namespace, &self.program, &mortal.settings, &self.folder, self.interrupt);
+            let end = listening.recv().context("nobody knocks")?;
+            mortal.target = Some(started?);
+            Ok(Done { begin, end: end? })
+        })
+    }
+
+    fn end_watch(&self, mut client: Child) -> Result<(Value, Watched, Option<i32>)> {
+        let explain = |client: &Child| format!("the client gave no result{}", client.complaint());
+        if client.ended()?.is_none() {
+            client.tell_to_end()?;
+        }
+        let status = client.wait(Instant::now() + ENDS_WITHIN, self.interrupt)?;
+        let document: Value = serde_json::from_str(&client.output()?).with_context(|| explain(&client))?;
+        let watched = Watched::deserialize(&document).with_context(|| explain(&client))?;
+        Ok((document, watched, status.code()))
+    }
+}
+
+/// Tries the target's port from its own host until it listens: between the last refusal and the first success.
+fn first_listening() -> Result<[Monotonic; 2]> {
+    let deadline = Instant::now() + TARGET_STARTS_WITHIN;
+    let mut refused = Monotonic::now();
+    loop {
+        let before = Monotonic::now();
+        if TcpStream::connect((IpAddr::from(Ipv4Addr::LOCALHOST), target::PORT)).is_ok() {
+            return Ok([refused, Monotonic::now()]);
+        }
+        refused = before;
+        if Instant::now() > deadline {
+            bail!("the target does not listen again after {TARGET_STARTS_WITHIN:?}");
+        }
+        thread::sleep(KNOCK);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a lab says about outages: a table for people, one JSON document for programs.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{
+    clock::Monotonic,
+    options::{Plan, Scenario},
+    outage::Outage,
+    report::{self, milliseconds, spread},
+    watched::{Disruption, Held},
+    wire::Exactness,
+};
+
+const HEAD: &str =
+    " run     begins     lasted       lower       upper      width misses kind       held          holds";
+
+/// The first lines of the table.
+pub(crate) fn heading(plan: &Plan, seed: u64) -> String {
+    let same_ip = if plan.same_ip { " (same egress IP)" } else { "" };
+    let title = format!("{}{same_ip}", plan.scenario.name());
+    let text = report::title(&title, plan, 1, seed);
+    format!(
+        "{text}Begin in seconds since the client's start; lengths of the outage, recorded and measured.\n\n{HEAD}"
+    )
+}
+
+/// One outage as a line of the table, with a further line for each fault.
+pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
+    let Outage { run, done, watched, judgement, .. } = outage;
+    let begin = done.begin[0].seconds_since(watched.start());
+    let lasted = milliseconds(done.length()[0]);
+    let measured = watched.disruption().map_or_else(
+        || format!("{:>11} {:>11} {:>10} {:6} {:10}", "-", "-", "-", 0, "none"),
+        |Disruption { kind, length_seconds, misses, .. }| {
+            let upper = length_seconds.upper.map_or("open".into(), milliseconds);
+            let width = judgement.width_seconds.map_or("-".into(), milliseconds);
+            format!("{:>11} {upper:>11} {width:>10} {misses:6} {kind:10}", milliseconds(length_seconds.lower))
+        },
+    );
+    let held = watched
+        .held
+        .as_ref()
+        .map_or("-".into(), |Held { lost, stalls, .. }| format!("{} lost, {} st.", lost.len(), stalls.len()));
+    let holds = if outage.is_void(scenario) {
+        "void"
+    } else if !judgement.faults.is_empty() {
+        "NO"
+    } else if judgement.inside {
+        "yes"
+    } else {
+        "yes*"
+    };
+    let mut text = format!("{run:4} {begin:10.6} {lasted:>10} {measured} {held:14} {holds:>4}");
+    for fault in &judgement.faults {
+        let _ = write!(text, "\n             {fault}");
+    }
+    text
+}
+
+/// The lines below the table.
+pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>) -> String {
+    let valid: Vec<&Outage> = outages.iter().filter(|outage| !outage.is_void(plan.scenario)).collect();
+    let count = |is: &dyn Fn(&Outage) -> bool| valid.iter().filter(|outage| is(outage)).count();
+    let good = count(&|outage| outage.judgement.faults.is_empty());
+    let by_exchange = count(&|outage| outage.judgement.inside_by_exchange);
+    let by_lateness = count(&|outage| outage.judgement.wide_by_lateness);
+    let widths = valid.iter().filter_map(|outage| outage.judgement.width_seconds);
+    let recorded = |ends: fn(&Outage) -> [Monotonic; 2]| {
+        spread(valid.iter().map(|outage| ends(outage)[1].seconds_since(ends(outage)[0])).collect(), 1e6, "us")
+    };
+    let mut lines = vec![
+        ("as expected", format!("{good} of {} ({} void)", valid.len(), outages.len() - valid.len())),
+        ("length inside the bracket", format!("{}", count(&|outage| outage.judgement.inside))),
+        ("* by an exchange under way", format!("{by_exchange}")),
+        ("bracket width", spread(widths.collect(), 1e3, "ms")),
+        ("wide by late ticks", format!("{by_lateness}")),
+        ("begin recorded within", recorded(|outage| outage.done.begin)),
+        ("end recorded within", recorded(|outage| outage.done.end)),
+    ];
+    if let Some(wire) = wire {
+        lines.push(("delay exact within", report::exactness(wire)));
+    }
+    lines.iter().fold(String::new(), |text, (name, value)| text + &format!("\n  {name:26} {value}"))
+}
+
+/// The whole lab as one JSON document.
+pub(crate) fn document(plan: &Plan, seed: u64, outages: &[Outage], wire: Option<&Exactness>) -> Value {
+    let valid = outages.iter().filter(|outage| !outage.is_void(plan.scenario));
+    let good = valid.clone().filter(|outage| outage.judgement.faults.is_empty()).count();
+    let instants = |ends: [Monotonic; 2]| ends.map(Monotonic::ns);
+    let outage = |outage: &Outage| {
+        json!({
+            "run": outage.run,
+            "begin_monotonic_ns": instants(outage.done.begin),
+            "end_monotonic_ns": instants(outage.done.end),
+            "length_seconds": outage.done.length(),
+            "void": outage.is_void(plan.scenario),
+            "as_expected": outage.judgement.faults.is_empty(),
+            "faults": outage.judgement.faults,
+            "judgement": outage.judgement,
+            "result": outage.document,
+        })
+    };
+    json!({
+        "schema": 1,
+        "scenario": plan.scenario.name(),
+        "same_ip": plan.same_ip,
+        "interval_seconds": plan.interval.as_secs_f64(),
+        "delay_seconds": plan.rtt.as_secs_f64(),
+        "seed": seed,
+        "activations": outages.iter().map(outage).collect::<Vec<_>>(),
+        "summary": {
+            "valid": valid.clone().count(),
+            "as_expected": good,
+            "inside": valid.clone().filter(|outage| outage.judgement.inside).count(),
+            "inside_by_exchange": valid.filter(|outage| outage.judgement.inside_by_exchange).count(),
+        },
+        "wire": wire,
+    })
+}

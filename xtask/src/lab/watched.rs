@@ -1,0 +1,308 @@
+//! Whether what a watching client recorded agrees with the outage that was made. Pure: values in, values out.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    clock::Monotonic,
+    options::{Plan, Scenario},
+    topology::Nat,
+};
+
+/// How often a client looks at a held connection: each interval, but not more often than this.
+const HELD_TICK: Duration = Duration::from_millis(10);
+/// A look, and what it sees, may be late by so much on a machine that runs the whole lab.
+const LATE_LOOK: Duration = Duration::from_millis(10);
+
+/// An outage as it was made: begin and end each took effect between two instants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    pub(crate) begin: [Monotonic; 2],
+    pub(crate) end: [Monotonic; 2],
+}
+
+impl Done {
+    /// The least and the greatest length that the outage can have had, in seconds.
+    pub(crate) fn length(&self) -> [f64; 2] {
+        let least = self.end[0].seconds_since(self.begin[1]).max(0.0);
+        [least, self.end[1].seconds_since(self.begin[0])]
+    }
+}
+
+/// The part of a watching client's result document (schema 1) that the lab judges.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Watched {
+    start_monotonic_ns: u64,
+    outcome: String,
+    masquerade_delay_seconds: Option<f64>,
+    probes: BTreeMap<String, Option<u64>>,
+    connect_seconds: Option<Quantiles>,
+    tick_lateness_seconds: Option<Quantiles>,
+    pub(crate) disruptions: Option<Vec<Disruption>>,
+    disruptions_total: u64,
+    egress_changes: Vec<EgressChange>,
+    pub(crate) held: Option<Held>,
+    stalls: Vec<OwnStall>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Quantiles {
+    p99: f64,
+    max: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Disruption {
+    pub(crate) kind: String,
+    pub(crate) start_seconds: f64,
+    pub(crate) length_seconds: Length,
+    pub(crate) misses: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Length {
+    pub(crate) lower: f64,
+    pub(crate) upper: Option<f64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct EgressChange {
+    from: IpAddr,
+    to: IpAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) opened: u64,
+    pub(crate) lost: Vec<Loss>,
+    pub(crate) stalls: Vec<HeldStall>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Loss {
+    at_seconds: f64,
+    reason: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct HeldStall {
+    outage_seconds: Length,
+    ended: String,
+}
+
+/// A time in which the client itself was held up.
+#[derive(Clone, Debug, Deserialize)]
+struct OwnStall {
+    length_seconds: f64,
+}
+
+impl Watched {
+    pub(crate) fn start(&self) -> Monotonic {
+        Monotonic::from_ns(self.start_monotonic_ns)
+    }
+
+    /// Whether the client had its winner, and its held connections, before the outage began.
+    pub(crate) fn was_up_before(&self, begin: Monotonic) -> bool {
+        let up = self.masquerade_delay_seconds.map(|delay| delay + 2.0 * HELD_TICK.as_secs_f64());
+        up.is_some_and(|up| up < begin.seconds_since(self.start()))
+    }
+
+    /// The disruption that stands for the outage: the longest.
+    pub(crate) fn disruption(&self) -> Option<&Disruption> {
+        let upper = |disruption: &&Disruption| disruption.length_seconds.upper.unwrap_or(f64::INFINITY);
+        self.disruptions.iter().flatten().max_by(|one, other| upper(one).total_cmp(&upper(other)))
+    }
+}
+
+/// What the comparison found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Judgement {
+    /// The recorded length lies inside the measured bracket as it is.
+    pub(crate) inside: bool,
+    /// It does so only if the first miss may have been sent up to one exchange before the outage.
+    pub(crate) inside_by_exchange: bool,
+    /// The bracket's width.
+    pub(crate) width_seconds: Option<f64>,
+    /// Two intervals and two round-trips.
+    pub(crate) width_allowed_seconds: f64,
+    /// The width is more than that, by no more than the ticks of the client were late.
+    pub(crate) wide_by_lateness: bool,
+    pub(crate) faults: Vec<String>,
+}
+
+impl Judgement {
+    fn expect(&mut self, holds: bool, fault: impl FnOnce() -> String) {
+        if !holds {
+            self.faults.push(fault());
+        }
+    }
+}
+
+/// Judges one outage.
+pub(crate) fn judge(plan: &Plan, done: &Done, watched: &Watched) -> Judgement {
+    let mut judgement = Judgement::default();
+    let outcome = &watched.outcome;
+    judgement.expect(outcome == "masqueraded", || format!("the outcome is {outcome}"));
+    let errors = watched.probes.get("error").copied().flatten().unwrap_or(0);
+    judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
+    let total = watched.disruptions_total;
+    if plan.scenario == Scenario::ConntrackLoss {
+        // New connections go on; only probes in flight at that instant can be missed, all in one disruption.
+        judgement.expect(total <= 1, || format!("{total} disruptions where there can be one"));
+    } else {
+        judgement.expect(total == 1, || format!("{total} disruptions where there was one outage"));
+    }
+    if let Some(disruption) = watched.disruption() {
+        judge_disruption(plan, done, watched, disruption, &mut judgement);
+    } else {
+        judgement.inside = plan.scenario == Scenario::ConntrackLoss;
+    }
+    judge_egress(plan, watched, &mut judgement);
+    judge_held(plan, done, watched, &mut judgement);
+    judgement
+}
+
+fn judge_disruption(
+    plan: &Plan,
+    done: &Done,
+    watched: &Watched,
+    disruption: &Disruption,
+    judgement: &mut Judgement,
+) {
+    let kinds: &[&str] = match plan.scenario {
+        Scenario::Flap => &["leak"],
+        // A connection that the target had not yet accepted when it was killed is reset after its handshake: by
+        // definition that is a leak.
+        Scenario::Restart => &["rejected", "leak"],
+        // Probes under way are lost on their way back, or go on from another port, which the target resets.
+        Scenario::ConntrackLoss => &["blackhole", "leak"],
+        _ => &["blackhole"],
+    };
+    let kind = disruption.kind.as_str();
+    judgement.expect(kinds.contains(&kind), || format!("the disruption's kind is {kind}"));
+    let Length { lower, upper: Some(upper) } = disruption.length_seconds else {
+        judgement.faults.push("the disruption has no end".into());
+        return;
+    };
+    let [least, greatest] = done.length();
+    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
+    let exchange = 2.0 * round_trip;
+    judgement.inside = lower <= greatest && least <= upper;
+    judgement.inside_by_exchange = !judgement.inside && lower - exchange <= greatest && least <= upper;
+    let inside = judgement.inside || judgement.inside_by_exchange;
+    judgement.expect(inside, || {
+        let [lower, upper, least, greatest] = [lower, upper, least, greatest].map(|seconds| seconds * 1e3);
+        format!("the outage took {least:.3} to {greatest:.3} ms, not {lower:.3} to {upper:.3}")
+    });
+    // The disruption is the outage, and not something else of the same length.
+    let started = disruption.start_seconds;
+    let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(watched.start()));
+    // Ticks that came late, or not at all because the client was held up, move and widen the bracket, and the client says
+    // so itself.
+    let late = 2.0 * watched.tick_lateness_seconds.map_or(0.0, |late| late.max)
+        + watched.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>();
+    let earliest = earliest - exchange - late;
+    let latest = latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late;
+    judgement.expect((earliest..=latest).contains(&started), || {
+        format!("the disruption started at {started:.6} s, not {earliest:.6} to {latest:.6}")
+    });
+    let allowed = 2.0 * (plan.interval.as_secs_f64() + round_trip);
+    let width = upper - lower;
+    (judgement.width_seconds, judgement.width_allowed_seconds) = (Some(width), allowed);
+    judgement.wide_by_lateness = width > allowed && width <= allowed + late;
+    judgement.expect(width <= allowed + late, || {
+        format!("the bracket is {:.3} ms wide, more than {:.3}", width * 1e3, allowed * 1e3)
+    });
+}
+
+/// The egress IP is another one after a failover to a gateway that has its own, and never else.
+fn judge_egress(plan: &Plan, watched: &Watched, judgement: &mut Judgement) {
+    let changes: Vec<[IpAddr; 2]> =
+        watched.egress_changes.iter().map(|change| [change.from, change.to]).collect();
+    let moved = plan.scenario == Scenario::Failover && !plan.same_ip;
+    let expected = if moved { vec![[plan.family.egress(), plan.family.second_egress()]] } else { vec![] };
+    judgement.expect(changes == expected, || format!("egress IP changes {changes:?}, not {expected:?}"));
+}
+
+/// What has to become of the held connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They stall, and go on when the path is back: the translation of each is what it was.
+    Stall,
+    /// They go on as if nothing had happened.
+    Survive,
+    /// They are reset at the first segment that goes another way: it arrives from an address or a port that the target
+    /// has no connection with.
+    Reset,
+    /// The target ends, and its kernel closes them: by an RST where a byte was unread, by a FIN where none was.
+    Close,
+}
+
+fn fate(plan: &Plan) -> Fate {
+    match plan.scenario {
+        // Off the policy their segments leave the node as they are, to be answered to an address without a route.
+        Scenario::Flap => Fate::Stall,
+        // The second gateway picks them up in the middle (`nf_conntrack_tcp_loose`), and keeps the port if it may.
+        Scenario::Failover if plan.same_ip && plan.nat == Nat::Masquerade => Fate::Stall,
+        Scenario::ConntrackLoss if plan.nat == Nat::Masquerade => Fate::Survive,
+        Scenario::Restart => Fate::Close,
+        _ => Fate::Reset,
+    }
+}
+
+fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judgement) {
+    let wanted = u64::from(plan.hold);
+    let Some(held) = &watched.held else {
+        judgement.expect(wanted == 0, || "the client held no connection".into());
+        return;
+    };
+    let fate = fate(plan);
+    let lost = held.lost.len() as u64;
+    let (expected_lost, reasons): (_, &[&str]) = match fate {
+        Fate::Stall | Fate::Survive => (0, &[]),
+        Fate::Reset => (wanted, &["reset"]),
+        Fate::Close => (wanted, &["reset", "closed"]),
+    };
+    let opened = held.opened;
+    judgement.expect(lost == expected_lost, || format!("{lost} held connections lost, not {expected_lost}"));
+    judgement.expect(opened == wanted + expected_lost, || {
+        format!("held connections were opened {opened} times, not {}", wanted + expected_lost)
+    });
+    let start = watched.start();
+    let begin = done.begin[0].seconds_since(start);
+    let end = done.end[1].seconds_since(start);
+    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.max);
+    let look = plan.interval.max(HELD_TICK).as_secs_f64() + LATE_LOOK.as_secs_f64() + 2.0 * round_trip;
+    for loss in &held.lost {
+        let reason = loss.reason.as_str();
+        judgement.expect(reasons.contains(&reason), || format!("a held connection was lost as {reason}"));
+        // A reset over the second gateway comes with the next segment that is sent again, the other ones at once.
+        let latest = match plan.scenario {
+            Scenario::Failover => f64::INFINITY,
+            Scenario::Restart => done.begin[1].seconds_since(start) + look,
+            _ => end + look,
+        };
+        let earliest =
+            if plan.scenario == Scenario::Failover { done.end[0].seconds_since(start) } else { begin };
+        judgement.expect((earliest..=latest).contains(&loss.at_seconds), || {
+            format!(
+                "a held connection was lost at {:.6} s, not {earliest:.6} to {latest:.6}",
+                loss.at_seconds
+            )
+        });
+    }
+    let recovered: Vec<&HeldStall> = held.stalls.iter().filter(|stall| stall.ended == "recovered").collect();
+    let expected = if fate == Fate::Stall { wanted as usize } else { 0 };
+    judgement.expect(recovered.len() == expected, || {
+        format!("{} stalls of held connections recovered, not {expected}", recovered.len())
+    });
+    let [least, greatest] = done.length();
+    for stall in recovered {
+        let Length { lower, upper } = stall.outage_seconds;
+        let holds = lower <= greatest + look && upper.is_some_and(|upper| least <= upper + look);
+        judgement.expect(holds, || {
+            format!("a held connection puts the outage at {lower:.3} to {upper:?} s, not {least:.3}")
+        });
+    }
+}
