@@ -57,7 +57,8 @@ impl Hosts {
     pub(super) fn start(&self, program: &Path, flags: &[&str]) -> Result<Child> {
         let mut args: Vec<String> = vec!["external-target".into(), format!("--listen-port={PORT}")];
         args.extend(flags.iter().map(ToString::to_string));
-        let mut child = Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir())?;
+        let mut child =
+            Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir(), None)?;
         let deadline = Instant::now() + Duration::from_secs(5);
         // A peer may serve no HTTP: that it listens is enough.
         while self.target.run(|| Ok(TcpStream::connect((TARGET, PORT))?)).is_err() {
