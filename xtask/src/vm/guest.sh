@@ -5,7 +5,6 @@ export PATH=/tools:/bin
 # Busybox's shell takes its own applets of these names first, which know nothing of what is wanted here.
 ip() { /tools/ip "$@"; }
 tc() { /tools/tc "$@"; }
-setpriv() { /tools/setpriv "$@"; }
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -37,11 +36,12 @@ ulimit -l unlimited
 # say KEY VALUE
 say() { echo "@ $who $mode $1 $2"; }
 
-# as CAPABILITIES COMMAND...: as user 1000 with these, such as +bpf,+net_admin.
+# as CAPABILITIES COMMAND...: as user 1000 with these, such as +bpf,+net_admin. Becomes the command, so that signals reach
+# it: for background jobs only.
 as() {
     capabilities=$1
     shift
-    setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps "-all,$capabilities" \
+    exec /tools/setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps "-all,$capabilities" \
         --ambient-caps "-all,$capabilities" --bounding-set "-all,$capabilities" "$@"
 }
 
