@@ -1,0 +1,146 @@
+#!/bin/sh
+# The whole userspace of the virtual machine: PID 1. Runs the target in every attach mode, as root and as somebody with
+# three capabilities, and writes what it saw to the console, one `@ WHO MODE KEY VALUE` line each. Judges nothing.
+export PATH=/tools:/bin
+# Busybox's shell takes its own applets of these names first, which know nothing of what is wanted here.
+ip() { /tools/ip "$@"; }
+tc() { /tools/tc "$@"; }
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /run/netns /tmp
+chmod 1777 /tmp
+# Symbols of BPF programs tell which of them the kernel still holds.
+echo 0 > /proc/sys/kernel/kptr_restrict
+echo 1 > /proc/sys/net/core/bpf_jit_kallsyms
+# In the order of their dependencies.
+for module in /modules/*.ko; do insmod "$module" || echo "@ - - module $module"; done
+
+ip link set lo up
+ip netns add pod
+ip link add veth0 type veth peer name veth1 netns pod
+ip addr add 198.51.100.1/24 dev veth0
+ip addr add 2001:db8:f::1/64 dev veth0 nodad
+ip link set veth0 up
+ip route add 203.0.113.0/24 dev veth0
+ip route add 2001:db8:a::/64 dev veth0
+pod() { ip netns exec pod "$@"; }
+pod ip link set lo up
+for address in 198.51.100.9/24 203.0.113.9/24; do pod ip addr add $address dev veth1; done
+for address in 2001:db8:f::9/64 2001:db8:a::9/64; do pod ip addr add $address dev veth1 nodad; done
+pod ip link set veth1 up
+pod ping -c 1 -W 2 198.51.100.1 > /dev/null
+pod ping6 -c 1 -W 2 2001:db8:f::1 > /dev/null
+ulimit -l unlimited
+
+# say KEY VALUE
+say() { echo "@ $who $mode $1 $2"; }
+
+# as CAPABILITIES COMMAND...: as user 1000 with these, such as +bpf,+net_admin. Becomes the command, so that signals reach
+# it: for background jobs only.
+as() {
+    capabilities=$1
+    shift
+    exec /tools/setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps "-all,$capabilities" \
+        --ambient-caps "-all,$capabilities" --bounding-set "-all,$capabilities" "$@"
+}
+
+start() {
+    set -- /egw-probe external-target --ebpf=required --ebpf-attach "$mode" --interface veth0 \
+        --allowed-cidr 203.0.113.0/24,2001:db8:a::/64
+    case $who in
+        root) "$@" > /tmp/target.log 2>&1 & ;;
+        user) as +bpf,+net_admin,+perfmon "$@" > /tmp/target.log 2>&1 & ;;
+    esac
+    target=$!
+    for _ in $(seq 200); do
+        # The page is served last of all, when the program is attached.
+        wget -q -O /dev/null http://127.0.0.1:2113/healthz 2> /dev/null && return 0
+        kill -0 $target 2> /dev/null || break
+        sleep 0.05
+    done
+    say failed "$(tail -n 3 /tmp/target.log | tr '\n' ' ' | cut -c 1-2000)"
+    return 1
+}
+
+# SYNs from one source: syns COUNT SOURCE DESTINATION
+syns() {
+    pod ip route replace "$3" dev veth1 src "$2"
+    for _ in $(seq "$1"); do pod nc -w 2 "$3" 1337 < /dev/null > /dev/null; done
+}
+
+held() { grep -c 'egw_' /proc/kallsyms; }
+filters() { tc filter show dev veth0 ingress 2> /dev/null | grep -c direct-action; }
+
+# The kernel frees a program some time after its last user has let go of it. Once more only: under emulation one look at
+# all symbols takes a second.
+held_after() {
+    sleep 0.3
+    [ "$(held)" = 0 ] && echo 0 && return
+    sleep 1
+    held
+}
+
+capabilities() {
+    # Of every thread, as each has its own: their union, were they to differ.
+    grep -h CapPrm "/proc/$1"/task/*/status | sort -u | awk '{ print $2 }' | tr '\n' ' '
+}
+
+one() {
+    say kernel "$(uname -r)"
+    start || return
+    say mode "$(wget -q -O - http://127.0.0.1:2113/metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//')"
+    say uid "$(awk '/^Uid/ { print $2 }' /proc/$target/status)"
+    say capabilities "$(capabilities $target)"
+    syns 7 203.0.113.9 198.51.100.1
+    syns 5 198.51.100.9 198.51.100.1
+    syns 3 2001:db8:a::9 2001:db8:f::1
+    syns 2 2001:db8:f::9 2001:db8:f::1
+    sleep 0.5
+    say sources "$(wget -q -O - http://127.0.0.1:2113/sources | tr -d '\n')"
+    say held_running "$(held)"
+    kill -TERM $target
+    wait $target
+    say exit $?
+    say held_after_term "$(held_after)"
+
+    start || return
+    kill -KILL $target
+    wait $target
+    say held_after_kill "$(held_after)"
+    say filters_after_kill "$(filters)"
+    start || return
+    say filters_after_restart "$(filters)"
+    kill -TERM $target
+    wait $target
+    say held_at_end "$(held_after)"
+}
+
+for who in root user; do
+    for mode in auto tc xdp-native xdp-generic; do one; done
+done
+
+# Without one of the rights: refused, and in which words.
+mode=auto
+refused() {
+    who=$1
+    shift
+    "$@" /egw-probe external-target --ebpf=required --interface veth0 --allowed-cidr 203.0.113.0/24 \
+        > /tmp/target.log 2>&1 &
+    target=$!
+    for _ in $(seq 60); do kill -0 $target 2> /dev/null || break; sleep 0.05; done
+    kill -TERM $target 2> /dev/null
+    wait $target
+    say exit $?
+    say words "$(tail -n 1 /tmp/target.log | tr '\n' ' ')"
+}
+refused without-bpf as +net_admin,+perfmon
+refused without-net_admin as +bpf,+perfmon
+refused without-perfmon as +bpf,+net_admin
+ulimit -l 64
+refused with-64-KiB-memlock as +bpf,+net_admin,+perfmon
+
+echo "@ - - end ."
+# Busybox's own needs an init to talk to.
+echo o > /proc/sysrq-trigger
+sleep 10

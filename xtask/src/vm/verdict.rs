@@ -1,0 +1,252 @@
+//! What the guest saw against what it should have seen; the table.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::Value;
+
+/// SYNs that `guest.sh` sends from inside the allowed CIDRs and from outside them, both families.
+const ALLOWED: u64 = 7 + 3;
+const DENIED: u64 = 5 + 2;
+
+const MODES: [&str; 4] = ["auto", "tc", "xdp-native", "xdp-generic"];
+const USERS: [(&str, &str); 2] =
+    [("root", "root"), ("user", "user with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")];
+const REFUSED: [(&str, &str); 4] = [
+    ("without-bpf", "without CAP_BPF"),
+    ("without-net_admin", "without CAP_NET_ADMIN"),
+    ("without-perfmon", "without CAP_PERFMON"),
+    ("with-64-KiB-memlock", "with all three, RLIMIT_MEMLOCK 64 KiB"),
+];
+
+/// The lines of one kernel, by who, mode and key.
+struct Seen(BTreeMap<(String, String, String), String>);
+
+impl Seen {
+    fn read(console: &str) -> Self {
+        let lines = console.lines().filter_map(|line| {
+            let mut words = line.trim_end().strip_prefix("@ ")?.splitn(4, ' ');
+            let key = (words.next()?.to_owned(), words.next()?.to_owned(), words.next()?.to_owned());
+            Some((key, words.next().unwrap_or_default().trim().to_owned()))
+        });
+        Self(lines.collect())
+    }
+
+    fn get(&self, who: &str, mode: &str, key: &str) -> &str {
+        self.0.get(&(who.to_owned(), mode.to_owned(), key.to_owned())).map_or("", String::as_str)
+    }
+}
+
+/// One row: a kernel, a user, a mode.
+struct Row {
+    cells: Vec<String>,
+    well: bool,
+}
+
+/// Everything that was seen.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+    refusals: Vec<Row>,
+    missing: Vec<String>,
+}
+
+impl Table {
+    /// A kernel that no source offers.
+    pub(super) fn not_to_be_had(&mut self, series: &str) {
+        self.missing.push(series.to_owned());
+    }
+
+    /// Judges one kernel's console.
+    pub(super) fn add(&mut self, release: &str, console: &str) {
+        let seen = Seen::read(console);
+        for (who, user) in USERS {
+            for mode in MODES {
+                self.rows.push(row(release, &seen, (who, user), mode));
+            }
+        }
+        for (who, rights) in REFUSED {
+            let words = seen.get(who, "auto", "words");
+            let exit = seen.get(who, "auto", "exit");
+            // The limit counts before 5.11 only.
+            let runs = who == "with-64-KiB-memlock" && !release.starts_with("5.10.");
+            let words = if runs { "runs" } else { words };
+            let well = exit == if runs { "0" } else { "1" };
+            self.refusals.push(Row { cells: [release, rights, exit, words].map(str::to_owned).into(), well });
+        }
+    }
+
+    pub(super) fn all_well(&self) -> bool {
+        self.missing.is_empty() && self.rows.iter().chain(&self.refusals).all(|row| row.well)
+    }
+
+    pub(super) fn markdown(&self) -> String {
+        let mut text = String::from(
+            "| kernel | user | `--ebpf-attach` | in force | allowed, denied SYNs | capabilities kept | after SIGTERM | \
+             after SIGKILL | next start | result |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        write_rows(&mut text, &self.rows);
+        text.push_str("\n| kernel | rights | exit | words |\n|---|---|---|---|\n");
+        write_rows(&mut text, &self.refusals);
+        for series in &self.missing {
+            let _ = writeln!(text, "\nNot to be had from this machine's sources: Linux {series}.");
+        }
+        text
+    }
+
+    /// The page for the documentation.
+    pub(super) fn page(&self) -> String {
+        format!(
+            "# Kernels\n\nWritten by `cargo xtask vm --write`: the static program in a virtual machine with Debian's kernels, \
+             observing one veth with `--ebpf=required` while {ALLOWED} SYNs come from inside the allowed CIDRs and {DENIED} \
+             from outside them.\nThe columns *after* tell how many of the program's BPF programs the kernel still holds; \
+             *next start* how many filters of ours are then at the interface.\n\n{}",
+            self.markdown()
+        )
+    }
+}
+
+fn write_rows(text: &mut String, rows: &[Row]) {
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.cells.join(" | "));
+    }
+}
+
+fn row(release: &str, seen: &Seen, (who, user): (&str, &str), mode: &str) -> Row {
+    let get = |key| seen.get(who, mode, key);
+    let (in_force, counts) = (get("mode"), counts(get("sources")));
+    let clsact = in_force == "clsact";
+    let mut faults = Vec::new();
+    let mut expect = |what: &str, holds: bool| {
+        if !holds {
+            faults.push(what.to_owned());
+        }
+    };
+    expect("mode", in_force == expected_mode(release, mode));
+    expect("user", get("uid") == if who == "root" { "0" } else { "1000" });
+    expect("counts", counts == Some((ALLOWED, DENIED)));
+    expect("capabilities", kept(get("capabilities")) == expected_capabilities(release, clsact));
+    expect("exit", get("exit") == "0");
+    expect("held while running", get("held_running").parse().is_ok_and(|held: u32| held > 0));
+    expect("held after SIGTERM", get("held_after_term") == "0");
+    // Only a filter outlives a killed owner, until the next start.
+    expect("held after SIGKILL", (get("held_after_kill") == "0") != clsact);
+    expect("filter after SIGKILL", get("filters_after_kill") == if clsact { "1" } else { "0" });
+    expect("filters after the next start", get("filters_after_restart") == if clsact { "1" } else { "0" });
+    expect("held at the end", get("held_at_end") == "0");
+    let result = match (get("failed"), faults.is_empty()) {
+        ("", true) => "ok".to_owned(),
+        ("", false) => format!("**not as expected: {}**", faults.join(", ")),
+        (words, _) => format!("**failed: {}**", words.replace('|', "/")),
+    };
+    Row {
+        well: result == "ok",
+        cells: vec![
+            release.to_owned(),
+            user.to_owned(),
+            mode.to_owned(),
+            in_force.to_owned(),
+            counts.map_or(String::new(), |(allowed, denied)| format!("{allowed}, {denied}")),
+            kept(get("capabilities")),
+            get("held_after_term").to_owned(),
+            get("held_after_kill").to_owned(),
+            get("filters_after_restart").to_owned(),
+            result,
+        ],
+    }
+}
+
+fn expected_mode(release: &str, mode: &str) -> &'static str {
+    match mode {
+        "xdp-native" => "xdp-native",
+        "xdp-generic" => "xdp-generic",
+        _ if numbers(release) >= (6, 6) => "tcx",
+        _ => "clsact",
+    }
+}
+
+/// Design section 5: none with links from 5.19 on; before it CAP_BPF for reading maps; for a filter, CAP_NET_ADMIN.
+fn expected_capabilities(release: &str, clsact: bool) -> String {
+    match (numbers(release) >= (5, 19), clsact) {
+        (true, false) => "none",
+        (true, true) => "NET_ADMIN",
+        (false, _) => "NET_ADMIN, BPF",
+    }
+    .to_owned()
+}
+
+fn numbers(release: &str) -> (u32, u32) {
+    let mut parts = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// Names of the capabilities in the masks of all threads; more than one mask if threads differ.
+fn kept(masks: &str) -> String {
+    let name = |mask: &str| {
+        let Ok(bits) = u64::from_str_radix(mask, 16) else { return mask.to_owned() };
+        // linux/capability.h
+        let names: Vec<_> = [(12, "NET_ADMIN"), (38, "PERFMON"), (39, "BPF")]
+            .into_iter()
+            .filter_map(|(bit, name)| (bits & (1 << bit) != 0).then_some(name))
+            .collect();
+        let known = (1 << 12) | (1 << 38) | (1 << 39);
+        match (bits & !known, names.is_empty()) {
+            (0, true) => "none".to_owned(),
+            (0, false) => names.join(", "),
+            _ => format!("{bits:#x}"),
+        }
+    };
+    masks.split_whitespace().map(name).collect::<Vec<_>>().join(" / ")
+}
+
+/// Allowed and denied SYNs by class totals, if the ledger by source agrees with them and nothing was lost.
+fn counts(sources: &str) -> Option<(u64, u64)> {
+    let page: Value = serde_json::from_str(sources).ok()?;
+    let kernel = page.get("kernel")?;
+    let total = |key: &str| kernel.get(key)?.as_u64();
+    let of = |class: &str| -> Option<u64> {
+        let list = kernel.get("sources")?.as_array()?;
+        list.iter().filter(|s| s["class"] == class).map(|s| s["syns"].as_u64()).sum()
+    };
+    let counts = (total("allowed_syns")?, total("denied_syns")?);
+    (counts == (of("allowed")?, of("denied")?) && total("events_lost") == Some(0)).then_some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_named_and_unexpected_ones_are_shown_as_a_mask() {
+        assert_eq!(kept("0000000000000000"), "none");
+        assert_eq!(kept("0000008000001000"), "NET_ADMIN, BPF");
+        assert_eq!(kept("0000000000000000 0000000000001000"), "none / NET_ADMIN");
+        assert_eq!(kept("0000000000000001"), "0x1");
+    }
+
+    #[test]
+    fn tcx_is_expected_from_6_6_on_and_clsact_before() {
+        assert_eq!(expected_mode("6.12.117+deb12-cloud-amd64", "auto"), "tcx");
+        assert_eq!(expected_mode("6.1.0-56-cloud-amd64", "tc"), "clsact");
+        assert_eq!(expected_mode("5.10.0-46-cloud-amd64", "xdp-native"), "xdp-native");
+    }
+
+    #[test]
+    fn counts_stand_only_if_the_ledger_by_source_agrees() {
+        let page = |syns: u64| {
+            format!(
+                r#"{{"kernel":{{"allowed_syns":10,"denied_syns":0,"events_lost":0,
+                    "sources":[{{"address":"203.0.113.9","class":"allowed","syns":{syns}}}]}}}}"#
+            )
+        };
+        assert_eq!(counts(&page(10)), Some((10, 0)));
+        assert_eq!(counts(&page(9)), None);
+        assert_eq!(counts("wget: timed out"), None);
+    }
+
+    #[test]
+    fn a_kernel_that_says_nothing_fails() {
+        let mut table = Table::default();
+        table.add("6.1.0-56-cloud-amd64", "Kernel panic - not syncing\n");
+        assert!(!table.all_well());
+    }
+}
