@@ -1,5 +1,7 @@
 //! The raw flags, as the user wrote them. What they mean together is decided in [`crate::config`].
 
+mod usage;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use egw_probe_common::tag::MAX_CLIENT;
 use ipnet::IpNet;
@@ -302,7 +304,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     let matches = command().try_get_matches_from(args);
     matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error.to_string()),
-        _ => Stop::Usage(one_line(&error)),
+        _ => Stop::Usage(usage::one_line(&error)),
     })
 }
 
@@ -320,68 +322,6 @@ pub fn command() -> clap::Command {
             "Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.",
         )
     })
-}
-
-/// What, where, and what to do, in one line.
-fn one_line(error: &clap::Error) -> String {
-    let text_of = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
-        _ => None,
-    };
-    // "--interval <DURATION>" names the flag as the help does; the user wrote only the first word.
-    let flag = text_of(ContextKind::InvalidArg).unwrap_or_default();
-    let flag_name = flag.split([' ', '[', '=']).next().unwrap_or_default().to_owned();
-    let value = text_of(ContextKind::InvalidValue).unwrap_or_default();
-    let suggestion = text_of(ContextKind::SuggestedArg).map(|known| format!("; did you mean {known}?"));
-    let see_help = || "; --help lists what there is".to_owned();
-    match error.kind() {
-        ErrorKind::ValueValidation => {
-            let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            format!("{flag_name}: \"{value}\": {reason}")
-        }
-        ErrorKind::InvalidValue if value.is_empty() => {
-            format!("{flag_name}: a value is missing: write {flag}")
-        }
-        ErrorKind::InvalidValue => {
-            let known = text_of(ContextKind::ValidValue).unwrap_or_default();
-            format!("{flag_name}: \"{value}\" is none of its values: write one of {known}")
-        }
-        ErrorKind::UnknownArgument if go::parse_bool(&flag).is_ok() => format!(
-            "\"{flag}\": stray word: a boolean takes its value behind an equals sign, as in --stress={flag}"
-        ),
-        ErrorKind::UnknownArgument if flag.starts_with('-') => {
-            format!("{flag}: no such flag{}", suggestion.unwrap_or_else(see_help))
-        }
-        ErrorKind::UnknownArgument => {
-            format!("\"{flag}\": stray word: every flag starts with --{}", see_help())
-        }
-        ErrorKind::InvalidSubcommand => {
-            let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();
-            format!("\"{word}\": no such command: write client or external-target")
-        }
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "a command is missing: write client or external-target; --help explains them".to_owned()
-        }
-        ErrorKind::MissingRequiredArgument => match flag.as_str() {
-            missing if missing.contains("--external-target-addr") => {
-                "--external-target-addr is missing: write --external-target-addr=IP:port".to_owned()
-            }
-            missing if missing.contains("--allowed-cidr") => {
-                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32"
-                    .to_owned()
-            }
-            missing => format!("{missing} is missing{}", see_help()),
-        },
-        ErrorKind::NoEquals => {
-            format!("{flag_name}: a boolean takes its value behind an equals sign, as in {flag_name}=false")
-        }
-        _ => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            first.strip_prefix("error: ").unwrap_or(first).to_owned()
-        }
-    }
 }
 
 fn parse_port(text: &str) -> Result<NonZeroU16, &'static str> {
@@ -419,13 +359,6 @@ mod tests {
         match run(&format!("egw-probe external-target {line}")).unwrap().command {
             Command::ExternalTarget(args) => args,
             Command::Client(_) => panic!("a target was asked for"),
-        }
-    }
-
-    fn refused(line: &str) -> String {
-        match run(&format!("egw-probe {line}")) {
-            Err(Stop::Usage(text)) => text,
-            other => panic!("{line} was not refused: {other:?}"),
         }
     }
 
@@ -480,62 +413,5 @@ mod tests {
         let args = target("--allowed-cidr 192.0.2.77/24,2001:db8::5/64 --allowed-cidr 198.51.100.1/32");
         let written: Vec<String> = args.allowed_cidr.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.1/32"]);
-    }
-
-    #[test]
-    fn bad_input_is_one_line_that_names_flag_value_and_remedy() {
-        for (line, expected) in [
-            ("client", "--external-target-addr is missing: write --external-target-addr=IP:port"),
-            (
-                "client --external-target-addr=a:1 --interval=5",
-                "--interval: \"5\": a number needs a unit: write 5ms or 5s",
-            ),
-            (
-                "client --external-target-addr=a:1 --interval=-5ms",
-                "--interval: \"-5ms\": negative: a length of time starts at 0",
-            ),
-            (
-                "client --external-target-addr=a:1 --stress false",
-                "\"false\": stray word: a boolean takes its value behind an equals sign, as in --stress=false",
-            ),
-            (
-                "client --external-target-addr=a:1 --stress=maybe",
-                "--stress: \"maybe\": not a boolean: write true or false",
-            ),
-            (
-                "client --external-target-addr=a:1 --output=xml",
-                "--output: \"xml\" is none of its values: write one of text, json",
-            ),
-            (
-                "external-target",
-                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32",
-            ),
-            (
-                "external-target --allowed-cidr=192.0.2.1",
-                "--allowed-cidr: \"192.0.2.1\": the prefix length is missing: write 192.0.2.1/32",
-            ),
-            (
-                "external-target --allowed-cidr=x/8",
-                "--allowed-cidr: \"x/8\": not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64",
-            ),
-            (
-                "external-target --allowed-cidr=::/0 --listen-port=0",
-                "--listen-port: \"0\": not a port: write a number from 1 to 65535",
-            ),
-            (
-                "client --external-target-addr",
-                "--external-target-addr: a value is missing: write --external-target-addr <HOST:PORT>",
-            ),
-            (
-                "client --external-target-addr=a:1 --intervall=5ms",
-                "--intervall: no such flag; did you mean --interval?",
-            ),
-            ("serve", "\"serve\": no such command: write client or external-target"),
-            ("", "a command is missing: write client or external-target; --help explains them"),
-        ] {
-            let text = refused(line);
-            assert_eq!(text, expected, "{line}");
-            assert_eq!(text.lines().count(), 1);
-        }
     }
 }

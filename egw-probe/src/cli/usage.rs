@@ -1,0 +1,139 @@
+//! A mistake on the command line, told in one line: what, where, and what to do.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::go;
+
+/// What, where, and what to do, in one line.
+pub(super) fn one_line(error: &clap::Error) -> String {
+    let text_of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    // "--interval <DURATION>" names the flag as the help does; the user wrote only the first word.
+    let flag = text_of(ContextKind::InvalidArg).unwrap_or_default();
+    let flag_name = flag.split([' ', '[', '=']).next().unwrap_or_default().to_owned();
+    let value = text_of(ContextKind::InvalidValue).unwrap_or_default();
+    let suggestion = text_of(ContextKind::SuggestedArg).map(|known| format!("; did you mean {known}?"));
+    let see_help = || "; --help lists what there is".to_owned();
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            format!("{flag_name}: \"{value}\": {reason}")
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("{flag_name}: a value is missing: write {flag}")
+        }
+        ErrorKind::InvalidValue => {
+            let known = text_of(ContextKind::ValidValue).unwrap_or_default();
+            format!("{flag_name}: \"{value}\" is none of its values: write one of {known}")
+        }
+        ErrorKind::UnknownArgument if go::parse_bool(&flag).is_ok() => format!(
+            "\"{flag}\": stray word: a boolean takes its value behind an equals sign, as in --stress={flag}"
+        ),
+        ErrorKind::UnknownArgument if flag.starts_with('-') => {
+            format!("{flag}: no such flag{}", suggestion.unwrap_or_else(see_help))
+        }
+        ErrorKind::UnknownArgument => {
+            format!("\"{flag}\": stray word: every flag starts with --{}", see_help())
+        }
+        ErrorKind::InvalidSubcommand => {
+            let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();
+            format!("\"{word}\": no such command: write client or external-target")
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "a command is missing: write client or external-target; --help explains them".to_owned()
+        }
+        ErrorKind::MissingRequiredArgument => match flag.as_str() {
+            missing if missing.contains("--external-target-addr") => {
+                "--external-target-addr is missing: write --external-target-addr=IP:port".to_owned()
+            }
+            missing if missing.contains("--allowed-cidr") => {
+                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32"
+                    .to_owned()
+            }
+            missing => format!("{missing} is missing{}", see_help()),
+        },
+        ErrorKind::NoEquals => {
+            format!("{flag_name}: a boolean takes its value behind an equals sign, as in {flag_name}=false")
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::{Stop, parse};
+
+    fn refused(line: &str) -> String {
+        let words = format!("egw-probe {line}");
+        match parse(words.split_whitespace().map(OsString::from)) {
+            Err(Stop::Usage(text)) => text,
+            other => panic!("{line} was not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn bad_input_is_one_line_that_names_flag_value_and_remedy() {
+        for (line, expected) in [
+            ("client", "--external-target-addr is missing: write --external-target-addr=IP:port"),
+            (
+                "client --external-target-addr=a:1 --interval=5",
+                "--interval: \"5\": a number needs a unit: write 5ms or 5s",
+            ),
+            (
+                "client --external-target-addr=a:1 --interval=-5ms",
+                "--interval: \"-5ms\": negative: a length of time starts at 0",
+            ),
+            (
+                "client --external-target-addr=a:1 --stress false",
+                "\"false\": stray word: a boolean takes its value behind an equals sign, as in --stress=false",
+            ),
+            (
+                "client --external-target-addr=a:1 --stress=maybe",
+                "--stress: \"maybe\": not a boolean: write true or false",
+            ),
+            (
+                "client --external-target-addr=a:1 --output=xml",
+                "--output: \"xml\" is none of its values: write one of text, json",
+            ),
+            (
+                "external-target",
+                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32",
+            ),
+            (
+                "external-target --allowed-cidr=192.0.2.1",
+                "--allowed-cidr: \"192.0.2.1\": the prefix length is missing: write 192.0.2.1/32",
+            ),
+            (
+                "external-target --allowed-cidr=x/8",
+                "--allowed-cidr: \"x/8\": not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64",
+            ),
+            (
+                "external-target --allowed-cidr=::/0 --listen-port=0",
+                "--listen-port: \"0\": not a port: write a number from 1 to 65535",
+            ),
+            (
+                "client --external-target-addr",
+                "--external-target-addr: a value is missing: write --external-target-addr <HOST:PORT>",
+            ),
+            (
+                "client --external-target-addr=a:1 --intervall=5ms",
+                "--intervall: no such flag; did you mean --interval?",
+            ),
+            ("serve", "\"serve\": no such command: write client or external-target"),
+            ("", "a command is missing: write client or external-target; --help explains them"),
+        ] {
+            let text = refused(line);
+            assert_eq!(text, expected, "{line}");
+            assert_eq!(text.lines().count(), 1);
+        }
+    }
+}
