@@ -52,7 +52,7 @@ fn faults(output: &Output) -> String {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let activations = document["activations"].as_array().cloned().unwrap_or_default();
     let wrong: Vec<Value> = activations.into_iter().filter(|one| one["as_expected"] == false).collect();
-    format!("{:#}", Value::Array(wrong))
+    format!("{:#}{:#}", Value::Array(wrong), document["observed"]["faults"])
 }
 
 /// Asserts that all of `wanted` measurements agree with what was done.

@@ -26,12 +26,15 @@ pub(crate) struct Account {
     pub(crate) inside: u64,
     /// SYNs that reached it, and whose handshake was cut: in flight when packets began to vanish.
     pub(crate) cut: u64,
+    /// SYNs that the Pod's kernel sent again: its client was held up past its own probe timeout, so that a probe was more
+    /// than one SYN, and nothing can be concluded.
+    pub(crate) again: u64,
 }
 
 impl Account {
     /// Everything that the client's figures say otherwise.
     pub(crate) fn faults(&self, measured: &Measured) -> Vec<String> {
-        let Self { left, vanished, outside, inside, cut } = *self;
+        let Self { left, vanished, outside, inside, cut, again: _ } = *self;
         [
             ("sent", left, "left the Pod"),
             ("timeout", vanished + cut, "vanished or were cut"),
@@ -51,14 +54,20 @@ impl Account {
 pub(crate) fn draw_up(left: &Captured, arrived: &Captured, allowed: &dyn Fn(IpAddr) -> bool) -> Account {
     let mut account = Account::default();
     let reached: HashMap<u32, &Segment> = arrived.syns().map(|syn| (syn.sequence, syn)).collect();
-    // The handshake's last segment has the SYN's sequence number plus one (RFC 9293, 3.5).
+    // The handshake's last segment has the SYN's sequence number plus one (RFC 9293, 3.5). So has the FIN of a probe that
+    // timed out, which may get through once the policy has come.
     let completed: HashSet<(SocketAddr, u32)> = arrived
         .segments
         .iter()
-        .filter(|segment| !segment.syn)
+        .filter(|segment| segment.ack)
         .map(|segment| (segment.source, segment.sequence))
         .collect();
+    let mut seen = HashSet::new();
     for syn in left.syns() {
+        if !seen.insert((syn.source, syn.sequence)) {
+            account.again += 1;
+            continue;
+        }
         account.left += 1;
         match reached.get(&syn.sequence) {
             None => account.vanished += 1,
@@ -78,7 +87,7 @@ mod tests {
     use crate::lab::clock::Monotonic;
 
     fn segment(source: &str, sequence: u32, syn: bool) -> Segment {
-        Segment { at: Monotonic::from_ns(1), source: source.parse().unwrap(), sequence, syn }
+        Segment { at: Monotonic::from_ns(1), source: source.parse().unwrap(), sequence, syn, ack: !syn }
     }
 
     fn captured(segments: &[Segment]) -> Captured {
@@ -88,7 +97,7 @@ mod tests {
     #[test]
     fn every_syn_goes_to_one_account() {
         let left: Vec<Segment> =
-            [10, 20, 30, 40].map(|sequence| segment("10.0.0.1:999", sequence, true)).to_vec();
+            [10, 20, 30, 40, 40].map(|sequence| segment("10.0.0.1:999", sequence, true)).to_vec();
         let arrived = [
             segment("192.0.2.1:5", 10, true),
             segment("192.0.2.1:5", 11, false),
@@ -100,6 +109,6 @@ mod tests {
         ];
         let inside = |address: IpAddr| address.to_string() == "192.0.2.100";
         let account = draw_up(&captured(&left), &captured(&arrived), &inside);
-        assert_eq!(account, Account { left: 4, vanished: 1, outside: 1, inside: 1, cut: 1 });
+        assert_eq!(account, Account { left: 4, vanished: 1, outside: 1, inside: 1, cut: 1, again: 1 });
     }
 }

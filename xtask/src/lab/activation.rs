@@ -77,7 +77,8 @@ impl Activation {
     /// Whether nothing can be judged by this: the switch was recorded too coarsely, or came before the client was up.
     pub(crate) fn is_void(&self) -> bool {
         let first = self.dropped.or(self.switch).map(|switch| recorded(&switch, &self.measured));
-        if first.is_some_and(|first| first.before < self.least_lead.as_secs_f64()) {
+        let late = first.is_some_and(|first| first.before < self.least_lead.as_secs_f64());
+        if late || self.account.is_some_and(|account| account.again > 0) {
             return true;
         }
         let wide = |switch: &Switch| switch.after.seconds_since(switch.before) > WIDEST_SWITCH.as_secs_f64();

@@ -38,6 +38,8 @@ pub(crate) struct Segment {
     pub(crate) sequence: u32,
     /// SYN set and ACK clear.
     pub(crate) syn: bool,
+    /// ACK set, and neither SYN, FIN nor RST: completes a handshake, and does not end a connection.
+    pub(crate) ack: bool,
 }
 
 /// What an annotated reply told of the connection that it answers.
@@ -113,8 +115,9 @@ fn capture(socket: &PacketSocket, stop: &AtomicBool) -> io::Result<Captured> {
         while let Some(received) = socket.receive(&mut frame)? {
             let at = Monotonic::from_ns(nanoseconds(received.at).wrapping_add_signed(-clock.offset_ns));
             match read(&frame[..received.length]) {
-                Some(Read::Segment { source, sequence, syn }) => {
-                    captured.segments.push(Segment { at, source, sequence, syn });
+                Some(Read::Segment { source, sequence, flags }) => {
+                    let (syn, ack) = (flags & 0x12 == 0x02, flags & 0x17 == 0x10);
+                    captured.segments.push(Segment { at, source, sequence, syn, ack });
                 }
                 Some(Read::Told(told)) => captured.told.push(told),
                 None => {}
@@ -150,7 +153,7 @@ impl RealtimeOffset {
 
 #[derive(Debug, PartialEq)]
 enum Read {
-    Segment { source: SocketAddr, sequence: u32, syn: bool },
+    Segment { source: SocketAddr, sequence: u32, flags: u8 },
     Told(Told),
 }
 
@@ -177,7 +180,7 @@ fn read(frame: &[u8]) -> Option<Read> {
         return None;
     }
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    Some(Read::Segment { source: SocketAddr::new(source, port(0)), sequence, syn: header[13] & 0x12 == 0x02 })
+    Some(Read::Segment { source: SocketAddr::new(source, port(0)), sequence, flags: header[13] })
 }
 
 /// The second line of an annotated reply.
@@ -211,11 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_syn_without_ack_to_the_targets_port_is_a_syn() {
+    fn only_what_goes_to_the_targets_port_is_a_segment() {
         let source = "192.0.2.1:999".parse().unwrap();
-        let segment = |syn| Some(Read::Segment { source, sequence: 7, syn });
-        assert_eq!(read(&frame([999, target::PORT], 0x02, b"")), segment(true));
-        assert_eq!(read(&frame([999, target::PORT], 0x12, b"")), segment(false));
+        let segment = Some(Read::Segment { source, sequence: 7, flags: 0x02 });
+        assert_eq!(read(&frame([999, target::PORT], 0x02, b"")), segment);
         assert_eq!(read(&frame([999, 80], 0x02, b"")), None);
     }
 

@@ -88,7 +88,7 @@ pub(crate) fn row(activation: &Activation) -> String {
         let outcome = &measured.outcome;
         format!("{run:4} {client:6}  {outcome:15} {pong:5} {leaked:7} {timeout:8} {sent:7} {holds:>12}")
     };
-    if let Some(Account { left, vanished, outside, inside, cut }) = activation.account {
+    if let Some(Account { left, vanished, outside, inside, cut, .. }) = activation.account {
         let _ = write!(
             text,
             "\n             SYNs: {left} left the Pod = {inside} reached the target from inside + {outside} from \

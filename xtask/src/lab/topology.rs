@@ -186,16 +186,16 @@ impl Topology {
         Ok(topology)
     }
 
-    /// Makes target and gateways forget connections that have ended. Else a run at a short interval soon comes upon ports
+    /// Makes target, node and gateways forget connections that have ended. Else a run at a short interval soon comes upon ports
     /// of an earlier one: a target in TIME-WAIT answers a held connection's stray segment with an ACK, where any other
     /// answers with an RST, and a gateway does not translate it.
     pub(crate) fn forget_ended_connections(&self) -> Result<()> {
         self.target.sysctl(&[("net/ipv4/tcp_max_tw_buckets", "0")])?;
-        for gateway in [&self.gateway].into_iter().chain(&self.second) {
-            gateway.sysctl(&[
-                ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
-                ("net/netfilter/nf_conntrack_tcp_timeout_close", "1"),
-            ])?;
+        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.second) {
+            for state in ["time_wait", "close", "close_wait", "fin_wait", "last_ack"] {
+                let timeout = format!("net/netfilter/nf_conntrack_tcp_timeout_{state}");
+                namespace.sysctl(&[(&timeout, "1")])?;
+            }
         }
         Ok(())
     }

@@ -108,6 +108,28 @@ impl Watched {
         up.is_some_and(|up| up < begin.seconds_since(self.start()))
     }
 
+    /// Twice the handshake time: how long before an outage a probe can have been sent that it still cuts.
+    fn exchange_seconds(&self) -> f64 {
+        2.0 * self.connect_seconds.map_or(0.0, |quantiles| quantiles.p99)
+    }
+
+    /// How far ticks that came late, or not at all because the client was held up, move and widen a bracket: the client
+    /// says so itself.
+    fn late_seconds(&self) -> f64 {
+        2.0 * self.tick_lateness_seconds.map_or(0.0, |late| late.max)
+            + self.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>()
+    }
+
+    /// Between which instants the first miss of an outage was sent, in seconds since the client's start.
+    fn starts_within(&self, plan: &Plan, done: &Done) -> [f64; 2] {
+        let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(self.start()));
+        let late = self.late_seconds();
+        [
+            earliest - self.exchange_seconds() - late,
+            latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late,
+        ]
+    }
+
     /// The disruption that stands for the outage: the longest.
     pub(crate) fn disruption(&self) -> Option<&Disruption> {
         let upper = |disruption: &&Disruption| disruption.length_seconds.upper.unwrap_or(f64::INFINITY);
@@ -147,9 +169,15 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &Watched) -> Judgement {
     let errors = watched.probes.get("error").copied().flatten().unwrap_or(0);
     judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
     let total = watched.disruptions_total;
+    // Connection tracking is emptied entry by entry, for milliseconds: of the probes under way some are missed, in as many
+    // disruptions as chance makes. Each must have begun within that time.
     if plan.scenario == Scenario::ConntrackLoss {
-        // New connections go on; only probes in flight at that instant can be missed, all in one disruption.
-        judgement.expect(total <= 1, || format!("{total} disruptions where there can be one"));
+        let starts: Vec<f64> =
+            watched.disruptions.iter().flatten().map(|disruption| disruption.start_seconds).collect();
+        let [earliest, latest] = watched.starts_within(plan, done);
+        for started in starts.into_iter().filter(|started| !(earliest..=latest).contains(started)) {
+            judgement.faults.push(format!("a disruption started at {started:.6} s, outside the flush"));
+        }
     } else {
         judgement.expect(total == 1, || format!("{total} disruptions where there was one outage"));
     }
@@ -187,7 +215,7 @@ fn judge_disruption(
     };
     let [least, greatest] = done.length();
     let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
-    let exchange = 2.0 * round_trip;
+    let (exchange, late) = (watched.exchange_seconds(), watched.late_seconds());
     judgement.inside = lower <= greatest && least <= upper;
     judgement.inside_by_exchange = !judgement.inside && lower - exchange <= greatest && least <= upper;
     let inside = judgement.inside || judgement.inside_by_exchange;
@@ -197,13 +225,7 @@ fn judge_disruption(
     });
     // The disruption is the outage, and not something else of the same length.
     let started = disruption.start_seconds;
-    let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(watched.start()));
-    // Ticks that came late, or not at all because the client was held up, move and widen the bracket, and the client says
-    // so itself.
-    let late = 2.0 * watched.tick_lateness_seconds.map_or(0.0, |late| late.max)
-        + watched.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>();
-    let earliest = earliest - exchange - late;
-    let latest = latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late;
+    let [earliest, latest] = watched.starts_within(plan, done);
     judgement.expect((earliest..=latest).contains(&started), || {
         format!("the disruption started at {started:.6} s, not {earliest:.6} to {latest:.6}")
     });
@@ -281,7 +303,8 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
         let latest = match plan.scenario {
             Scenario::Failover => f64::INFINITY,
             Scenario::Restart => done.begin[1].seconds_since(start) + look,
-            _ => end + look,
+            // A byte whose acknowledgement was under way is sent again first, which takes the kernel 200 ms and more.
+            _ => end + look + plan.recovery(Duration::ZERO).as_secs_f64(),
         };
         let earliest =
             if plan.scenario == Scenario::Failover { done.end[0].seconds_since(start) } else { begin };
