@@ -143,9 +143,22 @@ pub struct ClientBracket {
     pub upper_ns: Option<u64>,
     /// Upper less lower end.
     pub width_seconds: Option<f64>,
-    /// The path delay was known: the round-trip time of that SYN's connection bounds it. Without, `lower_ns` is the SYN's
-    /// own stamp, and the policy may have become effective up to one path delay earlier.
+    /// The path delay was known. Without, `lower_ns` is the SYN's own stamp, and the policy may have become effective up
+    /// to one path delay earlier.
     pub corrected: bool,
+    /// What bounds the path delay: the round-trip time of that SYN's own handshake, or, as a handshake often does not
+    /// survive the switch, the longest of the client's other leaked connections. Null if none of them was completed.
+    pub path_delay_from: Option<PathDelay>,
+}
+
+/// Whose round-trip time bounds a path delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathDelay {
+    /// That of the SYN's own connection.
+    OwnHandshake,
+    /// The longest of the same client's leaked connections.
+    SameClient,
 }
 
 /// How many clients are how far.
@@ -284,11 +297,13 @@ impl Client {
         let last_leaked = known(record.last_leaked_before_ns);
         let first_masqueraded = known(record.first_masqueraded_ns);
         let leaked_port = (record.bracket_ports >> 16) as u16;
-        let path_delay = last_leaked
-            .and_then(|_| self.leaked_round_trips.iter().rev().find(|(port, _)| *port == leaked_port))
-            .map(|(_, round_trip)| *round_trip);
-        let lower_ns =
-            last_leaked.map(|ns| ns.saturating_sub(path_delay.map_or(0, |delay| delay.as_nanos() as u64)));
+        let own = self.leaked_round_trips.iter().rev().find(|(port, _)| *port == leaked_port);
+        let longest = self.leaked_round_trips.iter().max_by_key(|(_, round_trip)| *round_trip);
+        let path_delay = (own.map(|(_, round_trip)| (PathDelay::OwnHandshake, *round_trip)))
+            .or(longest.map(|(_, round_trip)| (PathDelay::SameClient, *round_trip)))
+            .filter(|_| last_leaked.is_some());
+        let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64);
+        let lower_ns = last_leaked.map(|ns| ns.saturating_sub(delay_ns));
         let width = lower_ns.zip(first_masqueraded).map(|(lower, upper)| upper.saturating_sub(lower));
         let flapped = record.last_leaked_ns > record.last_leaked_before_ns;
         ClientEntry {
@@ -305,6 +320,7 @@ impl Client {
                 upper_ns: first_masqueraded,
                 width_seconds: width.map(|ns| ns as f64 / 1e9),
                 corrected: path_delay.is_some() || last_leaked.is_none(),
+                path_delay_from: path_delay.map(|(from, _)| from),
             },
             missing_syns: (self.span + self.retransmissions)
                 .saturating_sub(record.leaked + record.masqueraded),
@@ -350,8 +366,12 @@ mod tests {
         let mut clients = clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Allowed), (40, 3, Allowed)]);
         let uncorrected = only(&clients).bracket;
         assert_eq!((uncorrected.lower_ns, uncorrected.corrected), (Some(20_000_000), false));
-        let tag = Tag::new(7, 1).unwrap();
-        clients.round_trip(tag, Denied, 1001, Duration::from_millis(8));
+        // The last leaked handshake did not survive the switch: the earlier one's round-trip bounds the path delay.
+        clients.round_trip(Tag::new(7, 0).unwrap(), Denied, 1000, Duration::from_millis(9));
+        let neighbour = only(&clients).bracket;
+        assert_eq!((neighbour.lower_ns, neighbour.corrected), (Some(11_000_000), true));
+        assert_eq!(neighbour.path_delay_from, Some(PathDelay::SameClient));
+        clients.round_trip(Tag::new(7, 1).unwrap(), Denied, 1001, Duration::from_millis(8));
         let entry = only(&clients);
         assert_eq!((entry.leaked_syns, entry.masqueraded_syns), (2, 2));
         assert_eq!(
@@ -360,7 +380,8 @@ mod tests {
                 lower_ns: Some(12_000_000),
                 upper_ns: Some(30_000_000),
                 width_seconds: Some(0.018),
-                corrected: true
+                corrected: true,
+                path_delay_from: Some(PathDelay::OwnHandshake),
             }
         );
         assert_eq!((entry.missing_syns, entry.restarts, entry.flapped_at_ns), (0, 0, None));
