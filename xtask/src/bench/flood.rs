@@ -36,7 +36,8 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     hosts.pause(Duration::from_millis(1500))?;
-    let received = hosts.received()? - received_before;
+    let [received, dropped] = hosts.received()?;
+    let (received, dropped) = (received - received_before[0], dropped - received_before[1]);
     let kernel = hosts.kernel_sources()?;
     let count = |key: &str| kernel[key].as_u64().with_context(|| format!("/sources lacks {key}"));
     let (allowed, denied, lost) = (count("allowed_syns")?, count("denied_syns")?, count("events_lost")?);
@@ -49,9 +50,14 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
     let lines = vec![
         vec!["SYNs sent".into(), sent.to_string(), format!("{:.0} per second", sent as f64 / seconds)],
         vec![
-            "received by the interface".into(),
+            "received by the interface, less drops".into(),
             received.to_string(),
             format!("{:.0} per second", received as f64 / seconds),
+        ],
+        vec![
+            "dropped before it could see them".into(),
+            dropped.to_string(),
+            "net.core.netdev_max_backlog".into(),
         ],
         vec![
             "counted: allowed + denied".into(),

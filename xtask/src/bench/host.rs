@@ -111,13 +111,16 @@ impl Hosts {
         Ok(values.sum())
     }
 
-    /// Packets that the target's end of the wire has received, by the interface's own counter.
-    pub(super) fn received(&self) -> Result<u64> {
+    /// Packets that the target's end of the wire has handed to the kernel's receive path, and those that it dropped for
+    /// want of room in the queue before it (`net.core.netdev_max_backlog`), by the interface's own counters. A veth
+    /// counts both as received.
+    pub(super) fn received(&self) -> Result<[u64; 2]> {
         // The counters of /proc/net/dev are those of the reader's namespace, unlike those of /sys.
         let table = self.target.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{DEVICE}:")));
-        let packets = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        packets.context("the wire has no counters")
+        let column = |number| line.and_then(|line| line.split_whitespace().nth(number)?.parse::<u64>().ok());
+        let (packets, dropped) = column(1).zip(column(3)).context("the wire has no counters")?;
+        Ok([packets - dropped, dropped])
     }
 }
 
