@@ -180,17 +180,18 @@ impl TryFrom<ClientArgs> for ClientConfig {
         if args.probe_timeout.is_zero() {
             return Err(ConfigError::new("--probe-timeout", "0s", "must be above 0, as in 900ms"));
         }
-        for (flag, is_set, needs_watch) in [
-            ("--max-delay", args.max_delay.is_some(), false),
-            ("--max-leaked", args.max_leaked.is_some(), false),
-            ("--max-disruption", args.max_disruption.is_some(), true),
-            ("--max-disruptions", args.max_disruptions.is_some(), true),
+        for (flag, value, needs_watch) in [
+            ("--max-delay", args.max_delay.map(format_duration), false),
+            ("--max-leaked", args.max_leaked.map(|count| count.to_string()), false),
+            ("--max-disruption", args.max_disruption.map(format_duration), true),
+            ("--max-disruptions", args.max_disruptions.map(|count| count.to_string()), true),
         ] {
-            if is_set && !args.exit {
-                return Err(ConfigError::new(flag, "set", "a gate sets the exit code: add --exit"));
+            let Some(value) = value else { continue };
+            if !args.exit {
+                return Err(ConfigError::new(flag, value, "a gate sets the exit code: add --exit"));
             }
-            if is_set && needs_watch && args.watch.is_none() {
-                return Err(ConfigError::new(flag, "set", "disruptions are seen by a watch: add --watch"));
+            if needs_watch && args.watch.is_none() {
+                return Err(ConfigError::new(flag, value, "disruptions are seen by a watch: add --watch"));
             }
         }
         if args.hold > 0 && args.watch.is_none() {
@@ -213,7 +214,9 @@ impl TryFrom<ClientArgs> for ClientConfig {
             ));
         }
         if let Some(device) = &args.bind_device
-            && !std::path::Path::new("/sys/class/net").join(device).exists()
+            && (device.is_empty()
+                || device.contains('/')
+                || !std::path::Path::new("/sys/class/net").join(device).exists())
         {
             return Err(ConfigError::new("--bind-device", device, "no such interface: `ip link` lists them"));
         }
@@ -416,11 +419,11 @@ mod tests {
             ),
             (
                 "--external-target-addr=a:1 --max-leaked=3",
-                "--max-leaked: \"set\": a gate sets the exit code: add --exit",
+                "--max-leaked: \"3\": a gate sets the exit code: add --exit",
             ),
             (
                 "--external-target-addr=a:1 --exit --max-disruptions=0",
-                "--max-disruptions: \"set\": disruptions are seen by a watch: add --watch",
+                "--max-disruptions: \"0\": disruptions are seen by a watch: add --watch",
             ),
             (
                 "--external-target-addr=192.0.2.1:1 --source-addr=::1",

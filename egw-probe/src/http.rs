@@ -21,7 +21,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections served at a time; further ones wait in the kernel's queue.
 const CONNECTION_CAP: usize = 128;
 /// How long answers under way may take once the server stops.
-const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
 /// The answer to a GET of one path.
 #[derive(Debug)]

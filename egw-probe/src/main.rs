@@ -1,5 +1,6 @@
 //! `egw-probe`: parses, runs, prints an error once, and exits with a code that means something.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use egw_probe::cli::{self, Command, Stop};
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
         Ok(code) => return code,
         Err(error) => error,
     };
-    eprintln!("error: {error:#}");
+    // Where nobody can read, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
     if error.is::<ConfigError>() || error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
@@ -29,7 +31,7 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Stop::Text(text)) => {
-            print!("{text}");
+            let _ = write!(std::io::stdout(), "{text}");
             return Ok(ExitCode::SUCCESS);
         }
         Err(Stop::Usage(line)) => return Err(Usage(line).into()),

@@ -28,14 +28,16 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// instead of sharing its connections with us in silence.
 pub fn listen_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let first = bind(address, false)?;
+    // Listening, it keeps everybody else out; only then does it let siblings in.
+    first.listen(BACKLOG)?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?.as_socket().unwrap_or(address);
     let mut group = vec![first];
     for _ in 1..count {
         group.push(bind(bound, true)?);
     }
-    for socket in &group {
-        socket.listen(BACKLOG)?;
+    for sibling in &group[1..] {
+        sibling.listen(BACKLOG)?;
     }
     Ok(group.into_iter().map(TcpListener::from).collect())
 }

@@ -10,9 +10,13 @@ pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
     info(socket).map(|info| info.tcpi_total_retrans)
 }
 
-/// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake.
-pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
-    info(socket).map(|info| Duration::from_micros(u64::from(info.tcpi_rtt)))
+/// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake. `None` if it
+/// took no sample, as when the SYN-ACK had to be sent again.
+pub fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
+    info(socket).map(|info| match info.tcpi_rtt {
+        0 => None,
+        microseconds => Some(Duration::from_micros(u64::from(microseconds))),
+    })
 }
 
 fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {

@@ -200,6 +200,16 @@ fn bad_input_is_one_line_and_exit_code_2() {
             ),
         ),
         (
+            &[
+                "client",
+                "--external-target-addr=127.0.0.1:1",
+                "--source-addr=192.0.2.55",
+                "--metrics-addr=127.0.0.1:0",
+            ],
+            "error: --source-addr: \"192.0.2.55\": not an address of this host: `ip address` lists them\n"
+                .to_owned(),
+        ),
+        (
             &["client", "--external-target-addr=127.0.0.1:1", "--interval=0"],
             "error: --interval: \"0s\": must be above 0, as in 50ms\n".to_owned(),
         ),
@@ -361,4 +371,66 @@ fn held_connections_survive_a_healthy_path_and_their_loss_is_told() {
     assert_eq!((&report["opened"], &report["lost_total"]), (&6.into(), &3.into()), "{report}");
     assert_eq!(report["stalls_total"], 0);
     assert_eq!(document["disruptions_total"], 1, "the probes were refused meanwhile");
+}
+
+#[test]
+fn a_watch_begins_also_when_the_winner_comes_after_the_test_timeout() {
+    let address = peer(|mut stream, number| {
+        std::thread::sleep(Duration::from_millis(if number < 3 { 400 } else { 0 }));
+        stream.write_all(b"pong\n").unwrap();
+    });
+    let flags = ["--test-timeout=100ms", "--interval=50ms", "--watch=600ms"];
+    let (code, document, _) = measure(&address.to_string(), &flags);
+    assert_eq!(code, 0);
+    assert!(document["probes"]["sent"].as_u64() > Some(5), "it goes on for 600 ms: {document}");
+}
+
+#[test]
+fn what_was_settled_before_a_signal_is_told_and_what_was_not_is_counted() {
+    // The first is never answered, so that all others wait behind it.
+    let address = peer(|stream, number| {
+        if number == 0 {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        drop(stream);
+    });
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (address, metrics_addr) = (address.to_string(), metrics.to_string());
+    let args =
+        ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr, "--output=json"];
+    let client = Program::start(&[&args[..], &["--interval=20ms", "--probe-timeout=10s"]].concat());
+    std::thread::sleep(Duration::from_millis(400));
+    client.signal("-TERM");
+    let output = client.finish();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let probes = &document["probes"];
+    let count = |key: &str| probes[key].as_u64().unwrap();
+    assert_eq!(document["outcome"], "interrupted");
+    assert!(count("leaked") > 3 && count("unsettled") >= 1, "{probes}");
+    assert_eq!(count("sent"), count("leaked") + count("unsettled"), "{probes}");
+}
+
+#[test]
+fn a_signal_ends_a_watch_that_holds_connections_at_once() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (address, metrics_addr) = (format!("127.0.0.1:{}", target.port), metrics.to_string());
+    let args = ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr];
+    let client = Program::start(&[&args[..], &["--watch", "--hold=1", "--interval=9s"]].concat());
+    common::wait_for("the winner", || common::status(metrics, "/readyz") == 200);
+    let signalled = Instant::now();
+    client.signal("-TERM");
+    assert_eq!(client.finish().status.code(), Some(0));
+    assert!(signalled.elapsed() < Duration::from_millis(800), "{:?}", signalled.elapsed());
+}
+
+#[test]
+fn held_connections_that_are_closed_at_once_are_told() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let flags = ["--watch=700ms", "--hold=2"];
+    let (_, document, _) = measure(&format!("127.0.0.1:{}", target.port), &flags);
+    let held = &document["held"];
+    assert!(held["lost_total"].as_u64() > Some(2), "{held}");
+    assert_eq!(held["lost_total"], held["opened"]);
+    assert_eq!(held["lost"][0]["reason"], "closed");
 }

@@ -156,7 +156,8 @@ fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
                 "{mode} {entry}"
             );
             let bracket = &entry["bracket"];
-            assert_eq!(bracket["corrected"], true, "{mode} {entry}");
+            // In userspace the stamp is the accept's, later than the SYN by nobody knows how much.
+            assert_eq!(bracket["corrected"], mode == "--ebpf=required", "{mode} {entry}");
             let ns = |value: &serde_json::Value| value.as_u64().unwrap();
             assert!(ns(&bracket["lower_ns"]) < ns(&entry["last_leaked_ns"]));
             assert!(ns(&entry["last_leaked_ns"]) < ns(&bracket["upper_ns"]));

@@ -21,6 +21,8 @@ const NOBODY: libc::c_long = 65_534;
 /// capabilities `+p` starts.
 fn with_only<T: Send + 'static>(permitted: &[Capability], work: impl FnOnce() -> T + Send + 'static) -> T {
     let permitted = permitted.iter().copied().collect();
+    // aya asks once per process what the kernel can do: here, before a thread that may not ask finds that it can nothing.
+    let _ = aya::features();
     std::thread::spawn(move || {
         // SAFETY: plain system calls about this thread only (the raw setresuid, unlike libc's, leaves others alone).
         unsafe {

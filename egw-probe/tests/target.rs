@@ -159,3 +159,11 @@ fn a_peer_that_talks_first_gets_its_pong_all_the_same() {
         assert_eq!(reply, b"pong\n");
     }
 }
+
+#[test]
+fn a_help_text_that_nobody_can_read_is_no_crash() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status =
+        std::process::Command::new(env!("CARGO_BIN_EXE_egw-probe")).arg("--help").stdout(full).status();
+    assert_eq!(status.unwrap().code(), Some(0));
+}

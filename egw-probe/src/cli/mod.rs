@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use egw_probe_common::tag::MAX_CLIENT;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::go;
 
@@ -336,7 +336,14 @@ fn parse_cidr(text: &str) -> Result<IpNet, String> {
         return Err(format!("the prefix length is missing: write {address}/{length}"));
     }
     text.parse::<IpNet>()
-        .map(|net| net.trunc())
+        .map(|net| match net.trunc() {
+            // Sources in 4-in-6 mapped form are IPv4 addresses, so a CIDR of them is one of IPv4.
+            IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
+                Some(address) => Ipv4Net::new_assert(address, mapped.prefix_len() - 96).into(),
+                None => mapped.into(),
+            },
+            net => net,
+        })
         .map_err(|_| "not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64".to_owned())
 }
 
@@ -410,7 +417,8 @@ mod tests {
     fn of_a_repeated_flag_the_last_counts_and_cidrs_add_up() {
         let args = client("--external-target-addr=a:1 --interval=5ms --interval=7ms");
         assert_eq!(args.interval, Duration::from_millis(7));
-        let args = target("--allowed-cidr 192.0.2.77/24,2001:db8::5/64 --allowed-cidr 198.51.100.1/32");
+        let args =
+            target("--allowed-cidr 192.0.2.77/24,2001:db8::5/64 --allowed-cidr ::ffff:198.51.100.1/128");
         let written: Vec<String> = args.allowed_cidr.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.1/32"]);
     }

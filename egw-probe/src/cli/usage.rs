@@ -36,7 +36,9 @@ pub(super) fn one_line(error: &clap::Error) -> String {
             format!("{flag}: no such flag{}", suggestion.unwrap_or_else(see_help))
         }
         ErrorKind::UnknownArgument => {
-            format!("\"{flag}\": stray word: every flag starts with --{}", see_help())
+            format!(
+                "\"{flag}\": stray word: the values of --watch, --ebpf and booleans stand behind an equals sign, as in --watch=10m"
+            )
         }
         ErrorKind::InvalidSubcommand => {
             let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();

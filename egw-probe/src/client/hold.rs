@@ -25,6 +25,10 @@ const CAP: usize = 1_000;
 const TICK: Duration = Duration::from_millis(10);
 /// Processor time that a look at one connection may take at most: the tick grows with their number.
 const LOOK: Duration = Duration::from_micros(20);
+/// How often the end of the watch is looked for.
+const GLANCE: Duration = Duration::from_millis(50);
+/// A handshake that takes longer is begun anew: its SYN may sit in the kernel's backoff long after the path is back.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Pause before a connection that was lost, or did not come about, is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
@@ -97,7 +101,7 @@ impl LossReason {
 #[derive(Debug)]
 enum Connection {
     Closed { reopen_at: Monotonic },
-    Opening(Socket),
+    Opening(Socket, Monotonic),
     Open(Socket, StallJudge),
 }
 
@@ -141,7 +145,8 @@ impl<'a> Hold<'a> {
         let mut ready = Vec::new();
         let mut next = Monotonic::now();
         while !stop.load(Ordering::Relaxed) {
-            self.poller.wait(Some(next), &mut ready)?;
+            // Not longer than a signal may be kept waiting.
+            self.poller.wait(Some(next.min(Monotonic::now() + GLANCE)), &mut ready)?;
             let now = Monotonic::now();
             for event in ready.drain(..) {
                 self.event(event, now);
@@ -169,7 +174,7 @@ impl<'a> Hold<'a> {
             Connection::Closed { reopen_at } if now < *reopen_at => return,
             Connection::Closed { .. } => {
                 self.connections[index] = match self.open(index) {
-                    Ok(socket) => Connection::Opening(socket),
+                    Ok(socket) => Connection::Opening(socket, now),
                     Err(error) => {
                         tracing::debug!(%error, connection = index, "held connection does not open");
                         Connection::Closed { reopen_at: now + REOPEN_AFTER }
@@ -177,7 +182,12 @@ impl<'a> Hold<'a> {
                 };
                 return;
             }
-            Connection::Opening(_) => return,
+            Connection::Opening(_, since) => {
+                if now.since(*since) > HANDSHAKE {
+                    self.connections[index] = Connection::Closed { reopen_at: now };
+                }
+                return;
+            }
             Connection::Open(socket, judge) => {
                 // A connection that is gone has an event under way; that says why.
                 let (Ok(outstanding), Ok(retransmissions)) =
@@ -219,13 +229,20 @@ impl<'a> Hold<'a> {
                 self.note_stall(judge.end(StallEnd::Lost, now));
                 self.note_loss(index, LossReason::of(error.as_ref()), now);
             }
-            Connection::Opening(socket) if !gone && flags.contains(EventFlags::OUT) => {
+            Connection::Opening(socket, _) if gone => match socket.take_error().ok().flatten() {
+                // Established, and closed in the same moment: a target without --keep-open, or a denied source.
+                error @ None => {
+                    self.report.opened += 1;
+                    self.note_loss(index, LossReason::of(error.as_ref()), now);
+                }
+                Some(error) => tracing::debug!(%error, connection = index, "held connection does not open"),
+            },
+            Connection::Opening(socket, _) if flags.contains(EventFlags::OUT) => {
                 self.report.opened += 1;
                 self.metrics.held_connections.inc();
                 let judge = StallJudge::new(index as u64, self.start, now);
                 self.connections[index] = Connection::Open(socket, judge);
             }
-            Connection::Opening(_) if gone => {}
             other => self.connections[index] = other,
         }
     }

@@ -77,6 +77,22 @@ impl<S> InFlight<S> {
         }
     }
 
+    /// The oldest probe that has not been taken.
+    pub fn oldest(&self) -> Option<ProbeId> {
+        (!self.probes.is_empty()).then_some(self.first)
+    }
+
+    /// Drops the oldest probe if it is open, without an outcome; false if it is settled and can be taken.
+    pub fn abandon_oldest(&mut self) -> bool {
+        let open = self.probes.front().is_some_and(|flight| flight.state.is_ok());
+        if open {
+            self.probes.pop_front();
+            self.first += 1;
+            self.open -= 1;
+        }
+        open
+    }
+
     /// The oldest probe, if it is open and its time is up.
     pub fn expired(&self, now: Monotonic) -> Option<ProbeId> {
         // Settled probes at the front have been taken already, so the front is the first to expire.
@@ -160,6 +176,17 @@ mod tests {
         flight.settle(0, Outcome::Timeout, None);
         flight.take_settled();
         assert_eq!(flight.next_deadline(), Some(at(950)));
+    }
+
+    #[test]
+    fn an_abandoned_probe_lets_those_settled_behind_it_through() {
+        let mut flight = three_in_flight();
+        flight.settle(1, Outcome::Leaked, None);
+        assert!(flight.abandon_oldest());
+        assert!(!flight.abandon_oldest(), "the second is settled");
+        assert_eq!(flight.take_settled().unwrap().sent, at(50));
+        assert!(flight.abandon_oldest());
+        assert!(flight.is_empty() && flight.oldest().is_none() && flight.open() == 0);
     }
 
     #[test]

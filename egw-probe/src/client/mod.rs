@@ -36,7 +36,7 @@ use self::result::{ResultDocument, Start, TestOutcome};
 use self::stress::Stress;
 use self::tagging::Tagger;
 use crate::cli::Output;
-use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
+use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION};
 use crate::go::format_duration;
 use crate::http::{HttpThread, Page, Pages};
 use crate::metrics::{self as shared_metrics, Exposition};
@@ -84,6 +84,7 @@ fn measure(
         }
     };
     let destination = Destination::new(target, &config.route);
+    try_route(&destination, config)?;
     progress::enable();
     let (measured, held) =
         probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
@@ -158,6 +159,26 @@ fn probe_and_hold(
             _ => None,
         };
         Ok((measured.context("the probing broke off")?, report))
+    })
+}
+
+/// Opens and closes a socket by the user's route, so that a wrong one is told before the test.
+fn try_route(destination: &Destination, config: &ClientConfig) -> Result<(), ConfigError> {
+    let Err(error) = destination.socket() else { return Ok(()) };
+    Err(match (&config.route.source_addr, &config.route.bind_device, error.kind()) {
+        (Some(source), _, io::ErrorKind::AddrNotAvailable) => {
+            ConfigError::new("--source-addr", source, "not an address of this host: `ip address` lists them")
+        }
+        (_, Some(device), _) => ConfigError::new(
+            "--bind-device",
+            device,
+            format!("cannot be bound to: {error}; CAP_NET_RAW may be missing"),
+        ),
+        _ => ConfigError::new(
+            "--external-target-addr",
+            destination.target,
+            format!("no socket for it: {error}"),
+        ),
     })
 }
 

@@ -90,7 +90,7 @@ pub struct Verdict {
 
 impl ProbeSocket {
     /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
-    pub fn new(destination: &Destination, tagger: Option<&mut Tagger>) -> io::Result<Self> {
+    pub fn new(destination: &Destination, tagger: Option<&Tagger>) -> io::Result<Self> {
         let socket = destination.socket()?;
         if let Some(tagger) = tagger {
             tagger.tag(&socket)?;

@@ -57,6 +57,8 @@ pub struct Measurement {
     pub ended: Ended,
     /// A signal ended it, a watch that had its winner included.
     pub signalled: bool,
+    /// Probes in flight that a signal cut off: sent, and never settled.
+    pub unsettled: u64,
     /// What the probes mean.
     pub judge: Judge,
     /// Handshake times of established probes, in nanoseconds.
@@ -113,6 +115,8 @@ pub struct Prober<'a> {
     in_flight: InFlight<ProbeSocket>,
     most_in_flight: usize,
     sending: bool,
+    pong_seen: bool,
+    told_to_end: bool,
     measured: Measurement,
     tagger: Option<Tagger>,
     last_outcome: Option<Outcome>,
@@ -137,9 +141,12 @@ impl<'a> Prober<'a> {
             in_flight: InFlight::new(config.probe_timeout),
             most_in_flight: setup.descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
             sending: true,
+            pong_seen: false,
+            told_to_end: false,
             measured: Measurement {
                 ended: Ended::TimedOut,
                 signalled: false,
+                unsettled: 0,
                 judge: Judge::new(start),
                 connect_ns: Quantiles::histogram_ns(),
                 tick_lateness_ns: Quantiles::histogram_ns(),
@@ -168,6 +175,10 @@ impl<'a> Prober<'a> {
         let mut interrupted = false;
         while !interrupted && (self.sending || !self.in_flight.is_empty()) {
             self.poller.wait(Some(self.next_wake(Monotonic::now())), &mut ready)?;
+            // Before the clock: a tick that falls due in between must ring again.
+            if ready.iter().any(|ready| ready.token == TICK) {
+                self.clear_timer();
+            }
             // One reading serves the whole batch: all of it had happened by now.
             let now = Monotonic::now();
             self.tick(now);
@@ -175,12 +186,11 @@ impl<'a> Prober<'a> {
             let all_read = ready.len() < Poller::BATCH;
             for Ready { token, flags } in ready.drain(..) {
                 match token {
-                    TICK => self.clear_timer(),
                     SIGNAL if self.setup.signals.take() => {
                         self.measured.signalled = true;
                         interrupted = !self.end_watch(now);
                     }
-                    SIGNAL => {}
+                    TICK | SIGNAL => {}
                     id => self.socket_ready(id, flags, now),
                 }
             }
@@ -192,6 +202,7 @@ impl<'a> Prober<'a> {
             self.sending &= !self.pacer.is_over(now);
             progress.show(now, || self.progress_line(now));
         }
+        self.abandon_open(Monotonic::now());
         self.measured.ended = if self.measured.judge.winner().is_some() {
             Ended::Masqueraded
         } else if interrupted {
@@ -207,13 +218,25 @@ impl<'a> Prober<'a> {
         Ok(self.measured)
     }
 
-    /// A signal ends a watch that has its winner, as if its time were over; a second one does not wait for probes.
+    /// A signal ends a watch that has seen a pong as if its time were over; a second one does not wait for probes.
     fn end_watch(&mut self, now: Monotonic) -> bool {
-        let ends = self.measured.judge.winner().is_some() && self.sending;
+        let ends = self.setup.config.watch.is_some() && self.pong_seen && !self.told_to_end;
         if ends {
+            self.told_to_end = true;
             self.pacer.set_end(now);
         }
         ends
+    }
+
+    /// Judges what is settled behind probes that nobody waits for any more, and counts those.
+    fn abandon_open(&mut self, now: Monotonic) {
+        while let Some(id) = self.in_flight.oldest() {
+            if self.in_flight.abandon_oldest() {
+                self.measured.unsettled += 1;
+            }
+            debug_assert!(self.in_flight.oldest() != Some(id), "each turn takes a probe");
+            self.judge_settled(now);
+        }
     }
 
     /// Sends a probe if a tick is due.
@@ -254,11 +277,16 @@ impl<'a> Prober<'a> {
 
     fn launch(&mut self) {
         let id = self.in_flight.next_id();
-        let socket = ProbeSocket::new(self.setup.destination, self.tagger.as_mut());
+        let socket = ProbeSocket::new(self.setup.destination, self.tagger.as_ref());
         let sent = Monotonic::now();
         let launched = socket.map_err(|error| (Outcome::Error, error)).and_then(|socket| {
             match socket.connect(self.setup.destination) {
-                Ok(()) => Ok(socket),
+                Ok(()) => {
+                    if let Some(tagger) = &mut self.tagger {
+                        tagger.sent();
+                    }
+                    Ok(socket)
+                }
                 Err(error) => Err((Outcome::of_connect_error(&error), error)),
             }
         });
@@ -306,11 +334,14 @@ impl<'a> Prober<'a> {
             *total += u64::from(tcp::retransmissions(&socket).unwrap_or(0));
         }
         if outcome == Outcome::Pong {
+            self.pong_seen = true;
             // The winner is in flight already. Only a watch wants what is sent later, and the test timeout is over.
             if self.setup.config.watch.is_none() {
                 self.sending = false;
-            } else if self.measured.judge.winner().is_none() {
+            } else if self.measured.judge.winner().is_none() && !self.told_to_end {
+                // Also where the test timeout had passed while this probe was in flight.
                 self.pacer.set_end(Monotonic::from_ns(u64::MAX));
+                self.sending = true;
             }
         }
     }
@@ -359,7 +390,9 @@ impl<'a> Prober<'a> {
         if let Some(watch) = self.setup.config.watch {
             (self.setup.on_winner)();
             let end = watch.duration.map(|duration| self.setup.start + winner.masquerade_delay + duration);
-            self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
+            if !self.told_to_end {
+                self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
+            }
         }
     }
 
@@ -407,13 +440,10 @@ impl<'a> Prober<'a> {
         Ok(())
     }
 
-    fn clear_timer(&mut self) {
+    fn clear_timer(&self) {
         let mut expirations = [0; 8];
         // Nothing to read means that the kernel has cleared it already; how many ticks passed, the clock tells better.
         let _ = rustix::io::read(&self.timer, &mut expirations);
-        if !self.sending {
-            let _ = self.poller.remove(&self.timer);
-        }
     }
 
     /// Until the next probe expires, the test ends, or the progress line is due; ticks come from the timer.

@@ -111,8 +111,10 @@ pub struct ProbeCounts {
     pub unreachable: u64,
     pub garbled: u64,
     pub error: u64,
-    /// All of the above.
+    /// All of the above, and those unsettled.
     pub sent: u64,
+    /// In flight when a signal ended the test: no outcome.
+    pub unsettled: u64,
     /// Probes without a pong before the winner.
     pub misses_before_winner: u64,
     /// Ticks without a probe.
@@ -202,7 +204,8 @@ impl ResultDocument {
             unreachable: of(Outcome::Unreachable),
             garbled: of(Outcome::Garbled),
             error: of(Outcome::Error),
-            sent: judge.counts().total(),
+            sent: judge.counts().total() + measured.unsettled,
+            unsettled: measured.unsettled,
             misses_before_winner: judge.before_winner().misses(),
             skipped_ticks: measured.skipped_ticks,
             syn_retransmissions: measured.syn_retransmissions,
@@ -264,6 +267,7 @@ impl ResultDocument {
                 garbled: 0,
                 error: 0,
                 sent: 0,
+                unsettled: 0,
                 misses_before_winner: 0,
                 skipped_ticks: 0,
                 syn_retransmissions: None,

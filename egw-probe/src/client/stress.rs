@@ -51,6 +51,8 @@ pub struct Stress<'a> {
     poller: Poller,
     /// Open connections; the index is what epoll knows them by.
     held: Vec<Option<Socket>>,
+    /// Indexes of `held` that are free again.
+    free: Vec<usize>,
     ready: Vec<Ready>,
     opened: u64,
     closed: u64,
@@ -75,6 +77,7 @@ impl<'a> Stress<'a> {
             signals,
             poller,
             held: Vec::new(),
+            free: Vec::new(),
             ready: Vec::new(),
             opened: 0,
             closed: 0,
@@ -185,10 +188,13 @@ impl<'a> Stress<'a> {
     fn connect(&mut self, deadline: Monotonic, end: Option<Monotonic>) -> io::Result<Option<Ready>> {
         let socket = self.destination.socket()?;
         self.destination.connect(&socket)?;
-        let index = self.held.len();
+        let index = self.free.pop().unwrap_or(self.held.len());
         let interest = EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         self.poller.add(&socket, index as u64, interest)?;
-        self.held.push(Some(socket));
+        if index == self.held.len() {
+            self.held.push(None);
+        }
+        self.held[index] = Some(socket);
         let outcome = loop {
             let until = end.map_or(deadline, |end| end.min(deadline));
             match self.wait_for(index, until) {
@@ -204,7 +210,8 @@ impl<'a> Stress<'a> {
             }
         };
         if !matches!(outcome, Ok(Some(_))) {
-            self.held.pop();
+            self.held[index] = None;
+            self.free.push(index);
         }
         outcome
     }
@@ -229,8 +236,11 @@ impl<'a> Stress<'a> {
             if ready.token != dialled as u64 {
                 self.handle(ready);
             } else if let Some(Some(socket)) = self.held.get(dialled) {
+                // A reset follows an established connection; a refused one says ECONNREFUSED.
+                let reset =
+                    |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE));
                 if ready.flags.intersects(EventFlags::ERR) {
-                    failed = socket.take_error()?;
+                    failed = socket.take_error()?.filter(|error| !reset(error));
                 }
                 established = ready.flags.contains(EventFlags::OUT).then_some(ready);
             }
@@ -255,6 +265,7 @@ impl<'a> Stress<'a> {
             return;
         }
         let Some(socket) = self.held.get_mut(ready.token as usize).and_then(Option::take) else { return };
+        self.free.push(ready.token as usize);
         self.closed += 1;
         self.metrics.stress_connections.with_label_values(&["close"]).inc();
         if let Some(held_back) = self.log.pass(Monotonic::now()) {

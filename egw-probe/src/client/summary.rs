@@ -49,7 +49,14 @@ fn delay_rows(document: &ResultDocument) -> Vec<Row> {
             seconds(upper - lower)
         )),
         (None, Some(upper)) => {
-            Some(format!("policy effective before {}; nothing leaked, so no lower end", seconds(upper)))
+            let unknown = match document.probes.timeout {
+                0 => String::new(),
+                timeouts => format!(" ({timeouts} timed out: only the target can tell whether those leaked)"),
+            };
+            Some(format!(
+                "policy effective before {}; no leak seen, so no lower end{unknown}",
+                seconds(upper)
+            ))
         }
         (Some(lower), None) => Some(format!("policy not yet effective at {}", seconds(lower))),
         (None, None) => None,

@@ -29,17 +29,20 @@ impl Tagger {
         Ok(Self { client, key, sent: 0 })
     }
 
+    /// Notes that the SYN with the last tag has left.
+    pub fn sent(&mut self) {
+        self.sent += 1;
+    }
+
     /// The client's number.
     pub const fn client(&self) -> u16 {
         self.client
     }
 
-    /// Gives the SYN that `socket` will send the next tag.
-    pub fn tag(&mut self, socket: &Socket) -> io::Result<()> {
+    /// Gives the SYN that `socket` will send the next tag. It counts as sent only by [`Tagger::sent`].
+    pub fn tag(&self, socket: &Socket) -> io::Result<()> {
         let tag = Tag::new(self.client, self.sent).ok_or(io::ErrorKind::InvalidInput)?;
-        tcp::set_initial_sequence(socket, tag.encode(self.key))?;
-        self.sent += 1;
-        Ok(())
+        tcp::set_initial_sequence(socket, tag.encode(self.key))
     }
 }
 

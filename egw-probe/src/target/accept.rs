@@ -125,7 +125,7 @@ impl Shared {
         if self.kernel.is_none() {
             clients.syn(syn.sequence, verdict, now, source.port(), false);
         }
-        if let Ok(round_trip) = tcp::round_trip(stream) {
+        if let Ok(Some(round_trip)) = tcp::round_trip(stream) {
             clients.round_trip(syn.sequence, verdict, source.port(), round_trip);
         }
     }

@@ -16,7 +16,7 @@ use super::verdict::Verdict;
 use crate::clock::Monotonic;
 
 /// Round-trip times of leaked connections remembered per client, until its bracket is corrected.
-const ROUND_TRIPS: usize = 16;
+const ROUND_TRIPS: usize = 64;
 /// Steps back of a client's counter after which two clients are taken to share a number; one alone is a restart.
 const STEPS_BACK_OF_A_CONFLICT: u64 = 3;
 
@@ -45,7 +45,8 @@ struct Client {
     newest: u16,
     steps_back: u64,
     leaked_round_trips: Vec<(u16, Duration)>,
-    masqueraded_round_trip: Option<(u16, Duration)>,
+    /// That of the bracket's lower end, once found: later leaks push it out of those above.
+    pinned: Option<(u16, Duration)>,
     told: Option<Duration>,
 }
 
@@ -101,6 +102,7 @@ impl ClientTable {
 pub struct Clients {
     by_number: Vec<Option<Box<Client>>>,
     expected: u16,
+    stamped_in_kernel: bool,
 }
 
 /// One client, as `/clients` tells it. Instants are `CLOCK_MONOTONIC` nanoseconds of the target's host.
@@ -143,7 +145,7 @@ pub struct ClientBracket {
     pub upper_ns: Option<u64>,
     /// Upper less lower end.
     pub width_seconds: Option<f64>,
-    /// The path delay was known. Without, `lower_ns` is the SYN's own stamp, and the policy may have become effective up
+    /// The stamp is the kernel's and the path delay was known. Without, `lower_ns` is the SYN's own stamp, and the policy may have become effective up
     /// to one path delay earlier.
     pub corrected: bool,
     /// What bounds the path delay: the round-trip time of that SYN's own handshake, or, as a handshake often does not
@@ -179,7 +181,7 @@ pub struct Progress {
 impl Clients {
     /// No client seen yet, of numbers `1..=expected`.
     pub fn new(expected: u16) -> Self {
-        Self { by_number: vec![None; usize::from(MAX_CLIENT) + 1], expected }
+        Self { by_number: vec![None; usize::from(MAX_CLIENT) + 1], expected, stamped_in_kernel: false }
     }
 
     fn expects(&self, tag: Tag) -> bool {
@@ -202,24 +204,23 @@ impl Clients {
         if !self.expects(tag) {
             return;
         }
-        let client = self.by_number[usize::from(tag.client())].get_or_insert_default();
-        match verdict {
-            Verdict::Allowed => {
-                client.masqueraded_round_trip.get_or_insert((port, round_trip));
+        if verdict == Verdict::Denied {
+            let client = self.by_number[usize::from(tag.client())].get_or_insert_default();
+            if client.leaked_round_trips.len() == ROUND_TRIPS {
+                client.leaked_round_trips.remove(0);
             }
-            Verdict::Denied => {
-                if client.leaked_round_trips.len() == ROUND_TRIPS {
-                    client.leaked_round_trips.remove(0);
-                }
-                client.leaked_round_trips.push((port, round_trip));
-            }
+            client.leaked_round_trips.push((port, round_trip));
+            client.pin();
         }
     }
 
-    /// Takes over a client's record from the kernel, which is exact where events were lost.
+    /// Takes over a client's record from the kernel, which is exact where events were lost. Stamps are the kernel's then.
     pub fn set_record(&mut self, number: u16, record: TagRecord) {
+        self.stamped_in_kernel = true;
         if record.first_ns > 0 && (1..=MAX_CLIENT).contains(&number) {
-            self.by_number[usize::from(number)].get_or_insert_default().record = record;
+            let client = self.by_number[usize::from(number)].get_or_insert_default();
+            client.record = record;
+            client.pin();
         }
     }
 
@@ -229,7 +230,7 @@ impl Clients {
             client
                 .as_deref()
                 .filter(|client| client.record.first_ns > 0)
-                .map(|client| client.entry(number as u16))
+                .map(|client| client.entry(number as u16, self.stamped_in_kernel))
         })
     }
 
@@ -286,23 +287,36 @@ impl Client {
         }
     }
 
+    fn leaked_port(&self) -> u16 {
+        (self.record.bracket_ports >> 16) as u16
+    }
+
+    /// Keeps the round-trip time of the bracket's lower end.
+    fn pin(&mut self) {
+        let port = self.leaked_port();
+        if self.pinned.is_none_or(|(pinned, _)| pinned != port) {
+            self.pinned = self.leaked_round_trips.iter().rev().find(|(of, _)| *of == port).copied();
+        }
+    }
+
     fn delay(&self) -> Option<Duration> {
         let masqueraded = self.record.first_masqueraded_ns;
         (masqueraded > 0).then(|| Duration::from_nanos(masqueraded.saturating_sub(self.record.first_ns)))
     }
 
-    fn entry(&self, client: u16) -> ClientEntry {
+    fn entry(&self, client: u16, stamped_in_kernel: bool) -> ClientEntry {
         let record = &self.record;
         let known = |ns: u64| (ns > 0).then_some(ns);
         let last_leaked = known(record.last_leaked_before_ns);
         let first_masqueraded = known(record.first_masqueraded_ns);
-        let leaked_port = (record.bracket_ports >> 16) as u16;
-        let own = self.leaked_round_trips.iter().rev().find(|(port, _)| *port == leaked_port);
+        let own = self.pinned.filter(|(port, _)| *port == self.leaked_port());
         let longest = self.leaked_round_trips.iter().max_by_key(|(_, round_trip)| *round_trip);
-        let path_delay = (own.map(|(_, round_trip)| (PathDelay::OwnHandshake, *round_trip)))
+        let path_delay = (own.map(|(_, round_trip)| (PathDelay::OwnHandshake, round_trip)))
             .or(longest.map(|(_, round_trip)| (PathDelay::SameClient, *round_trip)))
             .filter(|_| last_leaked.is_some());
-        let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64);
+        // An accept follows its SYN by a round-trip, and by the wait in the queue, which nobody knows.
+        let round_trips = if stamped_in_kernel { 1 } else { 2 };
+        let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64 * round_trips);
         let lower_ns = last_leaked.map(|ns| ns.saturating_sub(delay_ns));
         let width = lower_ns.zip(first_masqueraded).map(|(lower, upper)| upper.saturating_sub(lower));
         let flapped = record.last_leaked_ns > record.last_leaked_before_ns;
@@ -319,7 +333,7 @@ impl Client {
                 lower_ns,
                 upper_ns: first_masqueraded,
                 width_seconds: width.map(|ns| ns as f64 / 1e9),
-                corrected: path_delay.is_some() || last_leaked.is_none(),
+                corrected: last_leaked.is_none() || (stamped_in_kernel && path_delay.is_some()),
                 path_delay_from: path_delay.map(|(from, _)| from),
             },
             missing_syns: (self.span + self.retransmissions)
@@ -364,6 +378,9 @@ mod tests {
     #[test]
     fn the_bracket_runs_from_the_last_leak_less_its_path_delay_to_the_first_masqueraded_syn() {
         let mut clients = clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Allowed), (40, 3, Allowed)]);
+        let in_userspace = only(&clients);
+        assert!(!in_userspace.bracket.corrected);
+        clients.stamped_in_kernel = true;
         let uncorrected = only(&clients).bracket;
         assert_eq!((uncorrected.lower_ns, uncorrected.corrected), (Some(20_000_000), false));
         // The last leaked handshake did not survive the switch: the earlier one's round-trip bounds the path delay.
