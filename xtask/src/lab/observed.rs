@@ -16,6 +16,8 @@ use super::{
 
 /// How far a stamp of the target may be from the capture's of the same packet, at the 99th percentile.
 const LARGEST_STAMP_ERROR: Duration = Duration::from_micros(100);
+/// Fewer stamps than this are told, not judged.
+const FEWEST_JUDGED_STAMPS: usize = 1_000;
 /// What the lab's own path takes beside its added delay, at the most: bounds a bracket that the target left uncorrected.
 const PATH: Duration = Duration::from_millis(5);
 
@@ -343,7 +345,9 @@ impl Observed {
         (self.stamps.error_p50_seconds, self.stamps.error_p99_seconds) = (rank(0.5), rank(0.99));
         self.stamps.error_max_seconds = rank(1.0);
         let p99 = self.stamps.error_p99_seconds;
-        self.expect(p99 <= LARGEST_STAMP_ERROR.as_secs_f64(), || {
+        // Of fewer stamps the hundredth is a matter of what else the machine did.
+        let judged = differences_ns.len() >= FEWEST_JUDGED_STAMPS;
+        self.expect(!judged || p99 <= LARGEST_STAMP_ERROR.as_secs_f64(), || {
             format!("the target's stamps are {:.1} us from the capture's (p99)", p99 * 1e6)
         });
     }
