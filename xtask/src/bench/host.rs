@@ -60,8 +60,10 @@ impl Hosts {
         let mut child =
             Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir(), None)?;
         let deadline = Instant::now() + Duration::from_secs(5);
-        // A peer may serve no HTTP: that it listens is enough.
-        while self.target.run(|| Ok(TcpStream::connect((TARGET, PORT))?)).is_err() {
+        // It listens before it observes, and says so only when both hold. A peer may serve no HTTP: that it listens is enough.
+        let observes = flags.iter().any(|flag| flag.starts_with("--ebpf"));
+        let listens = || self.target.run(|| Ok(TcpStream::connect((TARGET, PORT))?)).is_ok();
+        while !(listens() && (!observes || self.get("/healthz").is_ok())) {
             if let Some(status) = child.ended()? {
                 bail!("the external target ended with {status}{}", child.complaint());
             }
