@@ -208,7 +208,8 @@ mod tests {
         let mut judge = Judge::new(start);
         for &(sent, established, outcome) in probes {
             let established = (established > 0).then(|| start + ms(established));
-            judge.take(Probe { sent: start + ms(sent), established, outcome, egress_ip: None });
+            let sent = start + ms(sent);
+            judge.take(Probe { sent, established, settled: sent, outcome, egress_ip: None });
         }
         judge
     }

@@ -55,7 +55,8 @@ pub struct Disruption {
 /// A length known to lie between two bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LengthBracket {
-    /// `sent(last miss) - sent(first miss)`.
+    /// `sent(last miss)` less the instant by which the path was surely broken: when the first miss was settled, or when it
+    /// should have been, had it taken as long as the last pong did. 0 where that comes later.
     pub lower: f64,
     /// `sent(next pong) - sent(last pong)`; null while the disruption is open.
     pub upper: Option<f64>,
@@ -91,6 +92,8 @@ pub enum Event {
 #[derive(Debug)]
 struct Open {
     first_miss: Monotonic,
+    /// The first miss may have been under way when the path broke; by this instant it would have been through.
+    broken_by: Monotonic,
     last_miss: Monotonic,
     misses: u64,
     leaked: u64,
@@ -113,7 +116,7 @@ impl Open {
 #[derive(Debug)]
 pub struct Watch {
     start: Monotonic,
-    last_pong: Option<Monotonic>,
+    last_pong: Option<Probe>,
     open: Option<Open>,
     ended: Vec<Disruption>,
     total: u64,
@@ -146,15 +149,17 @@ impl Watch {
             Outcome::Error => {}
             Outcome::Pong => {
                 self.end(Some(probe.sent)).map(Event::Ended).map(&mut *tell);
-                self.last_pong = Some(probe.sent);
+                self.last_pong = Some(probe);
                 self.note_egress(probe).map(Event::EgressChanged).map(tell);
             }
-            // Before the first pong there is nothing to disrupt.
-            _ if self.last_pong.is_none() => {}
             outcome => {
+                // Before the first pong there is nothing to disrupt.
+                let Some(pong) = self.last_pong else { return };
+                let pong_took = pong.settled.since(pong.sent);
                 let begins = self.open.is_none();
                 let open = self.open.get_or_insert(Open {
                     first_miss: probe.sent,
+                    broken_by: probe.settled.min(probe.sent + pong_took),
                     last_miss: probe.sent,
                     misses: 0,
                     leaked: 0,
@@ -204,12 +209,12 @@ impl Watch {
     fn end(&mut self, next_pong: Option<Monotonic>) -> Option<Disruption> {
         let open = self.open.take()?;
         let last_pong = self.last_pong?;
-        let upper = next_pong.map(|pong| pong.since(last_pong).as_secs_f64());
+        let upper = next_pong.map(|pong| pong.since(last_pong.sent).as_secs_f64());
         let disruption = Disruption {
             kind: open.kind(),
             start_seconds: open.first_miss.since(self.start).as_secs_f64(),
             length_seconds: LengthBracket {
-                lower: open.last_miss.since(open.first_miss).as_secs_f64(),
+                lower: open.last_miss.since(open.broken_by).as_secs_f64(),
                 upper,
             },
             misses: open.misses,
@@ -243,7 +248,8 @@ mod tests {
     const START: Monotonic = Monotonic::from_ns(1_000_000_000);
 
     fn probe(sent_ms: u64, outcome: Outcome) -> Probe {
-        Probe { sent: START + Duration::from_millis(sent_ms), established: None, outcome, egress_ip: None }
+        let sent = START + Duration::from_millis(sent_ms);
+        Probe { sent, established: None, settled: sent, outcome, egress_ip: None }
     }
 
     fn watch(probes: &[(u64, Outcome)]) -> Watch {
@@ -269,6 +275,35 @@ mod tests {
     fn the_length_is_bracketed_by_the_misses_inside_and_the_pongs_around() {
         let watch = watch(&[(0, Pong), (50, Timeout), (100, Timeout), (150, Timeout), (200, Pong)]);
         assert_eq!(watch.disruptions(), (&[disruption(Kind::Blackhole, 0.05, 0.1, 0.2, 3)][..], 1));
+    }
+
+    #[test]
+    fn a_first_miss_that_was_under_way_when_the_path_broke_does_not_make_the_outage_longer() {
+        let mut watch = Watch::new(START);
+        let took = |sent, ms, outcome| {
+            let probe = probe(sent, outcome);
+            Probe { settled: probe.sent + Duration::from_millis(ms), ..probe }
+        };
+        for probe in [
+            took(0, 80, Pong),
+            // A timeout: it would have had its pong after 80 ms.
+            took(10, 900, Timeout),
+            took(110, 900, Timeout),
+            took(120, 90, Pong),
+            // Its verdict came before a pong would have.
+            took(130, 40, Refused),
+            took(200, 40, Refused),
+            took(210, 80, Pong),
+            // A single miss proves no length.
+            took(220, 900, Timeout),
+            took(230, 80, Pong),
+        ] {
+            watch.take(probe, &mut drop);
+        }
+        let lengths: Vec<LengthBracket> =
+            watch.disruptions().0.iter().map(|one| one.length_seconds).collect();
+        let expected = [(0.02, Some(0.12)), (0.03, Some(0.09)), (0.0, Some(0.02))];
+        assert_eq!(lengths, expected.map(|(lower, upper)| LengthBracket { lower, upper }));
     }
 
     #[test]

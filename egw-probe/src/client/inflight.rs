@@ -18,8 +18,8 @@ struct Flight<S> {
     sent: Monotonic,
     established: Option<Monotonic>,
     egress_ip: Option<IpAddr>,
-    /// The socket of an open probe, or how it ended.
-    state: Result<S, Outcome>,
+    /// The socket of an open probe, or how it ended and when that was known.
+    state: Result<S, (Outcome, Monotonic)>,
 }
 
 /// The probes in flight. `S` is what a probe holds while it is open (its socket).
@@ -45,6 +45,7 @@ impl<S> InFlight<S> {
     /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once.
     pub fn launch(&mut self, sent: Monotonic, state: Result<S, Outcome>) {
         self.open += usize::from(state.is_ok());
+        let state = state.map_err(|outcome| (outcome, sent));
         self.probes.push_back(Flight { sent, established: None, egress_ip: None, state });
     }
 
@@ -60,10 +61,16 @@ impl<S> InFlight<S> {
         }
     }
 
-    /// Settles an open probe, and gives its socket back. `egress_ip` is what its reply told.
-    pub fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>) -> Option<S> {
+    /// Settles an open probe at `now`, and gives its socket back. `egress_ip` is what its reply told.
+    pub fn settle(
+        &mut self,
+        id: ProbeId,
+        outcome: Outcome,
+        egress_ip: Option<IpAddr>,
+        now: Monotonic,
+    ) -> Option<S> {
         let flight = self.flight(id)?;
-        let socket = std::mem::replace(&mut flight.state, Err(outcome));
+        let socket = std::mem::replace(&mut flight.state, Err((outcome, now)));
         match socket {
             Ok(socket) => {
                 flight.egress_ip = egress_ip;
@@ -107,11 +114,11 @@ impl<S> InFlight<S> {
 
     /// Takes the next probe in sent order, if it is settled.
     pub fn take_settled(&mut self) -> Option<Probe> {
-        let Flight { sent, established, egress_ip, state: Err(outcome) } = self.probes.front()? else {
+        let &Flight { sent, established, egress_ip, state: Err((outcome, settled)) } = self.probes.front()?
+        else {
             return None;
         };
-        let probe =
-            Probe { sent: *sent, established: *established, outcome: *outcome, egress_ip: *egress_ip };
+        let probe = Probe { sent, established, settled, outcome, egress_ip };
         self.probes.pop_front();
         self.first += 1;
         Some(probe)
@@ -154,13 +161,13 @@ mod tests {
         let mut flight = three_in_flight();
         flight.establish(2, at(130));
         flight.establish(2, at(140));
-        assert_eq!(flight.settle(2, Outcome::Pong, None), Some("c"));
+        assert_eq!(flight.settle(2, Outcome::Pong, None, at(150)), Some("c"));
         assert_eq!(flight.take_settled(), None, "two sent before are still open");
-        assert_eq!(flight.settle(0, Outcome::Leaked, None), Some("a"));
+        assert_eq!(flight.settle(0, Outcome::Leaked, None, at(150)), Some("a"));
         let taken = flight.take_settled().unwrap();
-        assert_eq!((taken.sent, taken.outcome), (at(0), Outcome::Leaked));
+        assert_eq!((taken.sent, taken.settled, taken.outcome), (at(0), at(150), Outcome::Leaked));
         assert_eq!(flight.take_settled(), None);
-        flight.settle(1, Outcome::Timeout, None);
+        flight.settle(1, Outcome::Timeout, None, at(150));
         assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Timeout);
         let last = flight.take_settled().unwrap();
         assert_eq!((last.outcome, last.established), (Outcome::Pong, Some(at(130))));
@@ -173,7 +180,7 @@ mod tests {
         assert_eq!(flight.next_deadline(), Some(at(900)));
         assert_eq!(flight.expired(at(899)), None);
         assert_eq!(flight.expired(at(900)), Some(0));
-        flight.settle(0, Outcome::Timeout, None);
+        flight.settle(0, Outcome::Timeout, None, at(150));
         flight.take_settled();
         assert_eq!(flight.next_deadline(), Some(at(950)));
     }
@@ -181,7 +188,7 @@ mod tests {
     #[test]
     fn an_abandoned_probe_lets_those_settled_behind_it_through() {
         let mut flight = three_in_flight();
-        flight.settle(1, Outcome::Leaked, None);
+        flight.settle(1, Outcome::Leaked, None, at(150));
         assert!(flight.abandon_oldest());
         assert!(!flight.abandon_oldest(), "the second is settled");
         assert_eq!(flight.take_settled().unwrap().sent, at(50));
@@ -193,13 +200,13 @@ mod tests {
     fn a_settled_probe_keeps_its_first_outcome_and_gives_its_socket_once() {
         let mut flight = three_in_flight();
         assert_eq!(flight.open(), 3);
-        assert_eq!(flight.settle(1, Outcome::Refused, None), Some("b"));
-        assert_eq!(flight.settle(1, Outcome::Pong, None), None);
+        assert_eq!(flight.settle(1, Outcome::Refused, None, at(150)), Some("b"));
+        assert_eq!(flight.settle(1, Outcome::Pong, None, at(150)), None);
         assert_eq!(flight.open(), 2);
         assert!(flight.open_mut(1).is_none());
-        flight.settle(0, Outcome::Leaked, None);
+        flight.settle(0, Outcome::Leaked, None, at(150));
         flight.take_settled();
         assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Refused);
-        assert_eq!(flight.settle(0, Outcome::Pong, None), None, "gone");
+        assert_eq!(flight.settle(0, Outcome::Pong, None, at(150)), None, "gone");
     }
 }

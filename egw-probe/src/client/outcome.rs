@@ -82,6 +82,8 @@ pub struct Probe {
     pub sent: Monotonic,
     /// Read as soon as the handshake was known to be complete.
     pub established: Option<Monotonic>,
+    /// When its outcome was known; of one that never left, `sent`.
+    pub settled: Monotonic,
     /// What became of it.
     pub outcome: Outcome,
     /// The source address that the target saw, where an annotated reply told it.

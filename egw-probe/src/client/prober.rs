@@ -196,7 +196,7 @@ impl<'a> Prober<'a> {
             }
             self.judge_settled(now);
             while let Some(id) = self.in_flight.expired(now).filter(|_| all_read) {
-                self.settle(id, Outcome::Timeout, None);
+                self.settle(id, Outcome::Timeout, None, now);
                 self.judge_settled(now);
             }
             self.sending &= !self.pacer.is_over(now);
@@ -310,7 +310,7 @@ impl<'a> Prober<'a> {
                 Some(libc::ECONNRESET | libc::EPIPE) | None => {}
                 Some(_) => {
                     let outcome = error.as_ref().map_or(Outcome::Error, Outcome::of_connect_error);
-                    self.settle(id, outcome, None);
+                    self.settle(id, outcome, None, now);
                     return;
                 }
             }
@@ -324,12 +324,12 @@ impl<'a> Prober<'a> {
             self.in_flight.establish(id, now);
         }
         if let Some(Verdict { outcome, egress_ip }) = verdict {
-            self.settle(id, outcome, egress_ip);
+            self.settle(id, outcome, egress_ip, now);
         }
     }
 
-    fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>) {
-        let Some(socket) = self.in_flight.settle(id, outcome, egress_ip) else { return };
+    fn settle(&mut self, id: ProbeId, outcome: Outcome, egress_ip: Option<IpAddr>, now: Monotonic) {
+        let Some(socket) = self.in_flight.settle(id, outcome, egress_ip, now) else { return };
         if let Some(total) = &mut self.measured.syn_retransmissions {
             *total += u64::from(tcp::retransmissions(&socket).unwrap_or(0));
         }

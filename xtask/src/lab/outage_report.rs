@@ -47,10 +47,8 @@ pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
         "void"
     } else if !judgement.faults.is_empty() {
         "NO"
-    } else if judgement.inside {
-        "yes"
     } else {
-        "yes*"
+        "yes"
     };
     let mut text = format!("{run:4} {begin:10.6} {lasted:>10} {measured} {held:14} {holds:>4}");
     for fault in &judgement.faults {
@@ -64,7 +62,6 @@ pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>)
     let valid: Vec<&Outage> = outages.iter().filter(|outage| !outage.is_void(plan.scenario)).collect();
     let count = |is: &dyn Fn(&Outage) -> bool| valid.iter().filter(|outage| is(outage)).count();
     let good = count(&|outage| outage.judgement.faults.is_empty());
-    let by_exchange = count(&|outage| outage.judgement.inside_by_exchange);
     let by_lateness = count(&|outage| outage.judgement.wide_by_lateness);
     let widths = valid.iter().filter_map(|outage| outage.judgement.width_seconds);
     let recorded = |ends: fn(&Outage) -> [Monotonic; 2]| {
@@ -73,7 +70,6 @@ pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>)
     let mut lines = vec![
         ("as expected", format!("{good} of {} ({} void)", valid.len(), outages.len() - valid.len())),
         ("length inside the bracket", format!("{}", count(&|outage| outage.judgement.inside))),
-        ("* by an exchange under way", format!("{by_exchange}")),
         ("bracket width", spread(widths.collect(), 1e3, "ms")),
         ("wide by late ticks", format!("{by_lateness}")),
         ("begin recorded within", recorded(|outage| outage.done.begin)),
@@ -114,8 +110,7 @@ pub(crate) fn document(plan: &Plan, seed: u64, outages: &[Outage], wire: Option<
         "summary": {
             "valid": valid.clone().count(),
             "as_expected": good,
-            "inside": valid.clone().filter(|outage| outage.judgement.inside).count(),
-            "inside_by_exchange": valid.filter(|outage| outage.judgement.inside_by_exchange).count(),
+            "inside": valid.filter(|outage| outage.judgement.inside).count(),
         },
         "wire": wire,
     })

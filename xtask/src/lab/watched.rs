@@ -140,10 +140,8 @@ impl Watched {
 /// What the comparison found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Judgement {
-    /// The recorded length lies inside the measured bracket as it is.
+    /// The recorded length lies inside the measured bracket.
     pub(crate) inside: bool,
-    /// It does so only if the first miss may have been sent up to one exchange before the outage.
-    pub(crate) inside_by_exchange: bool,
     /// The bracket's width.
     pub(crate) width_seconds: Option<f64>,
     /// Two intervals and two round-trips.
@@ -215,11 +213,9 @@ fn judge_disruption(
     };
     let [least, greatest] = done.length();
     let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
-    let (exchange, late) = (watched.exchange_seconds(), watched.late_seconds());
+    let late = watched.late_seconds();
     judgement.inside = lower <= greatest && least <= upper;
-    judgement.inside_by_exchange = !judgement.inside && lower - exchange <= greatest && least <= upper;
-    let inside = judgement.inside || judgement.inside_by_exchange;
-    judgement.expect(inside, || {
+    judgement.expect(judgement.inside, || {
         let [lower, upper, least, greatest] = [lower, upper, least, greatest].map(|seconds| seconds * 1e3);
         format!("the outage took {least:.3} to {greatest:.3} ms, not {lower:.3} to {upper:.3}")
     });
