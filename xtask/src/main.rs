@@ -3,6 +3,7 @@
 //! This file only dispatches; each command has its own module.
 
 mod bench;
+mod dist;
 mod ebpf;
 mod lab;
 mod test;
@@ -22,6 +23,8 @@ enum Command {
     Lab(lab::Options),
     /// Measure what the program costs, on this machine
     Bench(bench::Options),
+    /// Make a release in target/dist: static programs, image context, completions, man pages, SBOM, checksums
+    Dist(dist::Options),
     /// Rebuild the kernel object and its manifest
     Ebpf {
         /// Rebuild and compare instead of writing
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(options) => lab::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Ebpf { check } => {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }

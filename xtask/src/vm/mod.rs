@@ -9,16 +9,18 @@ mod verdict;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::unready;
+use crate::{
+    dist::program::{self, Arch},
+    unready,
+};
 
-const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Far above what a run takes, under emulation too.
 const PATIENCE: Duration = Duration::from_mins(15);
 
@@ -41,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let qemu = image::find("qemu-system-x86_64")
         .ok_or_else(|| unready("no QEMU: apt install qemu-system-x86 busybox-static"))?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
-    let program = build(root)?;
+    let program = program::build(root, Arch::Amd64)?;
     let folder = root.join("target/vm");
     fs::create_dir_all(&folder)?;
     let mut table = verdict::Table::default();
@@ -90,21 +92,6 @@ fn visit(
     let took = boot(qemu, accelerator, &kernel.image, &initramfs, &console)?;
     eprintln!("{}: {:.0} s", kernel.release, took.as_secs_f64());
     Ok(String::from_utf8_lossy(&fs::read(&console)?).into_owned())
-}
-
-/// The static program.
-fn build(root: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .current_dir(root)
-        .args(["build", "--locked", "--release", "--package", "egw-probe", "--target", TARGET])
-        .status()
-        .context("cargo could not be started")?;
-    ensure!(
-        status.success(),
-        unready(format!("no static program; is the target there? `rustup target add {TARGET}`"))
-    );
-    Ok(root.join("target").join(TARGET).join("release/egw-probe"))
 }
 
 /// Boots until the guest switches itself off; how long that took.

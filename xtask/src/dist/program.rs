@@ -1,0 +1,67 @@
+//! The static program: musl, and the same bytes whoever builds it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::unready;
+
+/// A processor that is built for, by its name in OCI images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    pub(crate) const fn triple(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-unknown-linux-musl",
+            Self::Arm64 => "aarch64-unknown-linux-musl",
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        })
+    }
+}
+
+/// Builds it, and tells where it is.
+pub(crate) fn build(root: &Path, arch: Arch) -> Result<PathBuf> {
+    let triple = arch.triple();
+    // Apart from other builds: other flags, so nothing of theirs is of use here.
+    let folder = root.join("target/static");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        .args(["build", "--locked", "--release", "--package", "egw-probe", "--target", triple])
+        .arg("--target-dir")
+        .arg(&folder)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(root)?.join("\x1f"))
+        .status()
+        .context("cargo could not be started")?;
+    ensure!(
+        status.success(),
+        unready(format!("no static program; is the target there? `rustup target add {triple}`"))
+    );
+    Ok(folder.join(triple).join("release/egw-probe"))
+}
+
+/// Panic messages name source files: neither where these lie nor who built them belongs into a release.
+fn flags(root: &Path) -> Result<Vec<String>> {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    // The linker that comes with Rust serves every processor, and needs nothing of the host's.
+    Ok(vec!["-Clinker=rust-lld".into(), map(&home, "/cargo"), map(root, "/egw-probe")])
+}
