@@ -115,8 +115,8 @@ pub struct ClientArgs {
     pub bind_device: Option<String>,
 
     /// Number of this client, 1 to 4095, written into the sequence number of its SYNs for external-target --tags;
-    /// auto makes it from the client's name. Needs CAP_NET_ADMIN
-    #[arg(long, value_name = "NUMBER|auto", value_parser = parse_tag)]
+    /// auto makes it from the client's name, job-index is JOB_COMPLETION_INDEX plus 1. Needs CAP_NET_ADMIN
+    #[arg(long, value_name = "NUMBER|auto|job-index", value_parser = parse_tag)]
     pub tag: Option<TagNumber>,
 
     /// Secret shared with the target, so that foreign SYNs are not taken for tagged ones
@@ -155,9 +155,22 @@ fn parse_tag(text: &str) -> Result<TagNumber, String> {
     if text.eq_ignore_ascii_case("auto") {
         return Ok(TagNumber::Auto);
     }
+    if text.eq_ignore_ascii_case("job-index") {
+        // Kubernetes sets it in the Pods of an indexed Job; it counts from 0.
+        let index = std::env::var("JOB_COMPLETION_INDEX").ok().and_then(|index| index.parse::<u16>().ok());
+        return match index {
+            Some(index) if index < MAX_CLIENT => Ok(TagNumber::Number(index + 1)),
+            Some(index) => {
+                Err(format!("JOB_COMPLETION_INDEX is {index}; tags go up to {MAX_CLIENT} clients"))
+            }
+            None => {
+                Err("JOB_COMPLETION_INDEX is not set: the Pod's Job needs completionMode: Indexed".into())
+            }
+        };
+    }
     match text.parse() {
         Ok(number @ 1..=MAX_CLIENT) => Ok(TagNumber::Number(number)),
-        _ => Err(format!("not a client number: write 1 to {MAX_CLIENT}, or auto")),
+        _ => Err(format!("not a client number: write 1 to {MAX_CLIENT}, auto, or job-index")),
     }
 }
 

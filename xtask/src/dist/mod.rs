@@ -98,12 +98,13 @@ fn sbom(root: &Path, dist: &Path) -> Result<()> {
     // It writes beside each manifest of the workspace that it read.
     for member in ["egw-probe", "egw-probe-common", "egw-probe-ebpf", "xtask"] {
         let written = root.join(member).join(SBOM);
-        match member {
-            "egw-probe" => {
-                fs::rename(&written, dist.join(SBOM)).context("the bill of materials is missing")?
-            }
-            _ if written.exists() => fs::remove_file(&written)?,
-            _ => {}
+        if member == "egw-probe" {
+            let text = fs::read_to_string(&written).context("the bill of materials is missing")?;
+            // It names members of the workspace by where they lie.
+            fs::write(dist.join(SBOM), text.replace(&root.display().to_string(), ""))?;
+        }
+        if written.exists() {
+            fs::remove_file(&written)?;
         }
     }
     Ok(())
