@@ -167,9 +167,7 @@ fn the_program_takes_every_argument_and_variable_of_the_manifests() {
             }
             // Only where to: nothing is sent beyond this machine.
             command.env("EGW_PROBE_EXTERNAL_TARGET_ADDR", format!("127.0.0.1:{port}"));
-            command
-                .env("EGW_PROBE_LISTEN_PORT", free_port().to_string())
-                ;
+            command.env("EGW_PROBE_LISTEN_PORT", free_port().to_string());
             command.env("EGW_PROBE_EBPF", "off");
             let mut program = Program::start_command(&mut command);
             std::thread::sleep(Duration::from_millis(150));
