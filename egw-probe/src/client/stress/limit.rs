@@ -146,7 +146,9 @@ pub fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
             after,
             "raise net.ipv4.tcp_mem, or give this host or its cgroup more memory",
         ),
-        _ if e.open == 0 => of(LimitKind::Path, false, after, "see that a client reaches the target at all"),
+        _ if e.open == 0 && e.closed == 0 => {
+            of(LimitKind::Path, false, after, "see that a client reaches the target at all")
+        }
         DialFailure::Forbidden => of(
             LimitKind::Path,
             true,
@@ -230,7 +232,7 @@ mod tests {
             (&[(Timeout, 3)], |e| e.unanswered = 4_096, LimitKind::Target, false),
             (&[(Timeout, 3)], |e| e.closed = 9, LimitKind::Path, false),
             (&[(Timeout, 3)], |e| e.open = 0, LimitKind::Path, false),
-            (&[(Refused, 3)], |e| e.closed = 9, LimitKind::Target, false),
+            (&[(Refused, 3)], |e| (e.open, e.closed) = (0, 9), LimitKind::Target, false),
             (&[(Refused, 3)], |_| {}, LimitKind::Target, false),
         ];
         for (failed, change, kind, certain) in cases {

@@ -417,6 +417,8 @@ impl<'a> Stress<'a> {
     fn follow(&mut self, slot: u32, flags: EventFlags, gone: bool, now: Monotonic) {
         let place = &mut self.slots[slot as usize];
         let Slot::Open { socket, answered, lane, since_milliseconds } = place else { return };
+        // Taken before anything is read: a read would take it away.
+        let error = if gone { socket.take_error().ok().flatten() } else { None };
         if flags.contains(EventFlags::IN) && discard(socket) && !*answered {
             *answered = true;
             self.unanswered -= 1;
@@ -426,7 +428,6 @@ impl<'a> Stress<'a> {
             return;
         }
         let at = now.since(self.begun);
-        let error = socket.take_error().ok().flatten();
         let closing = Closing {
             at_seconds: at.as_secs_f64(),
             open_seconds: at
