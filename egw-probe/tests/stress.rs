@@ -112,7 +112,10 @@ fn used_up_local_ports_are_named_with_their_range_and_further_sources_and_target
             let (_, document, log) = measure(&address, &flags);
             let stress = &document["stress"];
             assert_eq!(stress["opened"], 50 * lanes, "{stress}\n{log}");
-            assert_eq!(stress["failed_by"], json!({"no_local_port": 3}), "{stress}");
+            // Dials of several threads can fail at the same moment.
+            let failed = stress["failed"].as_u64().unwrap();
+            assert!((3..=6).contains(&failed), "{stress}");
+            assert_eq!(stress["failed_by"], json!({"no_local_port": failed}), "{stress}");
             assert_eq!(stress["local_port_range"], json!({"low": 20001, "high": 20050}));
             let limit = &stress["limit"];
             assert_eq!((&limit["kind"], &limit["certain"]), (&json!("local_ports"), &json!(true)));

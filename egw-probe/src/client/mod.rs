@@ -34,8 +34,8 @@ use self::probe::Destination;
 use self::prober::{Ended, Measurement, Prober, Setup};
 use self::resolve::{Resolved, resolve};
 use self::result::{ResultDocument, Start, TestOutcome};
-use self::stress::Stress;
-use self::stress::lanes::Lanes;
+use self::stress::Ways;
+use self::stress::report::StressReport;
 use self::tagging::Tagger;
 use crate::cli::Output;
 use crate::clock::Monotonic;
@@ -96,26 +96,32 @@ fn measure(
         probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
     tell(&measured, metrics);
 
-    let stress = config.stress.as_ref().filter(|_| measured.ended == Ended::Masqueraded);
-    // Anywhere in the port range: a run before this one may have left connections to the first ports behind.
-    let port_start = start.monotonic.as_ns() as u32;
-    let lanes = Lanes::new(&targets, sources, &config.route, port_start);
-    let mut stress_test = Stress::new(metrics, signals, lanes)?;
-    let stress_report = stress.map(|stress| stress_test.run(stress, descriptors)).transpose()?;
-    test_over.store(true, Ordering::Relaxed);
-
-    let document = ResultDocument::new(config, start, target.to_string(), &measured, held, stress_report);
-    for warning in &document.warnings {
-        tracing::warn!("weak numbers: {warning}");
-    }
-    print(config.output, &document)?;
-    let failed = match document.outcome {
-        TestOutcome::Interrupted => true,
-        TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
+    let mut failed = false;
+    let mut over = |stress: Option<StressReport>| -> anyhow::Result<bool> {
+        test_over.store(true, Ordering::Relaxed);
+        let document =
+            ResultDocument::new(config, start, target.to_string(), &measured, held.clone(), stress);
+        for warning in &document.warnings {
+            tracing::warn!("weak numbers: {warning}");
+        }
+        print(config.output, &document)?;
+        failed = match document.outcome {
+            TestOutcome::Interrupted => true,
+            TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
+        };
+        // The numbers stay to be scraped, and connections held, until somebody ends us.
+        Ok(!config.exit && !measured.signalled)
     };
-    if !config.exit && !measured.signalled {
-        // The numbers stay to be scraped, and held connections held, until somebody ends us.
-        stress_test.watch()?;
+    match config.stress.as_ref().filter(|_| measured.ended == Ended::Masqueraded) {
+        Some(stress) => {
+            let ways = Ways { targets: &targets, sources, route: &config.route };
+            stress::run(stress, ways, descriptors, metrics, signals, |report| over(Some(report)))?;
+        }
+        None => {
+            if over(None)? {
+                signals.wait();
+            }
+        }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1,6 +1,5 @@
 //! Lanes: pairs of a source address and a target. Each has the whole local port range to itself.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -8,6 +7,7 @@ use std::os::fd::AsFd;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use super::Ways;
 use crate::client::probe::Destination;
 use crate::config::Route;
 use crate::net::set_option;
@@ -36,6 +36,14 @@ impl PortRange {
         (low > 0 && low <= high).then_some(Self { low, high })
     }
 
+    /// Share `number` of `count`, from `start` steps in.
+    pub fn part(self, number: usize, count: usize, start: u32) -> Ports {
+        let (number, count, all) = (number as u32, count as u32, self.ports());
+        let first = all * number / count;
+        let left = all * (number + 1) / count - first;
+        Ports { range: self, next: (start % all + first) % all, left }
+    }
+
     /// How many there are.
     pub const fn ports(self) -> u32 {
         self.high as u32 - self.low as u32 + 1
@@ -45,7 +53,7 @@ impl PortRange {
 /// Which port to try next. The kernel's own search (`__inet_hash_connect`) starts anywhere and walks over what is taken,
 /// the longer the fuller the range is; to name the port is one step.
 #[derive(Debug, Clone, Copy)]
-struct Ports {
+pub struct Ports {
     range: PortRange,
     /// Steps from the lowest.
     next: u32,
@@ -53,11 +61,6 @@ struct Ports {
 }
 
 impl Ports {
-    /// All of `range`, from the port `start` steps in.
-    fn new(range: PortRange, start: u32) -> Self {
-        Self { range, next: start % range.ports(), left: range.ports() }
-    }
-
     /// The next one; `None` once each has been named.
     fn take(&mut self) -> Option<u16> {
         self.left = self.left.checked_sub(1)?;
@@ -110,24 +113,23 @@ fn choose_from(socket: impl AsFd, PortRange { low, high }: PortRange) -> io::Res
 pub struct Lanes {
     all: Vec<Lane>,
     next: usize,
-    range: Option<PortRange>,
 }
 
 impl Lanes {
-    /// Every source with every target. Without sources, the route's.
-    pub fn new(targets: &[SocketAddr], sources: &[IpAddr], route: &Route, start: u32) -> Self {
-        let range = PortRange::of_this_host();
-        let sources: Vec<Option<IpAddr>> = match sources {
-            [] => vec![route.source_addr],
+    /// Every source with every target, each with these ports; without them the kernel chooses.
+    pub fn new(ways: Ways<'_>, ports: Option<Ports>) -> Self {
+        let sources: Vec<Option<IpAddr>> = match ways.sources {
+            [] => vec![ways.route.source_addr],
             some => some.iter().copied().map(Some).collect(),
         };
         // Sources turn fastest, so that a target is not flooded from one of them.
-        let pairs = targets.iter().flat_map(|target| sources.iter().map(move |source| (*target, *source)));
+        let pairs =
+            ways.targets.iter().flat_map(|target| sources.iter().map(move |source| (*target, *source)));
         let lane = |(target, source_addr)| Lane {
-            destination: Destination::new(target, &Route { source_addr, ..route.clone() }),
-            ports: range.map(|range| Ports::new(range, start)),
+            destination: Destination::new(target, &Route { source_addr, ..ways.route.clone() }),
+            ports,
         };
-        Self { all: pairs.map(lane).collect(), next: 0, range }
+        Self { all: pairs.map(lane).collect(), next: 0 }
     }
 
     /// Begins a handshake on the next lane that has a port; also says which lane that is.
@@ -145,24 +147,9 @@ impl Lanes {
         }
     }
 
-    /// How many lanes there are.
-    pub fn count(&self) -> u64 {
-        self.all.len() as u64
-    }
-
-    /// How many targets they go to.
-    pub fn targets(&self) -> u64 {
-        self.all.iter().map(|lane| lane.destination.target).collect::<HashSet<_>>().len() as u64
-    }
-
     /// Target of a lane.
     pub fn target(&self, lane: u16) -> SocketAddr {
         self.all[usize::from(lane)].destination.target
-    }
-
-    /// The ports of each lane, where this host tells.
-    pub fn port_range(&self) -> Option<PortRange> {
-        self.range
     }
 }
 
@@ -171,19 +158,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_port_is_named_once_from_anywhere_in_the_range() {
-        let mut ports = Ports::new(PortRange::parse("100\t104\n").unwrap(), 7);
-        let taken: Vec<u16> = std::iter::from_fn(|| ports.take()).collect();
-        assert_eq!(taken, [102, 103, 104, 100, 101]);
+    fn each_port_is_named_once_by_all_shares_together() {
+        let range = PortRange::parse("100\t104\n").unwrap();
+        let taken = |count: usize| -> Vec<Vec<u16>> {
+            let share = |number| {
+                let mut ports = range.part(number, count, 7);
+                std::iter::from_fn(|| ports.take()).collect()
+            };
+            (0..count).map(share).collect()
+        };
+        assert_eq!(taken(1), [[102, 103, 104, 100, 101]]);
+        assert_eq!(taken(2), [vec![102, 103], vec![104, 100, 101]]);
         assert_eq!(PortRange::parse("5 4"), None);
     }
 
     #[test]
     fn named_ports_are_the_ones_that_connect() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = listener.local_addr().unwrap();
-        let mut lanes = Lanes::new(&[target], &["127.0.0.7".parse().unwrap()], &Route::default(), 1_000);
-        let range = lanes.port_range().unwrap();
+        let (targets, sources) = ([listener.local_addr().unwrap()], ["127.0.0.7".parse().unwrap()]);
+        let ways = Ways { targets: &targets, sources: &sources, route: &Route::default() };
+        let range = PortRange::of_this_host().unwrap();
+        let mut lanes = Lanes::new(ways, Some(range.part(0, 1, 1_000)));
         let mut sockets = Vec::new();
         for step in 0..5 {
             let (socket, lane) = lanes.dial();

@@ -56,18 +56,40 @@ pub struct StressReport {
     pub local_port_range: Option<PortRange>,
 }
 
-/// Why a stress test ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+impl StressReport {
+    /// Adds another shard's counts and lists.
+    pub fn add(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.failed += other.failed;
+        self.answered += other.answered;
+        self.unsettled += other.unsettled;
+        // Each shard saw the connections of all.
+        self.peak_open = self.peak_open.max(other.peak_open);
+        self.opening_seconds = self.opening_seconds.max(other.opening_seconds);
+        for (reason, count) in other.failed_by {
+            *self.failed_by.entry(reason).or_default() += count;
+        }
+        for (reason, count) in other.closed_by {
+            *self.closed_by.entry(reason).or_default() += count;
+        }
+        self.failures.extend(other.failures);
+        self.closings.extend(other.closings);
+    }
+}
+
+/// Why a stress test ended; of several reasons the last one here counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StressEnd {
     /// As many connections as were asked for.
     Connections,
     /// The time was over.
     Duration,
-    /// Too many dials failed.
-    FailedDials,
     /// No descriptor was left for another connection.
     Descriptors,
+    /// Too many dials failed.
+    FailedDials,
     /// A signal came.
     Interrupted,
 }

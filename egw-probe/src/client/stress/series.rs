@@ -95,6 +95,24 @@ impl Series {
         }
     }
 
+    /// Both together. What was noted in two series counts as if it had been noted in one.
+    #[must_use]
+    pub fn with(mut self, mut other: Self) -> Self {
+        let width = self.width.max(other.width);
+        let last = |series: &Self| series.width * (series.buckets.len().max(1) as u32 - 1);
+        let end = last(&self).max(last(&other));
+        for series in [&mut self, &mut other] {
+            while series.width < width {
+                series.widen();
+            }
+            series.reach(end);
+        }
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *bucket = Bucket { open: bucket.open + more.open, ..bucket.then(more) };
+        }
+        self
+    }
+
     /// The points up to `end`.
     pub fn points(mut self, end: Duration) -> Vec<Point> {
         self.reach(end);
@@ -118,16 +136,21 @@ impl Series {
     fn reach(&mut self, at: Duration) {
         let number = |width: Duration| (at.as_nanos() / width.as_nanos()) as usize;
         while number(self.width) >= CAP {
-            self.width *= 2;
-            let join = |pair: &[Bucket]| match pair {
-                [earlier, later] => earlier.then(*later),
-                other => other[0],
-            };
-            self.buckets = self.buckets.chunks(2).map(join).collect();
+            self.widen();
         }
         let idle = Bucket { open: self.buckets.last().map_or(0, |last| last.open), ..Bucket::default() };
         let wanted = (number(self.width) + 1).max(self.buckets.len());
         self.buckets.resize(wanted, idle);
+    }
+
+    /// Joins the points two by two.
+    fn widen(&mut self) {
+        let join = |pair: &[Bucket]| match pair {
+            [earlier, later] => earlier.then(*later),
+            other => other[0],
+        };
+        self.buckets = self.buckets.chunks(2).map(join).collect();
+        self.width *= 2;
     }
 }
 
@@ -164,6 +187,26 @@ mod tests {
         assert_eq!(points.last().unwrap().open, 100_000);
         assert_eq!(points[0].latency_max_seconds, Some(0.006));
         assert!(points.is_sorted_by(|a, b| a.from_seconds < b.from_seconds && a.open <= b.open));
+    }
+
+    #[test]
+    fn two_series_of_different_width_add_up() {
+        let (mut short, mut long) = (Series::default(), Series::default());
+        short.note(Duration::from_millis(5), Event::Opened(Duration::from_millis(2)));
+        long.note(Duration::from_millis(5), Event::Opened(Duration::from_millis(4)));
+        long.note(Duration::from_secs(20), Event::Closed);
+        for (first, second) in [(0, 1), (1, 0)] {
+            let both =
+                [&short, &long].map(|series| Series { width: series.width, buckets: series.buckets.clone() });
+            let [a, b] = both;
+            let mut both = [Some(a), Some(b)];
+            let joined = both[first].take().unwrap().with(both[second].take().unwrap());
+            let points = joined.points(Duration::from_secs(20));
+            assert_eq!((points[0].open, points[0].opened), (2, 2));
+            assert_eq!(points[0].latency_mean_seconds, Some(0.003));
+            let last = points.last().unwrap();
+            assert_eq!((last.open, last.closed), (1, 1));
+        }
     }
 
     #[test]
