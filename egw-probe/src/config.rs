@@ -33,6 +33,9 @@ impl ConfigError {
 /// The kernel retransmits a SYN for the first time after this long (`TCP_TIMEOUT_INIT`, include/net/tcp.h).
 pub const FIRST_SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
 
+/// The longest that TCP_KEEPIDLE takes (`MAX_TCP_KEEPIDLE`, include/net/tcp.h).
+const MOST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 /// Where the target is, as the user named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetAddr {
@@ -132,13 +135,25 @@ pub struct WatchConfig {
     pub hold: u32,
 }
 
-/// The stress test of the old program.
-#[derive(Debug, Clone, Copy)]
+/// The stress test: the old program's, and what goes beyond it.
+#[derive(Debug, Clone)]
 pub struct StressConfig {
     /// Pause before the first dial.
     pub delay: Duration,
     /// End after this long; `None` is unbounded.
     pub duration: Option<Duration>,
+    /// Dials under way at a time.
+    pub concurrency: usize,
+    /// Connections to open; `None` is as many as there can be.
+    pub connections: Option<u64>,
+    /// Failed dials that end the test.
+    pub max_failed: u64,
+    /// Local addresses to leave from in turn; if empty, the route's.
+    pub sources: Vec<IpAddr>,
+    /// Targets beside the client's own.
+    pub targets: Vec<TargetAddr>,
+    /// Idle time before and between keepalive checks; `None` makes none.
+    pub keepalive: Option<Duration>,
 }
 
 /// Limits that `--exit` turns into the exit code.
@@ -158,7 +173,8 @@ impl TryFrom<ClientArgs> for ClientConfig {
     type Error = ConfigError;
 
     fn try_from(args: ClientArgs) -> Result<Self, ConfigError> {
-        let target = parse_target(&args.external_target_addr)?;
+        let target = parse_target("--external-target-addr", &args.external_target_addr)?;
+        let stress = args.stress.then(|| stress(&args, &target)).transpose()?;
         let written = |duration| format_duration(duration);
         if args.interval.is_zero() {
             return Err(ConfigError::new(
@@ -220,10 +236,6 @@ impl TryFrom<ClientArgs> for ClientConfig {
         {
             return Err(ConfigError::new("--bind-device", device, "no such interface: `ip link` lists them"));
         }
-        let stress = args.stress.then_some(StressConfig {
-            delay: args.stress_delay,
-            duration: (!args.stress_duration.is_zero()).then_some(args.stress_duration),
-        });
         let client_id = args.client_id.unwrap_or_else(host_name);
         Ok(Self {
             target,
@@ -262,8 +274,53 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn parse_target(text: &str) -> Result<TargetAddr, ConfigError> {
-    let refuse = |remedy: &str| Err(ConfigError::new("--external-target-addr", text, remedy));
+/// The stress test that the flags ask for.
+fn stress(args: &ClientArgs, target: &TargetAddr) -> Result<StressConfig, ConfigError> {
+    const SOURCES: &str = "--stress-source-addr";
+    const TARGETS: &str = "--stress-target-addr";
+    let some = |length: Duration| (!length.is_zero()).then_some(length);
+    let sources: Vec<IpAddr> = args.stress_source_addr.iter().flat_map(Clone::clone).collect();
+    let targets = args.stress_target_addr.iter().map(|text| parse_target(TARGETS, text));
+    let targets = targets.collect::<Result<Vec<_>, _>>()?;
+    if sources.len().max(1) * (targets.len() + 1) > usize::from(u16::MAX) {
+        return Err(ConfigError::new(SOURCES, sources.len(), "times the targets is more than 65,535 pairs"));
+    }
+    if let (Some(source), false) = (args.source_addr, sources.is_empty()) {
+        return Err(ConfigError::new(
+            SOURCES,
+            "set",
+            format!("--source-addr {source} is set too: choose one"),
+        ));
+    }
+    if let TargetAddr::Address(address) = target {
+        let others = targets.iter().filter_map(|other| match other {
+            TargetAddr::Address(other) => Some((TARGETS, other.ip())),
+            TargetAddr::Name { .. } => None,
+        });
+        let mut all = sources.iter().map(|source| (SOURCES, *source)).chain(others);
+        if let Some((flag, other)) = all.find(|(_, other)| other.is_ipv4() != address.is_ipv4()) {
+            let remedy = format!("not of the target's family: {address} needs an address of the same");
+            return Err(ConfigError::new(flag, other, remedy));
+        }
+    }
+    if args.stress_keepalive.subsec_nanos() != 0 || args.stress_keepalive > MOST_KEEPALIVE {
+        let remedy = "the kernel counts whole seconds, up to 32767s: write 0, 1s or more";
+        return Err(ConfigError::new("--stress-keepalive", format_duration(args.stress_keepalive), remedy));
+    }
+    Ok(StressConfig {
+        delay: args.stress_delay,
+        duration: some(args.stress_duration),
+        concurrency: usize::from(args.stress_concurrency),
+        connections: args.stress_connections.map(u64::from),
+        max_failed: u64::from(args.stress_max_failed),
+        sources,
+        targets,
+        keepalive: some(args.stress_keepalive),
+    })
+}
+
+fn parse_target(flag: &'static str, text: &str) -> Result<TargetAddr, ConfigError> {
+    let refuse = |remedy: &str| Err(ConfigError::new(flag, text, remedy));
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match address.port() {
             0 => refuse("port 0 cannot be connected to: write 1 to 65535"),
@@ -389,7 +446,7 @@ mod tests {
             ("target.example:1337", TargetAddr::Name { host: "target.example".into(), port: 1337 }),
             ("[fe80::1%eth0]:80", TargetAddr::Name { host: "fe80::1%eth0".into(), port: 80 }),
         ] {
-            assert_eq!(parse_target(text).unwrap(), expected, "{text}");
+            assert_eq!(parse_target("--external-target-addr", text).unwrap(), expected, "{text}");
         }
     }
 
@@ -432,6 +489,18 @@ mod tests {
             (
                 "--external-target-addr=192.0.2.1:1 --bind-device=nosuch0",
                 "--bind-device: \"nosuch0\": no such interface: `ip link` lists them",
+            ),
+            (
+                "--external-target-addr=192.0.2.1:1 --stress --stress-source-addr=192.0.2.8/31,::1",
+                "--stress-source-addr: \"::1\": not of the target's family: 192.0.2.1:1 needs an address of the same",
+            ),
+            (
+                "--external-target-addr=192.0.2.1:1 --stress --stress-target-addr=192.0.2.2",
+                "--stress-target-addr: \"192.0.2.2\": the port is missing: write host:port, as in 192.0.2.1:1337",
+            ),
+            (
+                "--external-target-addr=192.0.2.1:1 --stress --stress-keepalive=100ms",
+                "--stress-keepalive: \"100ms\": the kernel counts whole seconds, up to 32767s: write 0, 1s or more",
             ),
         ] {
             assert_eq!(configure(flags).unwrap_err(), expected);

@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use crate::net;
+
 /// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
 pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
     info(socket).map(|info| info.tcpi_total_retrans)
@@ -61,17 +63,7 @@ pub fn saved_syn(socket: impl AsFd, headers: &mut [u8; 256]) -> io::Result<&[u8]
 }
 
 fn set_option(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    net::set_option(socket, libc::IPPROTO_TCP, option, value)
 }
 
 /// Chooses the initial sequence number of the SYN that a socket not yet connected will send. Needs `CAP_NET_ADMIN`.

@@ -1,5 +1,6 @@
 //! The raw flags, as the user wrote them. What they mean together is decided in [`crate::config`].
 
+mod addresses;
 mod usage;
 
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use egw_probe_common::tag::MAX_CLIENT;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpAddrRange, IpNet, Ipv4Net};
 
 use crate::go;
 
@@ -56,7 +57,7 @@ pub struct ClientArgs {
           value_parser = go::parse_duration)]
     pub probe_timeout: Duration,
 
-    /// After the pong, open connections one after another and keep them, until 3 dials have failed
+    /// After the pong, open connections and keep them, until 3 dials have failed
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
     pub stress: bool,
@@ -70,6 +71,35 @@ pub struct ClientArgs {
     #[arg(long, value_name = "DURATION", default_value = "0s",
           value_parser = go::parse_duration)]
     pub stress_duration: Duration,
+
+    /// Stress dials under way at a time
+    #[arg(long, value_name = "DIALS", default_value = "1",
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub stress_concurrency: u16,
+
+    /// Open this many stress connections, and no more; with --stress-duration they are held to its end
+    #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub stress_connections: Option<u32>,
+
+    /// Failed dials that end the stress test
+    #[arg(long, value_name = "DIALS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    pub stress_max_failed: u32,
+
+    /// Local addresses that stress connections leave from in turn, each with a port range of its own: IP, CIDR or
+    /// IP-IP; repeatable or comma-separated [default: --source-addr]
+    #[arg(long, value_name = "IP|CIDR|IP-IP", value_delimiter = ',', action = ArgAction::Append,
+          value_parser = addresses::parse_range)]
+    pub stress_source_addr: Vec<IpAddrRange>,
+
+    /// Further targets that stress connections go to in turn, beside --external-target-addr; repeatable or
+    /// comma-separated
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', action = ArgAction::Append)]
+    pub stress_target_addr: Vec<String>,
+
+    /// Idle time after which a held stress connection is checked (TCP keepalive), and between the 15 checks that it may
+    /// miss; 0 never checks
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = go::parse_duration)]
+    pub stress_keepalive: Duration,
 
     /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",

@@ -61,7 +61,7 @@ pub struct Loss {
 }
 
 /// How a held connection was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossReason {
     /// By an RST: its NAT state or its other end is gone.
@@ -88,7 +88,8 @@ impl LossReason {
         }
     }
 
-    fn of(error: Option<&io::Error>) -> Self {
+    /// The reason behind the error that a connection ended with; none is an orderly close.
+    pub fn of(error: Option<&io::Error>) -> Self {
         match error.and_then(io::Error::raw_os_error) {
             None => Self::Closed,
             Some(libc::ECONNRESET | libc::EPIPE) => Self::Reset,

@@ -1,11 +1,14 @@
 //! The client's metrics: the old program's names to the letter, and our own beside them.
 
+use std::time::Duration;
+
 use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::bracket::Bracket;
 use super::disruptions::{Disruption, Kind};
 use super::hold::LossReason;
 use super::outcome::Outcome;
+use super::stress::failure::DialFailure;
 use crate::metrics::{CONNECT_BUCKETS, Registrar};
 
 /// Buckets of the old program's histogram: the defaults of the Go client library.
@@ -24,10 +27,8 @@ pub struct ClientMetrics {
     pub masquerade_delay: Counter,
     /// 1 once the test has failed.
     pub failed_tests: IntCounter,
-    /// Connections of the stress test, by operation; no series before it starts.
-    pub stress_connections: IntCounterVec,
-    /// How long a dial of the stress test took.
-    pub stress_latency: Histogram,
+    /// The stress test.
+    pub stress: StressMetrics,
     /// Handshakes of probes.
     pub connect_seconds: Histogram,
     /// Time without an answer before the winner.
@@ -46,6 +47,69 @@ pub struct ClientMetrics {
     bracket: GaugeVec,
     disruptions: Vec<IntCounter>,
     disruption_seconds: Vec<Histogram>,
+}
+
+/// Metrics of the stress test.
+#[derive(Debug, Clone)]
+pub struct StressMetrics {
+    /// By operation; no series before the test starts.
+    connections: IntCounterVec,
+    latency: Histogram,
+    open: IntGauge,
+    /// Dials that failed, in the order of [`DialFailure::ALL`].
+    pub failed: Vec<IntCounter>,
+    lost: Vec<IntCounter>,
+}
+
+impl StressMetrics {
+    fn register(new: Registrar<'_>) -> prometheus::Result<Self> {
+        let failed =
+            new.counters("egw_probe_stress_failed_total", "Stress dials that failed, by reason", "reason")?;
+        let lost = new.counters(
+            "egw_probe_stress_lost_total",
+            "Stress connections that closed without our doing, by how",
+            "reason",
+        )?;
+        Ok(Self {
+            connections: new.counters(
+                "egw_scale_test_stress_connections_total",
+                "Connections of the stress test that were opened, or closed without our doing",
+                "operation",
+            )?,
+            latency: new.histogram(
+                "egw_scale_test_stress_connection_latency_seconds",
+                "Time that a successful dial of the stress test took",
+                &STRESS_BUCKETS,
+            )?,
+            open: new.gauge("egw_probe_stress_open_connections", "Stress connections that are open now")?,
+            failed: DialFailure::ALL
+                .iter()
+                .map(|reason| failed.with_label_values(&[reason.name()]))
+                .collect(),
+            lost: LossReason::ALL.iter().map(|reason| lost.with_label_values(&[reason.name()])).collect(),
+        })
+    }
+
+    /// The stress test starts: its two series are there from now on.
+    pub fn begin(&self) {
+        for operation in ["open", "close"] {
+            self.connections.with_label_values(&[operation]);
+        }
+    }
+
+    /// A dial succeeded, and took this long.
+    pub fn opened(&self, elapsed: Duration) {
+        self.connections.with_label_values(&["open"]).inc();
+        self.latency.observe(elapsed.as_secs_f64());
+        self.open.inc();
+    }
+
+    /// A connection closed without our doing.
+    pub fn closed(&self, reason: LossReason) {
+        self.connections.with_label_values(&["close"]).inc();
+        self.lost[reason as usize].inc();
+        self.open.dec();
+    }
 }
 
 impl ClientMetrics {
@@ -86,16 +150,7 @@ impl ClientMetrics {
                 "egw_scale_test_failed_tests_total",
                 "1 once the test timeout has passed without a pong",
             )?,
-            stress_connections: new.counters(
-                "egw_scale_test_stress_connections_total",
-                "Connections of the stress test that were opened, or closed without our doing",
-                "operation",
-            )?,
-            stress_latency: new.histogram(
-                "egw_scale_test_stress_connection_latency_seconds",
-                "Time that a successful dial of the stress test took",
-                &STRESS_BUCKETS,
-            )?,
+            stress: StressMetrics::register(new)?,
             connect_seconds: new.histogram(
                 "egw_probe_probe_connect_seconds",
                 "From just before connect to the handshake known complete, of every established probe",

@@ -20,6 +20,7 @@ pub mod summary;
 pub mod tagging;
 
 use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -33,10 +34,12 @@ use self::probe::Destination;
 use self::prober::{Ended, Measurement, Prober, Setup};
 use self::resolve::{Resolved, resolve};
 use self::result::{ResultDocument, Start, TestOutcome};
-use self::stress::Stress;
+use self::stress::Ways;
+use self::stress::report::StressReport;
 use self::tagging::Tagger;
 use crate::cli::Output;
-use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION};
+use crate::clock::Monotonic;
+use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION, Route};
 use crate::go::format_duration;
 use crate::http::{HttpThread, Page, Pages};
 use crate::metrics::{self as shared_metrics, Exposition};
@@ -50,6 +53,9 @@ use crate::{net, progress};
 /// [`ConfigError`](crate::config::ConfigError); anything else means that this host cannot run the client at all.
 pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Result<ExitCode> {
     let descriptors = net::raise_descriptor_limit();
+    if let Some(stress) = &config.stress {
+        stress::check_descriptors(stress, descriptors)?;
+    }
     let registry = shared_metrics::registry()?;
     let metrics = ClientMetrics::register(&registry)?;
     let test_over = Arc::new(AtomicBool::new(false));
@@ -76,37 +82,46 @@ fn measure(
     test_over: &AtomicBool,
 ) -> anyhow::Result<ExitCode> {
     let deadline = start.monotonic + config.test_timeout;
-    let target = match resolve(&config.target, config.route.source_addr, deadline, signals)? {
-        Resolved::Address(address) => address,
-        Resolved::Interrupted => {
-            print(config.output, &ResultDocument::interrupted(config, start))?;
-            return Ok(ExitCode::FAILURE);
-        }
+    let Some(targets) = targets(config, deadline, signals)? else {
+        print(config.output, &ResultDocument::interrupted(config, start))?;
+        return Ok(ExitCode::FAILURE);
     };
+    let target = targets[0];
     let destination = Destination::new(target, &config.route);
     try_route(&destination, config)?;
+    let sources = config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
+    try_sources(target, sources, &config.route)?;
     progress::enable();
     let (measured, held) =
         probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
     tell(&measured, metrics);
 
-    let stress = config.stress.filter(|_| measured.ended == Ended::Masqueraded);
-    let mut stress_test = Stress::new(&destination, metrics, signals)?;
-    let stress_report = stress.map(|stress| stress_test.run(stress, descriptors)).transpose()?;
-    test_over.store(true, Ordering::Relaxed);
-
-    let document = ResultDocument::new(config, start, target.to_string(), &measured, held, stress_report);
-    for warning in &document.warnings {
-        tracing::warn!("weak numbers: {warning}");
-    }
-    print(config.output, &document)?;
-    let failed = match document.outcome {
-        TestOutcome::Interrupted => true,
-        TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
+    let mut failed = false;
+    let mut over = |stress: Option<StressReport>| -> anyhow::Result<bool> {
+        test_over.store(true, Ordering::Relaxed);
+        let document =
+            ResultDocument::new(config, start, target.to_string(), &measured, held.clone(), stress);
+        for warning in &document.warnings {
+            tracing::warn!("weak numbers: {warning}");
+        }
+        print(config.output, &document)?;
+        failed = match document.outcome {
+            TestOutcome::Interrupted => true,
+            TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
+        };
+        // The numbers stay to be scraped, and connections held, until somebody ends us.
+        Ok(!config.exit && !measured.signalled)
     };
-    if !config.exit && !measured.signalled {
-        // The numbers stay to be scraped, and held connections held, until somebody ends us.
-        stress_test.watch()?;
+    match config.stress.as_ref().filter(|_| measured.ended == Ended::Masqueraded) {
+        Some(stress) => {
+            let ways = Ways { targets: &targets, sources, route: &config.route };
+            stress::run(stress, ways, descriptors, metrics, signals, |report| over(Some(report)))?;
+        }
+        None => {
+            if over(None)? {
+                signals.wait();
+            }
+        }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -160,6 +175,40 @@ fn probe_and_hold(
         };
         Ok((measured.context("the probing broke off")?, report))
     })
+}
+
+/// The address of the target, and those of further targets of the stress test; `None` if a signal came first.
+fn targets(
+    config: &ClientConfig,
+    deadline: Monotonic,
+    signals: &Signals,
+) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
+    let further = config.stress.iter().flat_map(|stress| &stress.targets);
+    let named = std::iter::once(("--external-target-addr", &config.target))
+        .chain(further.map(|target| ("--stress-target-addr", target)));
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for (flag, target) in named {
+        let stress_source = config.stress.as_ref().and_then(|stress| stress.sources.first().copied());
+        let family = addresses.first().map(SocketAddr::ip).or(config.route.source_addr).or(stress_source);
+        match resolve(flag, target, family, deadline, signals)? {
+            Resolved::Address(address) => addresses.push(address),
+            Resolved::Interrupted => return Ok(None),
+        }
+    }
+    Ok(Some(addresses))
+}
+
+/// Binds a socket to each source of the stress test, so that a wrong one is told before the test.
+fn try_sources(target: SocketAddr, sources: &[IpAddr], route: &Route) -> Result<(), ConfigError> {
+    for source in sources {
+        let route = Route { source_addr: Some(*source), ..route.clone() };
+        if let Err(error) = Destination::new(target, &route).socket() {
+            let remedy =
+                format!("cannot be connected from: {error}; `ip address` lists the addresses of this host");
+            return Err(ConfigError::new("--stress-source-addr", source, remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Opens and closes a socket by the user's route, so that a wrong one is told before the test.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::outcome::{Outcome, Reply};
 use super::tagging::Tagger;
 use crate::config::Route;
+use crate::net::set_option;
 
 /// Where connections go and how they leave: made once, used for every one.
 #[derive(Debug, Clone)]
@@ -58,18 +59,7 @@ impl Destination {
 /// Leaves the choice of the port to connect, which knows the remote end, so that ports do not run out early (ip(7),
 /// `IP_BIND_ADDRESS_NO_PORT`; the kernel takes it for IPv6 sockets as well).
 fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open, and the kernel reads one c_int from a pointer to one.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 /// One probe's connection.

@@ -28,7 +28,10 @@ pub enum Resolved {
 
 /// Resolves `target`; of several addresses takes the resolver's first that has the family of `source`, if one is given.
 /// Gives up at `deadline`, or earlier when the name goes on failing.
+///
+/// `flag` is where the user named it.
 pub fn resolve(
+    flag: &'static str,
     target: &TargetAddr,
     source: Option<IpAddr>,
     deadline: Monotonic,
@@ -39,13 +42,14 @@ pub fn resolve(
         TargetAddr::Name { host, port } => (host.clone(), *port),
     };
     let deadline = deadline.min(Monotonic::now() + PATIENCE);
-    let answers =
-        ask(host, port).map_err(|error| refuse(target, &format!("no thread to resolve it: {error}")))?;
+    let answers = ask(host, port)
+        .map_err(|error| refuse(flag, target, &format!("no thread to resolve it: {error}")))?;
     let mut last_error = "the resolver does not answer".to_owned();
     loop {
         let left = deadline.since(Monotonic::now());
         if left.is_zero() {
             return Err(refuse(
+                flag,
                 target,
                 &format!("cannot be resolved: {last_error}; check the name and the DNS"),
             ));
@@ -57,10 +61,10 @@ pub fn resolve(
             return Ok(Resolved::Interrupted);
         }
         match answers.received.try_recv() {
-            Ok(Ok(found)) => return choose(target, &found, source).map(Resolved::Address),
+            Ok(Ok(found)) => return choose(flag, target, &found, source).map(Resolved::Address),
             Ok(Err(error)) => {
                 if last_error != error {
-                    tracing::warn!("--external-target-addr: {target} cannot be resolved yet: {error}");
+                    tracing::warn!("{flag}: {target} cannot be resolved yet: {error}");
                 }
                 last_error = error;
                 drain(&answers.ready);
@@ -100,6 +104,7 @@ fn drain(mut ready: &UnixStream) {
 }
 
 fn choose(
+    flag: &'static str,
     target: &TargetAddr,
     found: &[SocketAddr],
     source: Option<IpAddr>,
@@ -110,7 +115,7 @@ fn choose(
             Some(source) => format!("has no address of the family of --source-addr {source}"),
             None => "has no address".to_owned(),
         };
-        return Err(refuse(target, &reason));
+        return Err(refuse(flag, target, &reason));
     };
     let others = found.iter().filter(|address| *address != chosen).map(ToString::to_string);
     let others: Vec<String> = others.collect();
@@ -122,13 +127,15 @@ fn choose(
     Ok(*chosen)
 }
 
-fn refuse(target: &TargetAddr, reason: &str) -> ConfigError {
-    ConfigError::new("--external-target-addr", target, reason)
+fn refuse(flag: &'static str, target: &TargetAddr, reason: &str) -> ConfigError {
+    ConfigError::new(flag, target, reason)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FLAG: &str = "--external-target-addr";
 
     fn dual_stack() -> (TargetAddr, Vec<SocketAddr>) {
         let name = TargetAddr::Name { host: "target.example".into(), port: 7 };
@@ -138,14 +145,14 @@ mod tests {
     #[test]
     fn of_several_addresses_the_resolvers_first_is_taken() {
         let (name, found) = dual_stack();
-        assert_eq!(choose(&name, &found, None).unwrap(), found[0]);
+        assert_eq!(choose(FLAG, &name, &found, None).unwrap(), found[0]);
     }
 
     #[test]
     fn a_source_address_chooses_the_family() {
         let (name, found) = dual_stack();
-        assert_eq!(choose(&name, &found, "192.0.2.9".parse().ok()).unwrap(), found[1]);
-        let error = choose(&name, &found[..1], "192.0.2.9".parse().ok()).unwrap_err();
+        assert_eq!(choose(FLAG, &name, &found, "192.0.2.9".parse().ok()).unwrap(), found[1]);
+        let error = choose(FLAG, &name, &found[..1], "192.0.2.9".parse().ok()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "--external-target-addr: \"target.example:7\": has no address of the family of --source-addr 192.0.2.9"
@@ -157,7 +164,7 @@ mod tests {
         let signals = Signals::install().unwrap();
         let name = TargetAddr::Name { host: "localhost".into(), port: 7 };
         let deadline = Monotonic::now() + Duration::from_secs(5);
-        match resolve(&name, None, deadline, &signals).unwrap() {
+        match resolve(FLAG, &name, None, deadline, &signals).unwrap() {
             Resolved::Address(address) => assert!(address.ip().is_loopback() && address.port() == 7),
             Resolved::Interrupted => panic!("no signal was sent"),
         }

@@ -11,7 +11,7 @@ use super::disruptions::{Disruption, EgressChange};
 use super::hold::HoldReport;
 use super::outcome::Outcome;
 use super::prober::{Ended, Measurement, Stall};
-use super::stress::StressReport;
+use super::stress::report::StressReport;
 use crate::clock::Monotonic;
 use crate::config::{ClientConfig, Gates};
 use crate::go::format_duration;

@@ -7,7 +7,8 @@ use super::disruptions::{Disruption, EgressChange};
 use super::hold::HoldReport;
 use super::outcome::Outcome;
 use super::result::{Quantiles, ResultDocument, TestOutcome};
-use super::stress::StressReport;
+use super::stress::limit::Limit;
+use super::stress::report::StressReport;
 
 /// Disruptions and changes named in the text; a result document has more of them.
 const SHOWN: usize = 10;
@@ -25,10 +26,7 @@ pub fn text(document: &ResultDocument) -> String {
     };
     let mut text = format!("{target}: {headline}\n");
     let rows = delay_rows(document).into_iter().chain(probe_rows(document)).chain(watch_rows(document));
-    let stress = document.stress.iter().map(|stress| {
-        let StressReport { opened, closed, failed, .. } = stress;
-        ("stress", format!("{opened} opened, {closed} closed by the other end, {failed} failed"))
-    });
+    let stress = document.stress.iter().flat_map(stress_rows);
     let failed = document.failed_gates.iter().map(|gate| ("FAILED", gate.clone()));
     let warnings = document.warnings.iter().map(|warning| ("warning", warning.clone()));
     for (name, value) in rows.chain(stress).chain(failed).chain(warnings) {
@@ -124,6 +122,32 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
                 format!("number {connection} stalled at {at} for {length}, sent again {again} times"),
             ));
         }
+    }
+    rows
+}
+
+fn stress_rows(stress: &StressReport) -> Vec<Row> {
+    let StressReport { opened, closed, failed, opening_seconds, peak_open, .. } = stress;
+    let by = |counts: Vec<(&str, u64)>| match counts.as_slice() {
+        [] => String::new(),
+        some => {
+            let words: Vec<String> = some.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            format!(" ({})", words.join(", "))
+        }
+    };
+    let closed_by = by(stress.closed_by.iter().map(|(reason, count)| (reason.name(), *count)).collect());
+    let failed_by = by(stress.failed_by.iter().map(|(reason, count)| (reason.name(), *count)).collect());
+    let lost = format!("{closed} closed by themselves{closed_by}, {failed} failed{failed_by}");
+    let mut rows = vec![("stress", format!("{opened} opened in {}, {lost}", seconds(*opening_seconds)))];
+    rows.push(("", format!("most open at a time {peak_open}, answered {}", stress.answered)));
+    if let Some(Quantiles { min, p50, p99, max, .. }) = stress.latency_seconds {
+        let [min, p50, p99, max] = [min, p50, p99, max].map(seconds);
+        rows.push(("", format!("dials: min {min}, p50 {p50}, p99 {p99}, max {max}")));
+    }
+    if let Some(Limit { kind, certain, evidence, remedy }) = &stress.limit {
+        let sure = if *certain { "" } else { "likely " };
+        rows.push(("limit", format!("{sure}{}: {evidence}", kind.name())));
+        rows.push(("", remedy.clone()));
     }
     rows
 }

@@ -1,52 +1,92 @@
 //! What an accepted connection costs the external target.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
-use super::{Bench, Spread, Table, flood::connect_at, host::Hosts};
+use super::{Bench, Spread, Table, flood::connect_at, host::Hosts, ratio};
 
-/// Processor seconds of the target per 100,000 short connections, allowed and denied, interleaved with the peer's.
+const VERDICTS: [(&str, &str); 2] =
+    [("allowed", "--allowed-cidr=0.0.0.0/0"), ("denied", "--allowed-cidr=203.0.113.0/24")];
+/// A target that is busy for a smaller share of the time on each of its threads' cores waits for the openers.
+const SATURATED: f64 = 0.9;
+
+/// What one round measured.
+struct Cell {
+    cpu_per_100k: f64,
+    rate: f64,
+    /// Cores' worth of time that the target was busy.
+    busy: f64,
+}
+
+/// Processor seconds of the target per 100,000 short connections, allowed and denied, interleaved with a plain accept
+/// loop, with one that does nothing, and with the peer.
 pub(super) fn accept(bench: &Bench) -> Result<Table> {
     let (rounds, length) =
         if bench.quick { (1, Duration::from_millis(300)) } else { (7, Duration::from_secs(3)) };
-    let verdicts = [("allowed", "--allowed-cidr=0.0.0.0/0"), ("denied", "--allowed-cidr=203.0.113.0/24")];
-    let programs = [("egw-probe", Some(&bench.program)), ("peer", bench.peer.as_ref())];
+    let floor: &[&str] = &["--floor"];
+    let mut programs: Vec<(&str, &Path, &[&str])> = vec![
+        ("egw-probe", &bench.program, &[]),
+        ("plain accept loop", &bench.plain, &[]),
+        ("accept, shutdown, close", &bench.plain, floor),
+    ];
+    programs.extend(bench.peer.as_deref().map(|peer| ("peer", peer, &[][..])));
     let hosts = Hosts::new(&bench.interrupt)?;
-    let mut cells = vec![];
+    let mut cells: Vec<[Vec<Cell>; 2]> = programs.iter().map(|_| [vec![], vec![]]).collect();
     for _ in 0..rounds {
-        for (name, program) in programs {
-            let Some(program) = program else { continue };
-            for (verdict, flag) in verdicts {
-                let target = hosts.start(program, &[flag])?;
-                let before = super::host::cpu_seconds(target.id())?;
-                let opened = open(&hosts, Instant::now() + length)?;
-                let cpu = super::host::cpu_seconds(target.id())? - before;
-                // A peer may know no orderly end.
-                drop(target);
-                cells.push((name, verdict, cpu / opened as f64 * 1e5, opened as f64 / length.as_secs_f64()));
+        for ((_, program, flags), cells) in programs.iter().zip(&mut cells) {
+            for ((_, verdict), cells) in VERDICTS.iter().zip(cells) {
+                cells.push(measure(&hosts, program, &[&[*verdict], *flags].concat(), length)?);
             }
         }
     }
     let mut lines = vec![];
-    for (name, program) in programs {
-        for (verdict, _) in verdicts.iter().filter(|_| program.is_some()) {
-            let mine = cells.iter().filter(|cell| cell.0 == name && cell.1 == *verdict);
-            let cpu = Spread::of(mine.clone().map(|cell| cell.2).collect()).show(3);
-            let [_, rate, _] = Spread::of(mine.map(|cell| cell.3).collect()).show(0);
-            lines.push([vec![name.to_owned(), (*verdict).to_owned()], cpu.to_vec(), vec![rate]].concat());
+    for (number, (verdict, _)) in VERDICTS.iter().enumerate() {
+        let of = |cells: &[Vec<Cell>; 2], value: fn(&Cell) -> f64| -> Vec<f64> {
+            cells[number].iter().map(value).collect()
+        };
+        let plain = of(&cells[1], |cell| cell.cpu_per_100k);
+        for ((name, ..), cells) in programs.iter().zip(&cells) {
+            let cpu = of(cells, |cell| cell.cpu_per_100k);
+            let spread = Spread::of(cpu.clone());
+            let busy = Spread::of(of(cells, |cell| cell.busy)).median;
+            let mut line = vec![(*name).to_owned(), (*verdict).to_owned()];
+            line.extend(spread.show(3));
+            line.push(ratio(&cpu, &plain));
+            line.push(format!("{:.0}", 1e5 / spread.median));
+            line.push(Spread::of(of(cells, |cell| cell.rate)).show(0)[1].clone());
+            line.push(format!("{busy:.2}{}", if busy < SATURATED { " *" } else { "" }));
+            lines.push(line);
         }
     }
     Ok(Table {
         title: format!(
             "external target: CPU seconds per 100,000 short connections, {rounds} interleaved rounds"
         ),
-        columns: vec!["program", "verdict", "min", "median", "max", "connections/s"],
+        columns: vec![
+            "program", "verdict", "min", "median", "max", "to plain, pairwise", "per core", "opened/s", "busy cores",
+        ],
         lines,
         remarks: vec![
-            "the openers share the cores: the rate is the machine's, the CPU the target's own".into(),
+            "per core: connections that one core's time pays for; the floor's is what the kernel allows".into(),
+            "* the openers share the cores and are the bottleneck: opened/s is theirs, the CPU the target's own".into(),
         ],
     })
+}
+
+fn measure(hosts: &Hosts, program: &Path, flags: &[&str], length: Duration) -> Result<Cell> {
+    let target = hosts.start(program, flags)?;
+    let before = super::host::cpu_seconds(target.id())?;
+    let begun = Instant::now();
+    let opened = open(hosts, begun + length)? as f64;
+    let seconds = begun.elapsed().as_secs_f64();
+    let cpu = super::host::cpu_seconds(target.id())? - before;
+    // A peer may know no orderly end, so it is only dropped.
+    drop(target);
+    Ok(Cell { cpu_per_100k: cpu / opened * 1e5, rate: opened / seconds, busy: cpu / seconds })
 }
 
 fn open(hosts: &Hosts, end: Instant) -> Result<u64> {

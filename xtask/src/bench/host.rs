@@ -26,31 +26,52 @@ pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(super) const PORT: u16 = 1337;
 /// The wire's device, on either side.
 pub(super) const DEVICE: &str = "wire";
-const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2113);
+const TARGET_HTTP: u16 = 2113;
+const CLIENT_HTTP: u16 = 2112;
 
 /// The two hosts.
 pub(super) struct Hosts {
     pub(super) target: Namespace,
     pub(super) peer: Namespace,
+    /// Between the two, if they are apart: a forwarder has to join its devices `near` and `far`.
+    pub(super) wire: Option<Namespace>,
     interrupt: Interrupt,
 }
 
 impl Hosts {
     /// Makes them, and the wire.
     pub(super) fn new(interrupt: &Interrupt) -> Result<Self> {
-        let mut made = Namespace::create(&["bench-target".into(), "bench-peer".into()])?.into_iter();
-        let (Some(target), Some(peer)) = (made.next(), made.next()) else {
-            bail!("two namespaces were asked for")
-        };
+        let [target, peer] = namespaces(["bench-target", "bench-peer"])?;
         let link = format!("link add {DEVICE} type veth peer name {DEVICE} netns {}\n", peer.name());
         tool::ip(Some(&target), &link)?;
+        Self::set_up(target, peer, None, interrupt)
+    }
+
+    /// Makes them, with the wire cut in two: the ends are the devices `near` and `far` in a third namespace.
+    pub(super) fn apart(interrupt: &Interrupt) -> Result<Self> {
+        let [target, peer, wire] = namespaces(["bench-target", "bench-peer", "bench-wire"])?;
+        for (namespace, end) in [(&peer, "near"), (&target, "far")] {
+            let link = format!("link add {DEVICE} type veth peer name {end} netns {}\n", wire.name());
+            tool::ip(Some(namespace), &link)?;
+            tool::ip(Some(&wire), &format!("link set {end} up\n"))?;
+        }
+        wire.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
+        Self::set_up(target, peer, Some(wire), interrupt)
+    }
+
+    fn set_up(
+        target: Namespace,
+        peer: Namespace,
+        wire: Option<Namespace>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         for (namespace, address) in [(&target, TARGET), (&peer, PEER)] {
             let setup = format!("addr add {address}/24 dev {DEVICE}\nlink set lo up\nlink set {DEVICE} up\n");
             tool::ip(Some(namespace), &setup)?;
             namespace.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
         }
         fs::create_dir_all(scratch_dir())?;
-        Ok(Self { target, peer, interrupt: interrupt.clone() })
+        Ok(Self { target, peer, wire, interrupt: interrupt.clone() })
     }
 
     /// Starts an external target, and waits until it listens.
@@ -75,6 +96,11 @@ impl Hosts {
         Ok(child)
     }
 
+    /// Starts a client at the peer's.
+    pub(super) fn start_client(&self, program: &Path, args: &[String]) -> Result<Child> {
+        Child::start("bench-client".into(), &self.peer, program, args, &scratch_dir(), None)
+    }
+
     /// Ends what was started.
     pub(super) fn stop(&self, child: Child) -> Result<()> {
         child.terminate(&self.interrupt)
@@ -87,15 +113,20 @@ impl Hosts {
 
     /// A page of the target.
     pub(super) fn get(&self, path: &str) -> Result<String> {
-        self.target.run(|| {
-            let mut stream = TcpStream::connect_timeout(&HTTP, Duration::from_secs(2))?;
-            stream.set_read_timeout(Some(Duration::from_secs(9)))?;
-            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            Ok(body.to_owned())
-        })
+        self.target.run(|| get(TARGET_HTTP, path))
+    }
+
+    /// A page of the client.
+    pub(super) fn client_page(&self, path: &str) -> Result<String> {
+        self.peer.run(|| get(CLIENT_HTTP, path))
+    }
+
+    /// TCP sockets of a host that are neither closed nor only waiting for late segments.
+    pub(super) fn sockets(host: &Namespace) -> Result<u64> {
+        let text = host.run(|| Ok(fs::read_to_string("/proc/thread-self/net/sockstat")?))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("TCP: inuse "));
+        let count = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        count.context("sockstat has no TCP sockets")
     }
 
     /// The kernel's part of `/sources`.
@@ -124,6 +155,22 @@ impl Hosts {
         let (packets, dropped) = column(1).zip(column(3)).context("the wire has no counters")?;
         Ok([packets - dropped, dropped])
     }
+}
+
+fn namespaces<const N: usize>(roles: [&str; N]) -> Result<[Namespace; N]> {
+    let made = Namespace::create(&roles.map(Into::into))?;
+    made.try_into().map_err(|_| anyhow::anyhow!("not all namespaces were made"))
+}
+
+fn get(port: u16, path: &str) -> Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(9)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    Ok(body.to_owned())
 }
 
 impl Drop for Hosts {

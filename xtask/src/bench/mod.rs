@@ -3,16 +3,20 @@
 //! Benches are no tests: rows print what was measured, with spread, and judge nothing but their own arithmetic.
 
 mod accept;
+mod accuracy;
 mod flood;
+mod held;
 mod host;
 mod latency;
+mod probing;
 mod start;
 mod transit;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use crate::lab::{interrupt::Interrupt, tool::check_prerequisites};
 
@@ -36,8 +40,20 @@ pub(crate) struct Options {
 enum Row {
     /// From exec to the first connection, beside a program that only connects
     Start,
+    /// Size of the program's file
+    Size,
     /// Resident memory of both ends when idle
     Memory,
+    /// How late a client finds out, and how true its report is, at 50, 10 and 1 ms
+    Accuracy,
+    /// Whether a client gets its pong, by round-trip time
+    RoundTrips,
+    /// Probes a second at short intervals
+    Rate,
+    /// Time to open 19,800 connections, and memory per 10,000 held
+    Held,
+    /// Time, memory and CPU from 1,000 to 100,000 held connections
+    Growth,
     /// CPU of the target per connection, and how many it takes
     Accept,
     /// A SYN flood: totals against the interface's own counter, events, memory
@@ -48,15 +64,26 @@ enum Row {
     Latency,
     /// Other traffic through the interface, with the kernel program and without
     Transit,
+    /// Nanoseconds per packet of the kernel program
+    Packet,
 }
 
 /// Where the programs are, and how long rows may take.
 struct Bench {
     program: PathBuf,
     bare: PathBuf,
+    plain: PathBuf,
     peer: Option<PathBuf>,
     quick: bool,
     interrupt: Interrupt,
+}
+
+impl Bench {
+    /// What is compared: ours, and the peer if there is one.
+    fn programs(&self) -> Vec<(&'static str, &Path)> {
+        let peer = self.peer.as_deref().map(|peer| ("peer", peer));
+        std::iter::once(("egw-probe", self.program.as_path())).chain(peer).collect()
+    }
 }
 
 /// Measures the rows, one after another.
@@ -67,24 +94,58 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let bench = Bench {
         program: build("egw-probe", "egw-probe")?,
         bare: build("xtask", "bare-connect")?,
+        plain: build("xtask", "plain-accept")?,
         peer: options.peer.clone(),
         quick: options.quick,
         interrupt,
     };
-    let all = [Row::Start, Row::Memory, Row::Accept, Row::Flood, Row::Tags, Row::Latency, Row::Transit];
-    for row in if options.rows.is_empty() { &all[..] } else { &options.rows } {
+    let all = Row::value_variants();
+    for row in if options.rows.is_empty() { all } else { &options.rows } {
         let table = match row {
             Row::Start => start::start(&bench)?,
+            Row::Size => start::size(&bench)?,
             Row::Memory => start::memory(&bench)?,
+            Row::Accuracy => accuracy::accuracy(&bench)?,
+            Row::RoundTrips => probing::round_trips(&bench)?,
+            Row::Rate => probing::rate(&bench)?,
+            Row::Held => held::held(&bench)?,
+            Row::Growth => held::growth(&bench)?,
             Row::Accept => accept::accept(&bench)?,
             Row::Flood => flood::flood(&bench)?,
             Row::Tags => flood::tags(&bench)?,
             Row::Latency => latency::latency(&bench)?,
             Row::Transit => transit::transit(&bench)?,
+            Row::Packet => packet(&bench)?,
         };
         if options.json { println!("{}", serde_json::to_string(&table)?) } else { table.print() }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Nanoseconds per packet, by the benchmark that lives with the program.
+fn packet(bench: &Bench) -> Result<Table> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["bench", "--quiet", "--package", "egw-probe", "--bench", "kernel_cost"]);
+    if bench.quick {
+        command.args(["--profile", "dev", "--", "--quick"]);
+    }
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "the kernel_cost benchmark failed");
+    let text = String::from_utf8(output.stdout)?;
+    Ok(Table {
+        title: "kernel program: cargo bench -p egw-probe --bench kernel_cost".into(),
+        columns: vec![""],
+        lines: text.lines().map(|line| vec![line.to_owned()]).collect(),
+        remarks: vec![],
+    })
+}
+
+/// Values over those of the same round of another program: median, least and greatest.
+fn ratio(values: &[f64], base: &[f64]) -> String {
+    let [min, median, max] =
+        Spread::of(values.iter().zip(base).map(|(value, base)| value / base).collect()).show(2);
+    format!("{median} ({min} to {max})")
 }
 
 fn build(package: &str, binary: &str) -> Result<PathBuf> {

@@ -55,6 +55,24 @@ pub(super) fn start(bench: &Bench) -> Result<Table> {
     })
 }
 
+/// Bytes of the program's file.
+pub(super) fn size(bench: &Bench) -> Result<Table> {
+    let sizes =
+        bench.programs().into_iter().map(|(name, program)| Ok((name, std::fs::metadata(program)?.len())));
+    let sizes = sizes.collect::<Result<Vec<_>>>()?;
+    let ours = sizes[0].1 as f64;
+    let line = |(name, bytes): &(&str, u64)| {
+        let size = *bytes as f64;
+        vec![(*name).to_owned(), format!("{:.1}", size / 1024.0 / 1024.0), format!("{:.2}", size / ours)]
+    };
+    Ok(Table {
+        title: "size of the program's file, MiB".to_owned(),
+        columns: vec!["program", "size", "to egw-probe"],
+        lines: sizes.iter().map(line).collect(),
+        remarks: vec![],
+    })
+}
+
 /// Resident memory of a client whose test is over and of a target that has answered it.
 pub(super) fn memory(bench: &Bench) -> Result<Table> {
     let mut lines = vec![];

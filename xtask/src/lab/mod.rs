@@ -24,7 +24,7 @@ pub(crate) mod tool;
 mod topology;
 mod verdict;
 mod watched;
-mod wire;
+pub(crate) mod wire;
 
 use std::{
     fs,

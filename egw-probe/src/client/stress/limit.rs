@@ -1,0 +1,262 @@
+//! Which limit a stress test ran into: a judgement on what was counted, with the evidence for it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::DialFailure;
+use super::lanes::PortRange;
+use super::report::StressEnd;
+
+/// Ranges that gateways choose ports from, per egress IP, remote IP and remote port.
+const KNOWN_POOLS: [(u64, &str); 3] = [
+    (32_768, "Cilium's NAT range is 32,768 ports"),
+    (64_512, "a masquerade over 1024-65535 has 64,512 ports"),
+    (28_232, "Linux's default range is 28,232 ports"),
+];
+/// How far from a known pool still counts as its size: others may hold some of its ports.
+const POOL_TOLERANCE: f64 = 0.02;
+
+/// A limit, how sure that is, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Which one.
+    pub kind: LimitKind,
+    /// Seen on this host, not only concluded.
+    pub certain: bool,
+    /// What it is concluded from.
+    pub evidence: String,
+    /// What moves it.
+    pub remedy: String,
+}
+
+/// What there was not enough of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKind {
+    /// Descriptors of this process or host.
+    Descriptors,
+    /// Local ports of this host.
+    LocalPorts,
+    /// Memory for sockets on this host.
+    Memory,
+    /// Ports, or connection tracking entries, of the gateway's NAT.
+    NatPorts,
+    /// The target: its descriptors, its accept queue, or it is gone.
+    Target,
+    /// The way there, whatever the number of connections.
+    Path,
+}
+
+impl LimitKind {
+    /// As text shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors of this host",
+            Self::LocalPorts => "local ports of this host",
+            Self::Memory => "socket memory of this host",
+            Self::NatPorts => "the gateway's NAT ports",
+            Self::Target => "the target",
+            Self::Path => "the path",
+        }
+    }
+}
+
+/// What is known when the test is over.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// Why it ended.
+    pub ended: StressEnd,
+    /// Dials that failed.
+    pub failed_by: &'a BTreeMap<DialFailure, u64>,
+    /// Connections open.
+    pub open: u64,
+    /// Of these, without an answer of the target although a dial timed out since; 0 if nothing ever answered.
+    pub unanswered: u64,
+    /// Connections that closed by themselves.
+    pub closed: u64,
+    /// Pairs of source address and target.
+    pub lanes: u64,
+    /// Targets.
+    pub targets: u64,
+    /// Ports of each pair.
+    pub port_range: Option<PortRange>,
+    /// Connections that the descriptors allow.
+    pub most: u64,
+}
+
+impl Evidence<'_> {
+    fn failed(&self, reason: DialFailure) -> u64 {
+        self.failed_by.get(&reason).copied().unwrap_or(0)
+    }
+
+    fn ports(&self) -> String {
+        match self.port_range {
+            Some(range) => format!(
+                "{} pairs of source address and target with {} ports each (net.ipv4.ip_local_port_range = {} {})",
+                self.lanes,
+                range.ports(),
+                range.low,
+                range.high
+            ),
+            None => format!("{} pairs of source address and target", self.lanes),
+        }
+    }
+
+    /// What this host would still have had.
+    fn spare(&self) -> String {
+        let ports = self.port_range.map(|range| u64::from(range.ports()) * self.lanes);
+        let ports = ports.map_or("unknown".into(), |all| all.saturating_sub(self.open).to_string());
+        format!("this host has {ports} local ports and {} descriptors to spare", self.most - self.open)
+    }
+}
+
+/// Which limit it was; `None` if the test ended without meeting one.
+pub fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
+    let of = |kind, certain, evidence: String, remedy: &str| {
+        Some(Limit { kind, certain, evidence, remedy: remedy.to_owned() })
+    };
+    let e = evidence;
+    if e.ended == StressEnd::Descriptors || e.failed(DialFailure::NoDescriptor) > 0 {
+        let seen = format!("{} connections open of {} that the descriptor limit allows", e.open, e.most);
+        return of(
+            LimitKind::Descriptors,
+            true,
+            seen,
+            "raise the limit (ulimit -Hn, as root) before the start",
+        );
+    }
+    if e.ended != StressEnd::FailedDials {
+        return None;
+    }
+    // The reason that failed most; of equals the one nearest to this host.
+    let (reason, count) = e.failed_by.iter().rev().max_by_key(|(_, count)| **count)?;
+    let after = format!("{count} dials failed ({}) at {} open connections", reason.name(), e.open);
+    match reason {
+        DialFailure::NoDescriptor => None,
+        DialFailure::NoLocalPort => of(
+            LimitKind::LocalPorts,
+            true,
+            format!("no free port on {}; {} open connections", e.ports(), e.open),
+            "add --stress-source-addr or --stress-target-addr, or widen net.ipv4.ip_local_port_range",
+        ),
+        DialFailure::NoMemory => of(
+            LimitKind::Memory,
+            true,
+            after,
+            "raise net.ipv4.tcp_mem, or give this host or its cgroup more memory",
+        ),
+        _ if e.open == 0 && e.closed == 0 => {
+            of(LimitKind::Path, false, after, "see that a client reaches the target at all")
+        }
+        DialFailure::Forbidden => of(
+            LimitKind::Path,
+            true,
+            after,
+            "a firewall or cgroup program of this host refuses them: change it",
+        ),
+        DialFailure::Refused | DialFailure::Reset if e.closed > 0 => of(
+            LimitKind::Target,
+            false,
+            format!("{after}, and {} open ones closed by themselves: it ended or restarted", e.closed),
+            "look at the target",
+        ),
+        DialFailure::Timeout if e.unanswered > 0 => of(
+            LimitKind::Target,
+            false,
+            format!("{after}; {} open ones got no pong: it has stopped accepting", e.unanswered),
+            "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use several",
+        ),
+        DialFailure::Refused | DialFailure::Reset => of(
+            LimitKind::Target,
+            false,
+            format!("{after}; something on the way or the target answers with RST; {}", e.spare()),
+            "look at the target's log, and at what rejects on the gateway",
+        ),
+        DialFailure::Timeout | DialFailure::Unreachable | DialFailure::Other if e.closed > 0 => of(
+            LimitKind::Path,
+            false,
+            format!("{after}, and {} open ones closed by themselves", e.closed),
+            "look for an outage at that time: client --watch --hold follows it",
+        ),
+        DialFailure::Timeout | DialFailure::Unreachable | DialFailure::Other => of(
+            LimitKind::NatPorts,
+            false,
+            format!(
+                "{after}; all of them answered and none lost; {}{}",
+                e.spare(),
+                known_pool(e.open / e.targets.max(1))
+            ),
+            "add egress IPs, or --stress-target-addr (NAT ports are per egress IP, remote IP and port); if that changes \
+             nothing, the gateway's connection tracking table is full (nf_conntrack_max, Cilium's NAT map)",
+        ),
+    }
+}
+
+fn known_pool(per_target: u64) -> String {
+    let near = |size: u64| (per_target as f64 / size as f64 - 1.0).abs() < POOL_TOLERANCE;
+    let known = KNOWN_POOLS.iter().find(|(size, _)| near(*size));
+    known.map_or(String::new(), |(_, text)| format!("; {per_target} per target: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met(ended: StressEnd, failed: &[(DialFailure, u64)], change: fn(&mut Evidence<'_>)) -> Option<Limit> {
+        let failed_by = failed.iter().copied().collect();
+        let mut evidence = Evidence {
+            ended,
+            failed_by: &failed_by,
+            open: 32_700,
+            unanswered: 0,
+            closed: 0,
+            lanes: 2,
+            targets: 1,
+            port_range: Some(PortRange { low: 32_768, high: 60_999 }),
+            most: 100_000,
+        };
+        change(&mut evidence);
+        judge(&evidence)
+    }
+
+    #[test]
+    fn each_limit_is_told_from_what_failed_and_what_did_not() {
+        use DialFailure::{NoLocalPort, NoMemory, Refused, Timeout};
+        use StressEnd::FailedDials;
+        type Case = (&'static [(DialFailure, u64)], fn(&mut Evidence<'_>), LimitKind, bool);
+        let cases: [Case; 8] = [
+            (&[(NoLocalPort, 3)], |_| {}, LimitKind::LocalPorts, true),
+            (&[(NoMemory, 3)], |_| {}, LimitKind::Memory, true),
+            (&[(Timeout, 3)], |_| {}, LimitKind::NatPorts, false),
+            (&[(Timeout, 3)], |e| e.unanswered = 4_096, LimitKind::Target, false),
+            (&[(Timeout, 3)], |e| e.closed = 9, LimitKind::Path, false),
+            (&[(Timeout, 3)], |e| e.open = 0, LimitKind::Path, false),
+            (&[(Refused, 3)], |e| (e.open, e.closed) = (0, 9), LimitKind::Target, false),
+            (&[(Refused, 3)], |_| {}, LimitKind::Target, false),
+        ];
+        for (failed, change, kind, certain) in cases {
+            let limit = met(FailedDials, failed, change).unwrap();
+            assert_eq!((limit.kind, limit.certain), (kind, certain), "{failed:?}: {}", limit.evidence);
+        }
+        assert_eq!(met(StressEnd::Descriptors, &[], |_| {}).unwrap().kind, LimitKind::Descriptors);
+        assert_eq!(met(StressEnd::Duration, &[(Timeout, 1)], |_| {}), None);
+        assert_eq!(met(StressEnd::Connections, &[], |_| {}), None);
+    }
+
+    #[test]
+    fn the_evidence_names_the_figures() {
+        let ports = met(StressEnd::FailedDials, &[(DialFailure::NoLocalPort, 3)], |_| {}).unwrap();
+        assert_eq!(
+            ports.evidence,
+            "no free port on 2 pairs of source address and target with 28232 ports each \
+             (net.ipv4.ip_local_port_range = 32768 60999); 32700 open connections"
+        );
+        let nat = met(StressEnd::FailedDials, &[(DialFailure::Timeout, 3)], |_| {}).unwrap();
+        assert_eq!(
+            nat.evidence,
+            "3 dials failed (timeout) at 32700 open connections; all of them answered and none lost; this host has 23764 \
+             local ports and 67300 descriptors to spare; 32700 per target: Cilium's NAT range is 32,768 ports"
+        );
+    }
+}

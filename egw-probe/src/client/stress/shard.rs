@@ -1,0 +1,451 @@
+//! One thread's share of the stress test: it dials, and follows the connections that came of it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use rustix::net::{RecvFlags, recv};
+use socket2::{Socket, TcpKeepalive};
+
+use super::failure::DialFailure;
+use super::lanes::Lanes;
+use super::report::{CAP, Closing, FailedDial, StressEnd, StressReport};
+use super::series::{Event, Series};
+use crate::client::hold::LossReason;
+use crate::client::metrics::ClientMetrics;
+use crate::client::result::Quantiles;
+use crate::clock::Monotonic;
+use crate::log::RateLimit;
+use crate::poller::{EventFlags, Poller, Ready};
+
+/// How long one dial may take, as in the old program.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A dial slower than this is worth a log line, as in the old program.
+const SLOW_DIAL: Duration = Duration::from_millis(100);
+/// How often a shard looks for what others did, and for dials that ran out of time.
+const GLANCE: Duration = Duration::from_millis(10);
+/// How long answers on the last connections are waited for.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
+/// What all shards go by.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Where everything is counted.
+    pub metrics: &'a ClientMetrics,
+    /// The first dial.
+    pub begun: Monotonic,
+    /// When the test is over, if that is set.
+    pub end: Option<Monotonic>,
+    /// Connections to open.
+    pub wanted: u64,
+    /// Connections that the descriptors allow, dials under way included.
+    pub most: u64,
+    /// Failed dials that end the test.
+    pub max_failed: u64,
+    /// Checks on idle connections.
+    pub keepalive: Option<TcpKeepalive>,
+    /// Counts of all shards.
+    pub total: Total,
+}
+
+/// Counts of all shards together.
+#[derive(Debug, Default)]
+pub struct Total {
+    /// Connections established.
+    pub opened: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Connections that closed by themselves.
+    pub closed: AtomicU64,
+    /// Dials that failed.
+    pub failed: AtomicU64,
+    /// Set once a signal has come.
+    pub interrupted: AtomicBool,
+    /// Dials begun, less those that failed.
+    begun: AtomicU64,
+    /// Descriptors taken.
+    taken: AtomicU64,
+}
+
+impl Plan<'_> {
+    /// Takes a place for one more dial, if there is one.
+    fn claim(&self) -> bool {
+        let total = &self.total;
+        if total.failed.load(Relaxed) >= self.max_failed {
+            return false;
+        }
+        if total.begun.fetch_add(1, Relaxed) < self.wanted {
+            if total.taken.fetch_add(1, Relaxed) < self.most {
+                return true;
+            }
+            total.taken.fetch_sub(1, Relaxed);
+        }
+        total.begun.fetch_sub(1, Relaxed);
+        false
+    }
+
+    /// Gives a place back.
+    fn give_back(&self) {
+        self.total.begun.fetch_sub(1, Relaxed);
+        self.total.taken.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A place in the table of sockets; epoll knows it by its index.
+#[derive(Debug)]
+enum Slot {
+    Free,
+    /// Under way; the index of its [`Dial`].
+    Dialling(Socket, u16),
+    Open {
+        socket: Socket,
+        lane: u16,
+        answered: bool,
+        /// Since the first dial.
+        since_milliseconds: u32,
+    },
+}
+
+// Some bytes for each of a hundred thousand connections.
+const _: () = assert!(size_of::<Slot>() <= 12);
+
+/// A dial under way.
+#[derive(Debug, Clone, Copy)]
+struct Dial {
+    slot: u32,
+    lane: u16,
+    begun: Monotonic,
+}
+
+/// A share of the dials and of the connections. These stay open until it is dropped.
+#[derive(Debug)]
+pub struct Shard<'a> {
+    plan: &'a Plan<'a>,
+    poller: Poller,
+    slots: Vec<Slot>,
+    /// Indexes of `slots` that are free again.
+    free: Vec<u32>,
+    /// Dials under way, as many places as there may be.
+    dials: Vec<Option<Dial>>,
+    in_flight: usize,
+    lanes: Lanes,
+    ready: Vec<Ready>,
+    /// Open connections on which the target has not answered.
+    unanswered: u64,
+    latency_ns: Histogram<u64>,
+    series: Series,
+    report: StressReport,
+    log: RateLimit,
+}
+
+/// What a shard counted.
+#[derive(Debug)]
+pub struct ShardReport {
+    /// Why it ended.
+    pub ended: StressEnd,
+    /// Its counts and lists; what only all shards together know is left out.
+    pub report: StressReport,
+    /// How long its dials took.
+    pub latency_ns: Histogram<u64>,
+    /// How it went over time.
+    pub series: Series,
+    /// Open connections without an answer.
+    pub unanswered: u64,
+}
+
+impl<'a> Shard<'a> {
+    /// A shard with so many dials under way at a time.
+    pub fn new(plan: &'a Plan<'a>, concurrency: usize, lanes: Lanes) -> io::Result<Self> {
+        Ok(Self {
+            plan,
+            poller: Poller::new()?,
+            slots: Vec::new(),
+            free: Vec::new(),
+            dials: vec![None; concurrency],
+            in_flight: 0,
+            lanes,
+            ready: Vec::new(),
+            unanswered: 0,
+            latency_ns: Quantiles::histogram_ns(),
+            series: Series::default(),
+            report: StressReport::default(),
+            log: RateLimit::per_second(1),
+        })
+    }
+
+    /// What becomes readable when there is something to [`look`](Self::look) at.
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// Dials until the plan is over. Dials still under way then end; connections stay open.
+    pub fn run(&mut self) -> io::Result<ShardReport> {
+        let mut look_for_timeouts = self.plan.begun + GLANCE;
+        let ended = loop {
+            let now = Monotonic::now();
+            if let Some(ended) = self.is_over(now) {
+                break ended;
+            }
+            if self.in_flight < self.dials.len() && self.plan.claim() {
+                self.dial(now)?;
+                // What the dial, or others meanwhile, brought about: a look after each keeps every latency its own.
+                self.wait(now)?;
+            } else {
+                let until =
+                    self.next_timeout().into_iter().chain(self.plan.end).fold(now + GLANCE, Monotonic::min);
+                self.wait(until)?;
+            }
+            if now >= look_for_timeouts {
+                self.give_up(Monotonic::now());
+                look_for_timeouts = now + GLANCE;
+            }
+        };
+        let patience = Monotonic::now() + LAST_ANSWERS;
+        while self.report.answered > 0 && self.unanswered > 0 && Monotonic::now() < patience {
+            self.wait(patience)?;
+        }
+        self.report.unsettled = self.in_flight as u64;
+        for place in 0..self.dials.len() {
+            if let Some(dial) = self.settle(place as u16) {
+                self.release(dial.slot);
+                self.plan.give_back();
+            }
+        }
+        Ok(ShardReport {
+            ended,
+            report: self.report.clone(),
+            latency_ns: self.latency_ns.clone(),
+            series: std::mem::take(&mut self.series),
+            unanswered: self.unanswered,
+        })
+    }
+
+    /// Takes in what has happened to open connections, without waiting.
+    pub fn look(&mut self) -> io::Result<()> {
+        self.wait(Monotonic::now())
+    }
+
+    fn is_over(&self, now: Monotonic) -> Option<StressEnd> {
+        let Plan { end, wanted, most, max_failed, total, .. } = self.plan;
+        if total.interrupted.load(Relaxed) {
+            Some(StressEnd::Interrupted)
+        } else if end.is_some_and(|end| now >= end) {
+            Some(StressEnd::Duration)
+        } else if total.failed.load(Relaxed) >= *max_failed {
+            Some(StressEnd::FailedDials)
+        } else if self.in_flight > 0 {
+            None
+        } else if total.opened.load(Relaxed) >= *wanted {
+            end.is_none().then_some(StressEnd::Connections)
+        } else {
+            (total.open.load(Relaxed) >= *most).then_some(StressEnd::Descriptors)
+        }
+    }
+
+    fn dial(&mut self, now: Monotonic) -> io::Result<()> {
+        let (socket, lane) = self.lanes.dial();
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.fail(&error, lane, now, now);
+                return Ok(());
+            }
+        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::Free);
+            self.slots.len() as u32 - 1
+        });
+        let place = self.dials.iter().position(Option::is_none).unwrap_or_default();
+        self.dials[place] = Some(Dial { slot, lane, begun: now });
+        self.in_flight += 1;
+        let interest = EventFlags::OUT | EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        let added = self.poller.add(&socket, u64::from(slot), interest);
+        self.slots[slot as usize] = Slot::Dialling(socket, place as u16);
+        added
+    }
+
+    /// When the first dial under way runs out of time.
+    fn next_timeout(&self) -> Option<Monotonic> {
+        self.dials.iter().flatten().map(|dial| dial.begun + DIAL_TIMEOUT).min()
+    }
+
+    fn give_up(&mut self, now: Monotonic) {
+        for place in 0..self.dials.len() {
+            let Some(dial) = self.dials[place] else { continue };
+            if now >= dial.begun + DIAL_TIMEOUT {
+                self.settle(place as u16);
+                self.release(dial.slot);
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within 5s");
+                self.fail(&error, dial.lane, dial.begun, now);
+            }
+        }
+    }
+
+    fn settle(&mut self, place: u16) -> Option<Dial> {
+        let dial = self.dials.get_mut(usize::from(place))?.take()?;
+        self.in_flight -= 1;
+        Some(dial)
+    }
+
+    /// Closes what a slot holds, and makes it free.
+    fn release(&mut self, slot: u32) {
+        self.slots[slot as usize] = Slot::Free;
+        self.free.push(slot);
+    }
+
+    fn fail(&mut self, error: &io::Error, lane: u16, begun: Monotonic, now: Monotonic) {
+        let reason = DialFailure::of(error);
+        let elapsed = Monotonic::now().since(begun);
+        let open = self.plan.total.open.load(Relaxed);
+        self.plan.give_back();
+        self.report.failed += 1;
+        self.plan.total.failed.fetch_add(1, Relaxed);
+        *self.report.failed_by.entry(reason).or_default() += 1;
+        self.series.note(now.since(self.plan.begun), Event::Failed);
+        self.plan.metrics.stress.failed[reason as usize].inc();
+        let target = self.lanes.target(lane).to_string();
+        if let Some(held_back) = self.log.pass(now) {
+            let failed = self.report.failed;
+            tracing::warn!(%error, reason = reason.name(), target, ?elapsed, open, failed, held_back, "dial failed");
+        }
+        if self.report.failures.len() < CAP {
+            self.report.failures.push(FailedDial {
+                at_seconds: now.since(self.plan.begun).as_secs_f64(),
+                elapsed_seconds: elapsed.as_secs_f64(),
+                open,
+                target,
+                reason,
+                error: error.to_string(),
+            });
+        }
+    }
+
+    fn wait(&mut self, until: Monotonic) -> io::Result<()> {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.poller.wait(Some(until), &mut ready)?;
+        // One reading for a batch: it is taken right after the kernel told of all of them.
+        let now = Monotonic::now();
+        for event in ready.drain(..) {
+            self.handle(event, now);
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
+    fn handle(&mut self, Ready { token, flags }: Ready, now: Monotonic) {
+        let slot = token as u32;
+        let gone = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let Some(place) = self.slots.get_mut(token as usize) else { return };
+        if let Slot::Dialling(socket, dial) = place {
+            let dial = *dial;
+            let error = if gone { socket.take_error().unwrap_or_else(Some) } else { None };
+            if error.is_none() && !flags.contains(EventFlags::OUT) {
+                return;
+            }
+            let Some(dial) = self.settle(dial) else { return };
+            if let Some(error) = error {
+                self.release(slot);
+                self.fail(&error, dial.lane, dial.begun, now);
+                return;
+            }
+            self.establish(slot, dial, now);
+        }
+        self.follow(slot, flags, gone, now);
+    }
+
+    fn establish(&mut self, slot: u32, dial: Dial, now: Monotonic) {
+        let Slot::Dialling(socket, _) = std::mem::replace(&mut self.slots[slot as usize], Slot::Free) else {
+            return;
+        };
+        if let Some(Err(error)) =
+            self.plan.keepalive.as_ref().map(|keepalive| socket.set_tcp_keepalive(keepalive))
+        {
+            tracing::debug!(%error, "no keepalive");
+        }
+        let (elapsed, at) = (now.since(dial.begun), now.since(self.plan.begun));
+        self.slots[slot as usize] = Slot::Open {
+            socket,
+            lane: dial.lane,
+            answered: false,
+            since_milliseconds: u32::try_from(at.as_millis()).unwrap_or(u32::MAX),
+        };
+        self.plan.total.opened.fetch_add(1, Relaxed);
+        let open = self.plan.total.open.fetch_add(1, Relaxed) + 1;
+        self.unanswered += 1;
+        self.report.opened += 1;
+        self.report.peak_open = self.report.peak_open.max(open);
+        self.report.opening_seconds = at.as_secs_f64();
+        self.latency_ns.saturating_record(elapsed.as_nanos() as u64);
+        self.series.note(at, Event::Opened(elapsed));
+        self.plan.metrics.stress.opened(elapsed);
+        if elapsed > SLOW_DIAL
+            && let Some(held_back) = self.log.pass(now)
+        {
+            tracing::warn!(
+                ?elapsed,
+                opened = self.report.opened,
+                held_back,
+                "dialling took more than 100 ms"
+            );
+        }
+    }
+
+    /// What happens on an open connection: the target's answer, or the end.
+    fn follow(&mut self, slot: u32, flags: EventFlags, gone: bool, now: Monotonic) {
+        let place = &mut self.slots[slot as usize];
+        let Slot::Open { socket, answered, lane, since_milliseconds } = place else { return };
+        // Taken before anything is read: a read would take it away.
+        let error = if gone { socket.take_error().ok().flatten() } else { None };
+        if flags.contains(EventFlags::IN) && discard(socket) && !*answered {
+            *answered = true;
+            self.unanswered -= 1;
+            self.report.answered += 1;
+        }
+        if !gone {
+            return;
+        }
+        let at = now.since(self.plan.begun);
+        let closing = Closing {
+            at_seconds: at.as_secs_f64(),
+            open_seconds: at
+                .saturating_sub(Duration::from_millis(u64::from(*since_milliseconds)))
+                .as_secs_f64(),
+            target: self.lanes.target(*lane).to_string(),
+            answered: *answered,
+            reason: LossReason::of(error.as_ref()),
+        };
+        self.unanswered -= u64::from(!*answered);
+        self.release(slot);
+        self.plan.total.open.fetch_sub(1, Relaxed);
+        self.plan.total.taken.fetch_sub(1, Relaxed);
+        self.plan.total.closed.fetch_add(1, Relaxed);
+        self.report.closed += 1;
+        *self.report.closed_by.entry(closing.reason).or_default() += 1;
+        self.series.note(at, Event::Closed);
+        self.plan.metrics.stress.closed(closing.reason);
+        if let Some(held_back) = self.log.pass(now) {
+            let Closing { reason, open_seconds, .. } = closing;
+            let closed = self.report.closed;
+            tracing::warn!(reason = reason.name(), open_seconds, closed, held_back, "connection lost");
+        }
+        if self.report.closings.len() < CAP {
+            self.report.closings.push(closing);
+        }
+    }
+}
+
+/// Reads and throws away what the target sent; whether there was something.
+fn discard(socket: &Socket) -> bool {
+    let mut scratch = [MaybeUninit::<u8>::uninit(); 512];
+    let mut any = false;
+    // Edge-triggered: until there is no more.
+    while let Ok((_, length)) = recv(socket, &mut scratch, RecvFlags::DONTWAIT) {
+        any |= length > 0;
+        if length < scratch.len() {
+            break;
+        }
+    }
+    any
+}

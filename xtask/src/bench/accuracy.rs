@@ -1,0 +1,116 @@
+//! How late a client finds out, and how true what it reports is: against a target whose verdict changes at a known instant.
+
+use std::{
+    io::Write,
+    net::TcpListener,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    Bench, Spread, Table,
+    host::{Hosts, PORT, TARGET},
+    ratio,
+};
+use crate::lab::clock::Monotonic;
+
+/// What one client did, in milliseconds.
+struct Found {
+    /// From the change to the first connection of that client that came after it.
+    late: f64,
+    /// The delay it reported, less that from its exec to that connection.
+    wrong: f64,
+}
+
+/// At several intervals, ours and the peer in turn.
+pub(super) fn accuracy(bench: &Bench) -> Result<Table> {
+    let rounds = if bench.quick { 1 } else { 25 };
+    let hosts = Hosts::new(&bench.interrupt)?;
+    let mut random = fastrand::Rng::with_seed(6);
+    let mut lines = vec![];
+    for interval in ["50ms", "10ms", "1ms"] {
+        let programs = bench.programs();
+        let mut found: Vec<Vec<Found>> = programs.iter().map(|_| vec![]).collect();
+        for _ in 0..rounds {
+            let lead = Duration::from_micros(150_000 + random.u64(..50_000));
+            for ((_, program), found) in programs.iter().zip(&mut found) {
+                found.push(measure(&hosts, program, interval, lead)?);
+            }
+        }
+        let of =
+            |found: &[Found], value: fn(&Found) -> f64| -> Vec<f64> { found.iter().map(value).collect() };
+        for ((name, _), mine) in programs.iter().zip(&found) {
+            let [late, wrong] = [of(mine, |found| found.late), of(mine, |found| found.wrong)];
+            let ratio = ratio(&late, &of(&found[0], |found| found.late));
+            let (late, wrong) = (Spread::of(late).show(2), Spread::of(wrong).show(2));
+            let line =
+                [vec![(*name).to_owned(), interval.to_owned()], late.to_vec(), vec![ratio], wrong.to_vec()];
+            lines.push(line.concat());
+        }
+    }
+    Ok(Table {
+        title: format!("accuracy: a target that begins to answer at a known instant, milliseconds, {rounds} rounds"),
+        columns: vec![
+            "program", "interval", "late min", "median", "max", "to egw-probe", "misreported min", "median", "max",
+        ],
+        lines,
+        remarks: vec![
+            "late: from the change to the first connection after it; on a perfect grid 0 to one interval".into(),
+            "misreported: the delay reported, less that from exec to that connection; a program counts from its main".into(),
+        ],
+    })
+}
+
+fn measure(hosts: &Hosts, program: &Path, interval: &str, lead: Duration) -> Result<Found> {
+    let listener = hosts.target.run(|| Ok(TcpListener::bind((TARGET, PORT))?))?;
+    let answers = AtomicBool::new(false);
+    let (change, winner, exec, reported) = thread::scope(|scope| -> Result<_> {
+        let accepting = scope.spawn(|| -> Result<Monotonic> {
+            loop {
+                let (mut stream, _) = listener.accept()?;
+                let now = Monotonic::now();
+                if answers.load(Ordering::SeqCst) {
+                    stream.write_all(b"pong\n")?;
+                    return Ok(now);
+                }
+            }
+        });
+        let exec = Monotonic::now();
+        let flags = [
+            "client".to_owned(),
+            format!("--external-target-addr={TARGET}:{PORT}"),
+            format!("--interval={interval}"),
+        ];
+        let client = hosts.start_client(program, &flags)?;
+        hosts.pause(lead)?;
+        let change = Monotonic::now();
+        answers.store(true, Ordering::SeqCst);
+        let winner = match accepting.join() {
+            Ok(winner) => winner?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let reported = reported_delay(hosts)?;
+        drop(client);
+        Ok((change, winner, exec, reported))
+    })?;
+    let ms = |from: Monotonic, to: Monotonic| to.ns().saturating_sub(from.ns()) as f64 / 1e6;
+    Ok(Found { late: ms(change, winner), wrong: reported * 1e3 - ms(exec, winner) })
+}
+
+fn reported_delay(hosts: &Hosts) -> Result<f64> {
+    for _ in 0..200 {
+        hosts.pause(Duration::from_millis(10))?;
+        let page = hosts.client_page("/metrics").unwrap_or_default();
+        let series = "egw_scale_test_masquerade_delay_seconds_total ";
+        let value = page.lines().find_map(|line| line.strip_prefix(series));
+        let delay = value.map(|value| value.parse::<f64>().context("no number")).transpose()?;
+        if let Some(delay) = delay.filter(|delay| *delay > 0.0) {
+            return Ok(delay);
+        }
+    }
+    bail!("the client reports no delay")
+}

@@ -1,0 +1,226 @@
+//! Held connections: how long they take to open, and what they cost both ends and the kernel.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::{
+    Bench, Spread, Table,
+    host::{Hosts, PORT, TARGET, cpu_seconds, resident_kib},
+    ratio,
+};
+use crate::lab::tool;
+
+/// As many as the old program's default descriptor limit of 20,000 leaves room for.
+const STANDARD: u64 = 19_800;
+/// Local ports of the peer: the kernel's default range.
+const PORTS: u64 = 28_232;
+/// Pause before the first stress dial, in which both ends are measured idle.
+const IDLE: Duration = Duration::from_millis(1500);
+
+/// What one round measured.
+struct Cell {
+    /// Connections held in the end: a peer may know no number to stop at.
+    count: f64,
+    open_seconds: f64,
+    /// Memory above idle, KiB.
+    client_kib: f64,
+    target_kib: f64,
+    kernel_kib: f64,
+    /// Processor seconds while opening.
+    client_cpu: f64,
+    target_cpu: f64,
+    /// Busy cores of the whole machine while the connections were only held.
+    holding: f64,
+}
+
+/// Opens the standard number: ours one at a time and eight at a time, and the peer.
+pub(super) fn held(bench: &Bench) -> Result<Table> {
+    let (rounds, count) = if bench.quick { (1, 500) } else { (5, STANDARD) };
+    let mut programs: Vec<(&str, &Path, &[&str])> = vec![
+        ("egw-probe", &bench.program, &[]),
+        ("egw-probe, 8 at a time", &bench.program, &["--stress-concurrency=8"]),
+    ];
+    programs.extend(bench.peer.as_deref().map(|peer| ("peer", peer, &[][..])));
+    let mut cells: Vec<Vec<Cell>> = programs.iter().map(|_| vec![]).collect();
+    for _ in 0..rounds {
+        for ((_, program, flags), cells) in programs.iter().zip(&mut cells) {
+            cells.push(measure(bench, program, flags, count, 1, Duration::ZERO)?);
+        }
+    }
+    let of = |cells: &[Cell], value: fn(&Cell) -> f64| -> Vec<f64> { cells.iter().map(value).collect() };
+    let times = |cells: &[Cell]| of(cells, |cell| cell.open_seconds);
+    let lines = programs.iter().zip(&cells).map(|((name, ..), mine)| {
+        let median = |value: fn(&Cell) -> f64| Spread::of(of(mine, value)).median;
+        let mut line = vec![(*name).to_owned()];
+        line.extend(Spread::of(times(mine)).show(3));
+        line.push(ratio(&times(mine), &times(&cells[0])));
+        line.push(format!("{:.2}", median(|cell| cell.client_kib / 1024.0 / cell.count * 1e4)));
+        line.push(format!("{:.2}", median(|cell| cell.target_kib / 1024.0 / cell.count * 1e4)));
+        line.push(format!("{:.1}", median(|cell| cell.kernel_kib / cell.count)));
+        line.push(format!("{:.2}", median(|cell| cell.client_cpu)));
+        line.push(format!("{:.2}", median(|cell| cell.target_cpu)));
+        line
+    });
+    Ok(Table {
+        title: format!("opening {count} connections and holding them, {rounds} interleaved rounds, each with its own target"),
+        columns: vec![
+            "program", "open s: min", "median", "max", "to egw-probe", "client MB/10k", "target MB/10k",
+            "kernel KiB each", "client CPU s", "target CPU s",
+        ],
+        lines: lines.collect(),
+        remarks: vec![
+            "MB/10k: resident memory above idle, per 10,000 held connections, in MiB".into(),
+            "kernel KiB each: growth of the kernel's memory for a connection, both ends; no program can move it".into(),
+        ],
+    })
+}
+
+/// Ours from a thousand connections on, in steps.
+pub(super) fn growth(bench: &Bench) -> Result<Table> {
+    let counts: &[u64] = if bench.quick { &[200, 400] } else { &[1_000, 3_000, 10_000, 30_000, 100_000] };
+    let hold = if bench.quick { Duration::from_millis(200) } else { Duration::from_secs(5) };
+    let mut lines = vec![];
+    for count in counts {
+        let sources = count.div_ceil(PORTS * 9 / 10);
+        let flags = ["--stress-concurrency=8"];
+        let cell = measure(bench, &bench.program, &flags, *count, sources, hold)?;
+        let thousands = *count as f64 / 1e3;
+        lines.push(vec![
+            count.to_string(),
+            sources.to_string(),
+            format!("{:.2}", cell.open_seconds),
+            format!("{:.1}", (cell.client_cpu + cell.target_cpu) * 1e3 / thousands),
+            format!("{:.0}", cell.client_kib),
+            format!("{:.0}", cell.target_kib),
+            format!("{:.1}", cell.kernel_kib / 1024.0),
+            format!("{:.1}", cell.kernel_kib / *count as f64),
+            format!(
+                "{:.1} %",
+                cell.kernel_kib / (cell.kernel_kib + cell.client_kib + cell.target_kib) * 100.0
+            ),
+            format!("{:.2}", cell.holding),
+        ]);
+    }
+    Ok(Table {
+        title: "from 1,000 to 100,000 held connections, both ends ours, 8 dials at a time".into(),
+        columns: vec![
+            "connections", "sources", "open s", "CPU ms/1,000", "client KiB", "target KiB", "kernel MiB",
+            "kernel KiB each", "kernel's share", "busy cores, holding",
+        ],
+        lines,
+        remarks: vec![
+            "KiB, MiB: above idle. Kernel: what /proc/meminfo calls Slab, and pages of TCP buffers (/proc/net/sockstat)".into(),
+            "holding: the whole machine, nearly all of it the kernel's keepalives (each connection every second)".into(),
+        ],
+    })
+}
+
+fn measure(
+    bench: &Bench,
+    program: &Path,
+    flags: &[&str],
+    count: u64,
+    sources: u64,
+    hold: Duration,
+) -> Result<Cell> {
+    allow_descriptors(count + 1_000)?;
+    let hosts = Hosts::new(&bench.interrupt)?;
+    let mut args = vec![
+        "client".to_owned(),
+        format!("--external-target-addr={TARGET}:{PORT}"),
+        "--stress".to_owned(),
+        format!("--stress-delay={}ms", IDLE.as_millis()),
+    ];
+    args.extend(flags.iter().map(ToString::to_string));
+    if sources > 1 {
+        let addresses = (0..sources).map(|number| format!("addr add 192.0.2.{}/24 dev wire\n", 100 + number));
+        tool::ip(Some(&hosts.peer), &addresses.collect::<String>())?;
+        args.push(format!("--stress-source-addr=192.0.2.100-192.0.2.{}", 99 + sources));
+        args.push(format!("--stress-connections={count}"));
+    }
+    let target = hosts.start(program, &["--allowed-cidr=0.0.0.0/0", "--keep-open"])?;
+    // A peer knows no number to stop at: its descriptors stop it.
+    let client = hosts.start_client(program, &args)?;
+    hosts.pause(IDLE * 2 / 3)?;
+    let idle = [resident_kib(client.id())?, resident_kib(target.id())?, kernel_kib()?];
+    let cpu_idle = [cpu_seconds(client.id())?, cpu_seconds(target.id())?];
+    let open = || Hosts::sockets(&hosts.peer);
+    let before = open()?;
+    let patience = Instant::now() + Duration::from_mins(2);
+    let mut begun = None;
+    let opened = loop {
+        let now = Instant::now();
+        match open()?.saturating_sub(before) {
+            0 => {}
+            _ if begun.is_none() => begun = Some(now),
+            some if some >= count => break now,
+            _ => {}
+        }
+        if now > patience {
+            bail!("{count} connections are not open after two minutes{}", client.complaint());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let cpu = [cpu_seconds(client.id())?, cpu_seconds(target.id())?];
+    // The last answers.
+    hosts.pause(Duration::from_millis(300))?;
+    let count = (open()? - before) as f64;
+    let after = [resident_kib(client.id())?, resident_kib(target.id())?, kernel_kib()?];
+    let busy = busy_seconds()?;
+    let holding = Instant::now();
+    hosts.pause(hold)?;
+    let holding = (busy_seconds()? - busy) / holding.elapsed().as_secs_f64().max(0.001);
+    drop(client);
+    drop(target);
+    Ok(Cell {
+        count,
+        open_seconds: begun.map_or(0.0, |begun| (opened - begun).as_secs_f64()),
+        client_kib: after[0] - idle[0],
+        target_kib: after[1] - idle[1],
+        kernel_kib: after[2] - idle[2],
+        client_cpu: cpu[0] - cpu_idle[0],
+        target_cpu: cpu[1] - cpu_idle[1],
+        holding,
+    })
+}
+
+/// Lets the programs started from here on open so many descriptors, and no more: a peer opens as many as it may.
+fn allow_descriptors(wanted: u64) -> Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+        .with_context(|| format!("cannot set the descriptor limit to {wanted}: fs.nr_open may be lower"))
+}
+
+/// Memory that the kernel has in use for its objects and TCP buffers, in KiB.
+fn kernel_kib() -> Result<f64> {
+    let number = |path: &str, key: &str, after: &str| -> Result<f64> {
+        let text = fs::read_to_string(path)?;
+        let line =
+            text.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key} in {path}"))?;
+        let mut words = line.split_whitespace().skip_while(|word| *word != after).skip(1);
+        words.next().and_then(|word| word.parse().ok()).with_context(|| format!("no number in {path}"))
+    };
+    let pages = number("/proc/net/sockstat", "TCP:", "mem")?;
+    Ok(number("/proc/meminfo", "Slab:", "Slab:")? + pages * 4.0)
+}
+
+/// Processor time that the machine has spent on anything, in seconds.
+fn busy_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    // proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
+    let busy = ticks.iter().take(7).enumerate().filter(|(column, _)| ![3, 4].contains(column));
+    Ok(busy.map(|(_, ticks)| ticks).sum::<f64>() / 100.0)
+}
