@@ -78,7 +78,7 @@ fn a_layer_3_device_is_observed_without_an_ethernet_header() {
         let expected = if requested == AttachMode::Auto { Mode::Tcx } else { Mode::XdpGeneric };
         assert_eq!(running.mode("tun0"), Some(expected), "{requested:?}");
         inside(&pair.inside, || {
-            let tun = kernel::open_tun("tun0");
+            let tun = kernel::open_tun("tun0", kernel::Carries::Packets);
             for i in 0..7u8 {
                 let mut packet =
                     vec![0x45, 0, 0, 40, 0, i, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 5, 192, 0, 2, 1];
@@ -89,6 +89,38 @@ fn a_layer_3_device_is_observed_without_an_ethernet_header() {
         eventually("seven SYNs from the tun device", || running.totals().allowed == 7);
         assert_eq!(running.totals().denied, 0);
     }
+}
+
+#[test]
+fn a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too() {
+    if !as_root("a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too") {
+        return;
+    }
+    // The kernel puts into the buffer's linear part what the virtio header says, if a frame is larger than a page: the
+    // Ethernet header alone, half of the IP header, and one byte less than TC needs to see.
+    const LINEAR: [u8; 3] = [14, 24, 53];
+    const PAYLOAD: u16 = 5000;
+    let pair = Pair::new("paged");
+    pair.ip("tuntap add tap0 mode tap vnet_hdr");
+    pair.ip("addr add 192.0.2.1/24 dev tap0");
+    pair.ip("link set tap0 mtu 9000 up");
+    let only = Selection::Named(vec!["tap0".to_owned()]);
+    let running = Running::start(&pair.inside, config(AttachMode::Tc, only)).unwrap();
+    inside(&pair.inside, || {
+        let tap = kernel::open_tun("tap0", kernel::Carries::FramesWithVirtioHeader);
+        for (i, linear) in (0..).zip(LINEAR) {
+            // flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (uapi/linux/virtio_net.h).
+            let mut frame = vec![0, 0, linear, 0, 0, 0, 0, 0, 0, 0];
+            frame.extend([0xff; 6]);
+            frame.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0]);
+            frame.extend((40 + PAYLOAD).to_be_bytes());
+            frame.extend([0, i, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 5, 192, 0, 2, 1]);
+            frame.extend([0x90, i, 0x05, 0x39, 0, 0, 0, i, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0]);
+            frame.resize(frame.len() + usize::from(PAYLOAD), 0);
+            (&tap).write_all(&frame).unwrap();
+        }
+    });
+    eventually("a SYN for each", || running.totals().allowed == LINEAR.len() as u64);
 }
 
 #[test]
@@ -120,9 +152,7 @@ fn a_vlan_device_and_its_parent_count_a_syn_once() {
         let try_one =
             ["-n", &pair.inside, "link", "add", "link", "veth0", "name", "try", "type", "vlan", "id", "9"];
         if !Command::new("ip").args(try_one).stderr(Stdio::null()).status().unwrap().success() {
-            eprintln!(
-                "skipped: a_vlan_device_and_its_parent_count_a_syn_once: this kernel has no VLAN devices"
-            );
+            kernel::skip("a_vlan_device_and_its_parent_count_a_syn_once", "this kernel has no VLAN devices");
             return;
         }
         for (namespace, host) in [(&pair.inside, 1), (&pair.outside, 9)] {

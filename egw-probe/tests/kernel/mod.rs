@@ -7,11 +7,16 @@ pub(crate) fn as_root(name: &str) -> bool {
     // SAFETY: the call has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        use std::io::Write as _;
-        // Past the harness, which swallows what eprintln! writes.
-        let _ = writeln!(std::io::stderr(), "skipped: {name}: needs root");
+        skip(name, "needs root");
     }
     root
+}
+
+/// Says that the test of this name is skipped.
+pub(crate) fn skip(name: &str, why: &str) {
+    use std::io::Write as _;
+    // Past the harness, which swallows what eprintln! writes.
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
 }
 
 /// A small deterministic generator (`SplitMix64`, Steele et al. 2014): the same frames on every machine.
@@ -139,16 +144,25 @@ fn ipv6(random: &mut Random, frame: &mut Vec<u8>, tcp: &[u8]) {
     frame.extend(payload);
 }
 
+/// What a tun device carries (uapi/linux/if_tun.h).
+#[derive(Clone, Copy)]
+#[repr(i16)]
+pub(crate) enum Carries {
+    /// IP packets.
+    Packets = 1,
+    /// Ethernet frames, each behind a `struct virtio_net_hdr`.
+    FramesWithVirtioHeader = 0x4002,
+}
+
 /// Opens a tun device that exists already; what is written to the file arrives on it.
-pub(crate) fn open_tun(name: &str) -> std::fs::File {
+pub(crate) fn open_tun(name: &str, carries: Carries) -> std::fs::File {
     use std::os::fd::AsRawFd as _;
-    const IFF_TUN: i16 = 1;
     const IFF_NO_PI: i16 = 0x1000;
     const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
     let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = [0u8; 40];
     request[..name.len()].copy_from_slice(name.as_bytes());
-    request[16..18].copy_from_slice(&(IFF_TUN | IFF_NO_PI).to_ne_bytes());
+    request[16..18].copy_from_slice(&(carries as i16 | IFF_NO_PI).to_ne_bytes());
     // SAFETY: the buffer is as large as struct ifreq, which is what the call reads and writes.
     let answer = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
