@@ -103,6 +103,17 @@ pub fn set_option(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// SYNs and handshakes that the kernel of this network namespace dropped because a listener's accept queue was full
+/// (`ListenOverflows` of `TcpExt`, /proc/net/netstat); every listener counts, not only ours. `None` where it is not told.
+pub fn listen_overflows() -> Option<u64> {
+    // The counters of the thread's namespace: the process may have been moved since it started.
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut columns = names.split_whitespace().zip(values.split_whitespace());
+    columns.find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
 /// Raises the soft limit on open descriptors to the hard one, and returns it.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);

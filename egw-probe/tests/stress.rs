@@ -202,6 +202,41 @@ fn connections_that_close_are_told_with_when_and_how() {
     check_sums(stress);
 }
 
+#[test]
+fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again() {
+    let name = "a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again";
+    alone(name, || {
+        std::fs::write("/proc/sys/net/core/somaxconn", "8").unwrap();
+        let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+        let overflows = || common::metric(target.http, "egw_probe_target_listen_overflows");
+        assert_eq!(overflows(), Some(0.0));
+        let pid = target.program.id().to_string();
+        run(&format!("kill -STOP {pid}"));
+        // More than fit into the queues of its two or more listeners.
+        let clients: Vec<socket2::Socket> = (0..200)
+            .map(|_| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&SocketAddr::from(([127, 0, 0, 1], target.port)).into());
+                socket
+            })
+            .collect();
+        run(&format!("kill -CONT {pid}"));
+        for socket in clients {
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            // The SYNs that found no room are sent again after 1, 2 and 4 s. A read on a socket that is still connecting
+            // says so at once.
+            common::wait_for("the handshake", || socket.peer_addr().is_ok());
+            let mut reply = Vec::new();
+            std::io::Read::read_to_end(&mut &socket, &mut reply).unwrap();
+            assert_eq!(reply, b"pong\n", "nobody is turned away unanswered");
+        }
+        assert!(overflows() >= Some(50.0), "{:?}", overflows());
+    });
+}
+
 fn stream_that_resets(stream: TcpStream) -> socket2::Socket {
     let socket = socket2::Socket::from(stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();

@@ -17,6 +17,8 @@ pub struct TargetMetrics {
     pub open_connections: IntGauge,
     /// How many clients are how far.
     pub clients: Option<ClientMetrics>,
+    /// Connections that the kernel dropped for want of room in an accept queue.
+    pub listen_overflows: IntGauge,
     /// Accepts that failed because no descriptor or memory was left.
     pub accept_exhausted: IntCounter,
     /// Accepts that failed because the peer was gone already.
@@ -85,6 +87,11 @@ impl TargetMetrics {
             open_connections: new
                 .gauge("egw_probe_target_open_connections", "Connections held open for allowed sources")?,
             clients: tags.then(|| ClientMetrics::register(new)).transpose()?,
+            listen_overflows: new.gauge(
+                "egw_probe_target_listen_overflows",
+                "Handshakes dropped because an accept queue was full, since the start; those of other listeners of this \
+                 network namespace, too",
+            )?,
             accept_exhausted: failed.with_label_values(&["exhausted"]),
             accept_aborted: failed.with_label_values(&["aborted"]),
             allowed: connections.with_label_values(&[Verdict::Allowed.name()]),

@@ -227,12 +227,15 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
 
 fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
     let metrics = Exposition::new(registry);
+    let overflows_before = net::listen_overflows().unwrap_or(0);
     Arc::new(move |path| match path {
         "/clients" => {
             let clients = shared.clients.as_ref()?;
             Some(Page::json(&ClientsPage::read(&shared, clients)))
         }
         "/metrics" => {
+            let overflows = net::listen_overflows().unwrap_or(0).saturating_sub(overflows_before);
+            shared.metrics.listen_overflows.set(overflows as i64);
             if let Some(clients) = &shared.clients {
                 refresh_clients(&shared, clients);
             } else if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {

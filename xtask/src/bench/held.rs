@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use nix::sys::resource::{Resource, setrlimit};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::{
     Bench, Spread, Table,
     host::{Hosts, PORT, TARGET, cpu_seconds, resident_kib},
     ratio,
 };
-use crate::lab::tool;
+use crate::lab::{child::Child, tool};
 
 /// As many as the old program's default descriptor limit of 20,000 leaves room for.
 const STANDARD: u64 = 19_800;
@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_millis(1500);
 /// What one round measured.
 struct Cell {
     /// Connections held in the end: a peer may know no number to stop at.
-    count: f64,
+    held: f64,
     open_seconds: f64,
     /// Memory above idle, KiB.
     client_kib: f64,
@@ -50,7 +50,14 @@ pub(super) fn held(bench: &Bench) -> Result<Table> {
     let mut cells: Vec<Vec<Cell>> = programs.iter().map(|_| vec![]).collect();
     for _ in 0..rounds {
         for ((_, program, flags), cells) in programs.iter().zip(&mut cells) {
-            cells.push(measure(bench, program, flags, count, 1, Duration::ZERO)?);
+            cells.push(measure(
+                bench,
+                program,
+                flags,
+                count.min(connections_per_process()? + 800),
+                1,
+                Duration::ZERO,
+            )?);
         }
     }
     let of = |cells: &[Cell], value: fn(&Cell) -> f64| -> Vec<f64> { cells.iter().map(value).collect() };
@@ -60,9 +67,9 @@ pub(super) fn held(bench: &Bench) -> Result<Table> {
         let mut line = vec![(*name).to_owned()];
         line.extend(Spread::of(times(mine)).show(3));
         line.push(ratio(&times(mine), &times(&cells[0])));
-        line.push(format!("{:.2}", median(|cell| cell.client_kib / 1024.0 / cell.count * 1e4)));
-        line.push(format!("{:.2}", median(|cell| cell.target_kib / 1024.0 / cell.count * 1e4)));
-        line.push(format!("{:.1}", median(|cell| cell.kernel_kib / cell.count)));
+        line.push(format!("{:.2}", median(|cell| cell.client_kib / 1024.0 / cell.held * 1e4)));
+        line.push(format!("{:.2}", median(|cell| cell.target_kib / 1024.0 / cell.held * 1e4)));
+        line.push(format!("{:.1}", median(|cell| cell.kernel_kib / cell.held)));
         line.push(format!("{:.2}", median(|cell| cell.client_cpu)));
         line.push(format!("{:.2}", median(|cell| cell.target_cpu)));
         line
@@ -87,13 +94,13 @@ pub(super) fn growth(bench: &Bench) -> Result<Table> {
     let hold = if bench.quick { Duration::from_millis(200) } else { Duration::from_secs(5) };
     let mut lines = vec![];
     for count in counts {
-        let sources = count.div_ceil(PORTS * 9 / 10);
+        let pairs = count.div_ceil(connections_per_process()?);
         let flags = ["--stress-concurrency=8"];
-        let cell = measure(bench, &bench.program, &flags, *count, sources, hold)?;
+        let cell = measure(bench, &bench.program, &flags, *count, pairs, hold)?;
         let thousands = *count as f64 / 1e3;
         lines.push(vec![
             count.to_string(),
-            sources.to_string(),
+            pairs.to_string(),
             format!("{:.2}", cell.open_seconds),
             format!("{:.1}", (cell.client_cpu + cell.target_cpu) * 1e3 / thousands),
             format!("{:.0}", cell.client_kib),
@@ -110,46 +117,67 @@ pub(super) fn growth(bench: &Bench) -> Result<Table> {
     Ok(Table {
         title: "from 1,000 to 100,000 held connections, both ends ours, 8 dials at a time".into(),
         columns: vec![
-            "connections", "sources", "open s", "CPU ms/1,000", "client KiB", "target KiB", "kernel MiB",
+            "connections", "pairs", "open s", "CPU ms/1,000", "client KiB", "target KiB", "kernel MiB",
             "kernel KiB each", "kernel's share", "busy cores, holding",
         ],
         lines,
         remarks: vec![
+            "pairs of processes, each client with a source address of its own: as many as the descriptor limit asks for".into(),
             "KiB, MiB: above idle. Kernel: what /proc/meminfo calls Slab, and pages of TCP buffers (/proc/net/sockstat)".into(),
             "holding: the whole machine, nearly all of it the kernel's keepalives (each connection every second)".into(),
         ],
     })
 }
 
+/// Opens so many connections, shared out among as many pairs of processes: each client has a source address, each target a
+/// port of its own.
 fn measure(
     bench: &Bench,
     program: &Path,
     flags: &[&str],
     count: u64,
-    sources: u64,
+    pairs: u64,
     hold: Duration,
 ) -> Result<Cell> {
-    allow_descriptors(count + 1_000)?;
     let hosts = Hosts::new(&bench.interrupt)?;
-    let mut args = vec![
-        "client".to_owned(),
-        format!("--external-target-addr={TARGET}:{PORT}"),
-        "--stress".to_owned(),
-        format!("--stress-delay={}ms", IDLE.as_millis()),
-    ];
-    args.extend(flags.iter().map(ToString::to_string));
-    if sources > 1 {
-        let addresses = (0..sources).map(|number| format!("addr add 192.0.2.{}/24 dev wire\n", 100 + number));
-        tool::ip(Some(&hosts.peer), &addresses.collect::<String>())?;
-        args.push(format!("--stress-source-addr=192.0.2.100-192.0.2.{}", 99 + sources));
-        args.push(format!("--stress-connections={count}"));
+    let (mut targets, mut clients) = (vec![], vec![]);
+    for pair in 0..pairs {
+        let port = u64::from(PORT) + pair;
+        let metrics = format!("--metrics-addr=127.0.0.1:{}", 4000 + pair);
+        let listen = format!("--listen-port={port}");
+        let mut target = vec!["--allowed-cidr=0.0.0.0/0", "--keep-open"];
+        let mut client = vec![
+            "client".to_owned(),
+            format!("--external-target-addr={TARGET}:{port}"),
+            "--stress".to_owned(),
+            format!("--stress-delay={}ms", IDLE.as_millis()),
+        ];
+        client.extend(flags.iter().map(ToString::to_string));
+        // A peer knows no number to stop at: its descriptors stop it.
+        if program == bench.program {
+            let share = count * (pair + 1) / pairs - count * pair / pairs;
+            client.push(format!("--stress-connections={share}"));
+        }
+        if pairs > 1 {
+            let source = format!("192.0.2.{}", 100 + pair);
+            tool::ip(Some(&hosts.peer), &format!("addr add {source}/24 dev wire\n"))?;
+            target.extend([listen.as_str(), metrics.as_str()]);
+            client.extend([format!("--stress-source-addr={source}"), metrics.clone()]);
+        }
+        targets.push(hosts.start(program, &target)?);
+        clients.push(hosts.start_client(program, &client)?);
     }
-    let target = hosts.start(program, &["--allowed-cidr=0.0.0.0/0", "--keep-open"])?;
-    // A peer knows no number to stop at: its descriptors stop it.
-    let client = hosts.start_client(program, &args)?;
-    hosts.pause(IDLE * 2 / 3)?;
-    let idle = [resident_kib(client.id())?, resident_kib(target.id())?, kernel_kib()?];
-    let cpu_idle = [cpu_seconds(client.id())?, cpu_seconds(target.id())?];
+    // All have settled down, and none has begun.
+    hosts
+        .pause(IDLE.saturating_sub(Duration::from_millis(300) + Duration::from_millis(50) * pairs as u32))?;
+    let sum = |children: &[Child], value: fn(u32) -> Result<f64>| -> Result<f64> {
+        children.iter().map(|child| value(child.id())).sum()
+    };
+    let memory = || -> Result<[f64; 3]> {
+        Ok([sum(&clients, resident_kib)?, sum(&targets, resident_kib)?, kernel_kib()?])
+    };
+    let cpu = || -> Result<[f64; 2]> { Ok([sum(&clients, cpu_seconds)?, sum(&targets, cpu_seconds)?]) };
+    let (idle, cpu_idle) = (memory()?, cpu()?);
     let open = || Hosts::sockets(&hosts.peer);
     let before = open()?;
     let patience = Instant::now() + Duration::from_mins(2);
@@ -163,23 +191,21 @@ fn measure(
             _ => {}
         }
         if now > patience {
-            bail!("{count} connections are not open after two minutes{}", client.complaint());
+            let complaint = clients.iter().map(Child::complaint).collect::<String>();
+            bail!("{count} connections are not open after two minutes{complaint}");
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    let cpu = [cpu_seconds(client.id())?, cpu_seconds(target.id())?];
+    let cpu = cpu()?;
     // The last answers.
     hosts.pause(Duration::from_millis(300))?;
     let count = (open()? - before) as f64;
-    let after = [resident_kib(client.id())?, resident_kib(target.id())?, kernel_kib()?];
-    let busy = busy_seconds()?;
-    let holding = Instant::now();
+    let after = memory()?;
+    let (busy, holding) = (busy_seconds()?, Instant::now());
     hosts.pause(hold)?;
     let holding = (busy_seconds()? - busy) / holding.elapsed().as_secs_f64().max(0.001);
-    drop(client);
-    drop(target);
     Ok(Cell {
-        count,
+        held: count,
         open_seconds: begun.map_or(0.0, |begun| (opened - begun).as_secs_f64()),
         client_kib: after[0] - idle[0],
         target_kib: after[1] - idle[1],
@@ -190,10 +216,11 @@ fn measure(
     })
 }
 
-/// Lets the programs started from here on open so many descriptors, and no more: a peer opens as many as it may.
-fn allow_descriptors(wanted: u64) -> Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
-        .with_context(|| format!("cannot set the descriptor limit to {wanted}: fs.nr_open may be lower"))
+/// Connections that a program started from here can hold, with some descriptors to spare.
+fn connections_per_process() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(hard > 2_000, "the hard limit on descriptors is {hard}: raise it (ulimit -Hn, as root)");
+    Ok((hard - 1_000).min(PORTS * 9 / 10))
 }
 
 /// Memory that the kernel has in use for its objects and TCP buffers, in KiB.
