@@ -91,15 +91,16 @@ fn a_layer_3_device_is_observed_without_an_ethernet_header() {
     }
 }
 
+/// The kernel puts into the buffer's linear part what the virtio header says, if a frame is larger than a page: the
+/// Ethernet header alone, half of the IP header, and one byte less than TC needs to see.
+const LINEAR: [u8; 3] = [14, 24, 53];
+const PAYLOAD: u16 = 5000;
+
 #[test]
 fn a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too() {
     if !as_root("a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too") {
         return;
     }
-    // The kernel puts into the buffer's linear part what the virtio header says, if a frame is larger than a page: the
-    // Ethernet header alone, half of the IP header, and one byte less than TC needs to see.
-    const LINEAR: [u8; 3] = [14, 24, 53];
-    const PAYLOAD: u16 = 5000;
     let pair = Pair::new("paged");
     pair.ip("tuntap add tap0 mode tap vnet_hdr");
     pair.ip("addr add 192.0.2.1/24 dev tap0");

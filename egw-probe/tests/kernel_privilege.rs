@@ -8,9 +8,7 @@ use std::num::NonZeroU16;
 
 use caps::{CapSet, Capability};
 use egw_probe::target::kernel::{
-    AttachMode, KernelConfig, KernelError, KernelMetrics, KernelObserver,
-    privilege::{self, NEEDED},
-    view::Selection,
+    AttachMode, KernelConfig, KernelError, KernelMetrics, KernelObserver, privilege::NEEDED, view::Selection,
 };
 use kernel::as_root;
 use prometheus::Registry;
@@ -61,7 +59,7 @@ fn three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards
     with_only(&NEEDED, || {
         let observer = start().unwrap();
         let needed = observer.needed_capabilities();
-        privilege::keep_only(&needed).unwrap();
+        egw_probe::sandbox::keep_only(&needed).unwrap();
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             let left = caps::read(None, set).unwrap();
             assert_eq!(left, needed.iter().copied().collect(), "{set:?}");

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use anyhow::Context;
+use caps::Capability;
 use hyper::StatusCode;
 
 use self::hold::{Hold, HoldReport};
@@ -43,6 +44,7 @@ use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION, Route};
 use crate::go::format_duration;
 use crate::http::{HttpThread, Page, Pages};
 use crate::metrics::{self as shared_metrics, Exposition};
+use crate::sandbox::{self, Role};
 use crate::signals::Signals;
 use crate::{net, progress};
 
@@ -60,6 +62,7 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let metrics = ClientMetrics::register(&registry)?;
     let test_over = Arc::new(AtomicBool::new(false));
     let listener = net::listen_for_metrics(config.metrics_addr)?;
+    sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
     let http = HttpThread::spawn(listener, pages(registry, Arc::clone(&test_over)))?;
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
         tracing::warn!(
@@ -91,6 +94,7 @@ fn measure(
     try_route(&destination, config)?;
     let sources = config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
     try_sources(target, sources, &config.route)?;
+    sandbox::enter(Role::Client);
     progress::enable();
     let (measured, held) =
         probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
@@ -124,6 +128,14 @@ fn measure(
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the client does for each of its sockets, and the kernel asks a right for.
+fn needed(config: &ClientConfig) -> Vec<Capability> {
+    let tag = config.tag.as_ref().map(|_| Capability::CAP_NET_ADMIN);
+    // Before Linux 5.7 (SO_BINDTODEVICE, net/core/sock.c).
+    let device = config.route.bind_device.as_ref().map(|_| Capability::CAP_NET_RAW);
+    tag.into_iter().chain(device).collect()
 }
 
 /// Probes, and holds connections from the winner on if the watch wants some.

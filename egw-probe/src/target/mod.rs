@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use self::accept::{Held, Shared};
 use self::clients::{ClientEntry, ClientTable, Progress};
-use self::kernel::{KernelConfig, KernelMetrics, KernelThread, ObserverHandle, privilege};
+use self::kernel::{KernelConfig, KernelMetrics, KernelThread, ObserverHandle};
 use self::metrics::TargetMetrics;
 use self::sources::{KernelSources, Sources};
 use self::verdict::{AllowedSources, Verdict};
@@ -33,6 +33,7 @@ use crate::http::{HttpThread, Page, Pages};
 use crate::log::RateLimit;
 use crate::metrics::Exposition;
 use crate::net::{self, RESERVED_DESCRIPTORS};
+use crate::sandbox::{self, Role};
 use crate::signals::Signals;
 use crate::tcp;
 
@@ -60,7 +61,9 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     }
     let kernel = start_kernel(config, kernel_metrics, clients.clone())?;
     // All that needs a right has been done. Threads started from here on have only what is left.
-    privilege::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))?;
+    sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
+        .context("cannot drop capabilities")?;
+    sandbox::enter(Role::ExternalTarget);
     let held = config.keep_open.then(|| {
         let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         Held::new(usize::try_from(most).unwrap_or(usize::MAX))

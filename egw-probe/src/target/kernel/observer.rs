@@ -141,7 +141,7 @@ impl KernelObserver {
         ObserverHandle(Arc::clone(&self.shared))
     }
 
-    /// The capabilities that a running observer still needs; all others can go ([`privilege::keep_only`]).
+    /// The capabilities that a running observer still needs; all others can go ([`crate::sandbox::keep_only`]).
     pub fn needed_capabilities(&self) -> Vec<Capability> {
         let modern = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 19, 0));
         let mut needed = Vec::new();

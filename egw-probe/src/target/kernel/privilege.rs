@@ -1,7 +1,7 @@
-//! Capabilities: raised before the kernel side starts, dropped when it stands.
+//! Capabilities and limits that the kernel side needs, and what to say where they are missing. They are dropped by
+//! [`crate::sandbox::keep_only`].
 //!
-//! Linux keeps capabilities per thread. Both functions act on the calling thread only, so call them before a runtime
-//! starts others (threads inherit), or run on a single-threaded one.
+//! Linux keeps capabilities per thread: threads inherit what the one that starts them has.
 
 use std::io;
 
@@ -25,23 +25,6 @@ pub fn raise() -> Vec<Capability> {
                 && !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
         })
         .collect()
-}
-
-/// Drops every capability of the calling thread but `keep`, for good: effective, permitted, inheritable and ambient.
-pub fn keep_only(keep: &[Capability]) -> Result<(), KernelError> {
-    let kept = keep
-        .iter()
-        .copied()
-        .filter(|c| caps::has_cap(None, CapSet::Permitted, *c).unwrap_or(false))
-        .collect();
-    let failed = |e: caps::errors::CapsError| KernelError::System {
-        doing: "dropping capabilities",
-        source: io::Error::other(e),
-    };
-    caps::clear(None, CapSet::Ambient).map_err(failed)?;
-    caps::set(None, CapSet::Effective, &kept).map_err(failed)?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(failed)?;
-    caps::clear(None, CapSet::Inheritable).map_err(failed)
 }
 
 /// The error for a call that was refused with `EPERM` or `EACCES`.

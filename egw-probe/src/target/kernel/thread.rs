@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use caps::Capability;
 use tokio::sync::oneshot;
 
-use super::{KernelConfig, KernelError, KernelMetrics, KernelObserver, ObserverHandle, privilege};
+use super::{KernelConfig, KernelError, KernelMetrics, KernelObserver, ObserverHandle};
+use crate::sandbox;
 
 /// A running kernel side.
 pub struct KernelThread {
@@ -43,7 +44,8 @@ impl KernelThread {
                         }
                     };
                     let needed = observer.needed_capabilities();
-                    privilege::keep_only(&needed)?;
+                    sandbox::keep_only(&needed)
+                        .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
                     let _ = tell.send(Ok((observer.handle(), needed)));
                     observer
                         .run(async {
