@@ -12,12 +12,14 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for a request that is not whole yet: whoever dribbles holds a place, and there are few.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections served at a time; further ones wait in the kernel's queue.
 const CONNECTION_CAP: usize = 128;
 /// How long answers under way may take once the server stops.
@@ -84,8 +86,11 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
                     let response = answer(&request, &*pages);
                     async { Ok::<_, Infallible>(response) }
                 });
-                let connection =
-                    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+                let connection = http1::Builder::new()
+                    .keep_alive(false)
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(REQUEST_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
                 // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
                 let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
                 drop(place);

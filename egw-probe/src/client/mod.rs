@@ -85,9 +85,20 @@ fn measure(
     test_over: &AtomicBool,
 ) -> anyhow::Result<ExitCode> {
     let deadline = start.monotonic + config.test_timeout;
-    let Some(targets) = targets(config, deadline, signals)? else {
-        print(config.output, &ResultDocument::interrupted(config, start))?;
-        return Ok(ExitCode::FAILURE);
+    let targets = match targets(config, deadline, signals)? {
+        Ok(targets) => targets,
+        Err(outcome) => {
+            if outcome == TestOutcome::TimedOut {
+                metrics.failed_tests.inc();
+            }
+            test_over.store(true, Ordering::Relaxed);
+            print(config.output, &ResultDocument::without_probes(config, start, outcome))?;
+            if outcome == TestOutcome::TimedOut && !config.exit {
+                signals.wait();
+                return Ok(ExitCode::SUCCESS);
+            }
+            return Ok(ExitCode::FAILURE);
+        }
     };
     let target = targets[0];
     let destination = Destination::new(target, &config.route);
@@ -189,12 +200,12 @@ fn probe_and_hold(
     })
 }
 
-/// The address of the target, and those of further targets of the stress test; `None` if a signal came first.
+/// The address of the target, and those of further targets of the stress test; or how the test ended first.
 fn targets(
     config: &ClientConfig,
     deadline: Monotonic,
     signals: &Signals,
-) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
+) -> Result<Result<Vec<SocketAddr>, TestOutcome>, ConfigError> {
     let further = config.stress.iter().flat_map(|stress| &stress.targets);
     let named = std::iter::once(("--external-target-addr", &config.target))
         .chain(further.map(|target| ("--stress-target-addr", target)));
@@ -204,10 +215,14 @@ fn targets(
         let family = addresses.first().map(SocketAddr::ip).or(config.route.source_addr).or(stress_source);
         match resolve(flag, target, family, deadline, signals)? {
             Resolved::Address(address) => addresses.push(address),
-            Resolved::Interrupted => return Ok(None),
+            Resolved::Interrupted => return Ok(Err(TestOutcome::Interrupted)),
+            Resolved::NotInTime(reason) => {
+                tracing::error!("the test timeout has passed: {reason}");
+                return Ok(Err(TestOutcome::TimedOut));
+            }
         }
     }
-    Ok(Some(addresses))
+    Ok(Ok(addresses))
 }
 
 /// Binds a socket to each source of the stress test, so that a wrong one is told before the test.

@@ -13,8 +13,7 @@ use crate::config::{ConfigError, TargetAddr};
 use crate::poller::timespec;
 use crate::signals::Signals;
 
-/// In a fresh Pod the resolver may come up later than we do; a name that is wrong stays wrong for longer than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// In a fresh Pod the resolver may come up later than we do.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// What came of resolving.
@@ -24,10 +23,12 @@ pub enum Resolved {
     Address(SocketAddr),
     /// A signal came first.
     Interrupted,
+    /// The deadline passed; this is why.
+    NotInTime(String),
 }
 
 /// Resolves `target`; of several addresses takes the resolver's first that has the family of `source`, if one is given.
-/// Gives up at `deadline`, or earlier when the name goes on failing.
+/// Asks again until `deadline`.
 ///
 /// `flag` is where the user named it.
 pub fn resolve(
@@ -41,18 +42,14 @@ pub fn resolve(
         TargetAddr::Address(address) => return Ok(Resolved::Address(*address)),
         TargetAddr::Name { host, port } => (host.clone(), *port),
     };
-    let deadline = deadline.min(Monotonic::now() + PATIENCE);
     let answers = ask(host, port)
         .map_err(|error| refuse(flag, target, &format!("no thread to resolve it: {error}")))?;
     let mut last_error = "the resolver does not answer".to_owned();
     loop {
         let left = deadline.since(Monotonic::now());
         if left.is_zero() {
-            return Err(refuse(
-                flag,
-                target,
-                &format!("cannot be resolved: {last_error}; check the name and the DNS"),
-            ));
+            let reason = format!("cannot be resolved: {last_error}; check the name and the DNS");
+            return Ok(Resolved::NotInTime(refuse(flag, target, &reason).to_string()));
         }
         let mut fds = [PollFd::new(&answers.ready, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         // Whatever woke us, both sources are looked at.
@@ -166,7 +163,7 @@ mod tests {
         let deadline = Monotonic::now() + Duration::from_secs(5);
         match resolve(FLAG, &name, None, deadline, &signals).unwrap() {
             Resolved::Address(address) => assert!(address.ip().is_loopback() && address.port() == 7),
-            Resolved::Interrupted => panic!("no signal was sent"),
+            other => panic!("{other:?}"),
         }
     }
 }

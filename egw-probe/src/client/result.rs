@@ -240,12 +240,12 @@ impl ResultDocument {
             timeline_omitted_probes,
             failed_gates: failed_gates(config.gates, measured),
             warnings: warnings(config, measured),
-            ..Self::interrupted(config, start)
+            ..Self::without_probes(config, start, TestOutcome::Interrupted)
         }
     }
 
-    /// The document of a test that was interrupted before its first probe.
-    pub fn interrupted(config: &ClientConfig, start: Start) -> Self {
+    /// The document of a test that ended, in this way, before its first probe.
+    pub fn without_probes(config: &ClientConfig, start: Start, outcome: TestOutcome) -> Self {
         Self {
             schema: 1,
             client_id: config.client_id.clone(),
@@ -254,7 +254,7 @@ impl ResultDocument {
             target_address: None,
             started_at: humantime::format_rfc3339_nanos(start.wall).to_string(),
             start_monotonic_ns: start.monotonic.as_ns(),
-            outcome: TestOutcome::Interrupted,
+            outcome,
             masquerade_delay_seconds: None,
             bracket: BracketSeconds { lower_seconds: None, upper_seconds: None },
             blackhole_seconds: 0.0,
