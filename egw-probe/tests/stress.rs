@@ -207,13 +207,15 @@ fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_
     let name = "a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again";
     alone(name, || {
         std::fs::write("/proc/sys/net/core/somaxconn", "8").unwrap();
+        // With cookies the kernel forgets handshakes that it had no room for, and the client never learns.
+        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0").unwrap();
         let target = target(&["--allowed-cidr=127.0.0.0/8"]);
         let overflows = || common::metric(target.http, "egw_probe_target_listen_overflows");
         assert_eq!(overflows(), Some(0.0));
         let pid = target.program.id().to_string();
         run(&format!("kill -STOP {pid}"));
         // More than fit into the queues of its two or more listeners.
-        let clients: Vec<socket2::Socket> = (0..200)
+        let clients: Vec<socket2::Socket> = (0..40)
             .map(|_| {
                 let socket =
                     socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -233,7 +235,7 @@ fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_
             std::io::Read::read_to_end(&mut &socket, &mut reply).unwrap();
             assert_eq!(reply, b"pong\n", "nobody is turned away unanswered");
         }
-        assert!(overflows() >= Some(50.0), "{:?}", overflows());
+        assert!(overflows() >= Some(5.0), "{:?}", overflows());
     });
 }
 
