@@ -33,8 +33,6 @@ enum Command {
     },
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
-    /// Run the target on Debian's older kernels, in virtual machines
-    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,7 +44,6 @@ fn main() -> ExitCode {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }
         Command::Test(options) => test::run(&options),
-        Command::Vm(options) => vm::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

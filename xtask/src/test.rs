@@ -10,15 +10,29 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::vm;
+
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// Further arguments for `cargo test`
     #[arg(last = true, value_name = "CARGO TEST ARGS")]
     args: Vec<String>,
 }
 
+#[derive(clap::Subcommand)]
+enum Instead {
+    /// Boot Debian's kernels in virtual machines, and run the target and the client on each
+    Vm(vm::Options),
+}
+
 /// Runs all tests. Exit status 1 if one fails.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(Instead::Vm(options)) = &options.instead {
+        return vm::run(options);
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut tests = Command::new(cargo)
         .args(["test", "--workspace", "--no-fail-fast"])

@@ -120,6 +120,25 @@ for who in root user; do
     for mode in auto tc xdp-native xdp-generic; do one; done
 done
 
+# A wall clock that steps, forth and back, under a client that watches.
+who=client
+mode=clock
+/egw-probe external-target --allowed-cidr 127.0.0.0/8 --listen-port 1400 --metrics-addr 127.0.0.1:2300 2> /dev/null &
+target=$!
+sleep 1
+/egw-probe client --external-target-addr 127.0.0.1:1400 --watch=6s --exit --output json --metrics-addr 127.0.0.1:2301 \
+    > /tmp/clock.json 2> /dev/null &
+client=$!
+for step in 3600 -7200 3600; do
+    sleep 1.5
+    date -s "@$(($(date +%s) + step))" > /dev/null && say stepped $step
+done
+wait $client
+say exit $?
+say document "$(cat /tmp/clock.json)"
+kill -TERM $target
+wait $target
+
 # Without one of the rights: refused, and in which words.
 mode=auto
 refused() {

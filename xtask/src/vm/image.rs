@@ -19,9 +19,10 @@ const MODULES: [&str; 4] =
     ["drivers/net/veth.ko", "drivers/net/tun.ko", "net/sched/sch_ingress.ko", "net/sched/cls_bpf.ko"];
 /// Busybox has its own of some of them, but these know BPF, network namespaces and capabilities.
 const TOOLS: [&str; 3] = ["ip", "tc", "setpriv"];
-const APPLETS: [&str; 27] = [
-    "sh", "mount", "mkdir", "chmod", "insmod", "echo", "seq", "ping", "ping6", "nc", "wget", "grep", "sed",
-    "awk", "tr", "cut", "tail", "head", "sort", "cat", "kill", "sleep", "uname", "ls", "test", "[", "true",
+const APPLETS: [&str; 28] = [
+    "sh", "date", "mount", "mkdir", "chmod", "insmod", "echo", "seq", "ping", "ping6", "nc", "wget", "grep",
+    "sed", "awk", "tr", "cut", "tail", "head", "sort", "cat", "kill", "sleep", "uname", "ls", "test", "[",
+    "true",
 ];
 
 const FOLDER: u32 = 0o040_755;

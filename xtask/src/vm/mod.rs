@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the static program on older kernels, each booted in a virtual machine of its own.
+//! `cargo xtask test vm`: the static program on older kernels, each booted in a virtual machine of its own.
 //!
 //! Debian's kernels come from apt ([`package`]), the machine's userspace is one shell script in an initramfs ([`image`],
 //! `guest.sh`), and what the script saw is judged here ([`verdict`]).
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_mins(15);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Kernel series to boot
-    #[arg(long, value_delimiter = ',', default_value = "5.10,6.1,6.12")]
+    /// Kernel series to boot; newest is the newest that Debian has at all
+    #[arg(long, value_delimiter = ',', default_value = "5.10,6.1,6.12,newest")]
     kernel: Vec<String>,
     /// QEMU's accelerator: `kvm` is faster, but a nested one may lack instructions that a kernel wants
     #[arg(long, default_value = "tcg")]

@@ -11,6 +11,9 @@ use anyhow::{Context, Result, ensure};
 /// Debian's own keys, as the package debian-archive-keyring installs them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// The series that stands for the newest kernel that Debian has at all.
+const NEWEST: &str = "newest";
+
 /// A kernel unpacked from its package.
 pub(super) struct Kernel {
     /// Version as the package names it, such as `6.1.0-56-cloud-amd64`.
@@ -34,7 +37,8 @@ impl Apt {
 
     /// The newest package of a kernel series, by Debian's own order.
     fn newest(&self, series: &str) -> Result<Option<String>> {
-        let pattern = format!("^linux-image-{}[.][.0-9+deb-]*-cloud-amd64$", series.replace('.', "\\."));
+        let series = if series == NEWEST { "[0-9]+".to_owned() } else { series.replace('.', "\\.") };
+        let pattern = format!("^linux-image-{series}[.][.0-9+deb-]*-cloud-amd64$");
         let output = self.command("apt-cache").args(["search", "--names-only", &pattern]).output()?;
         let mut names: Vec<String> = String::from_utf8_lossy(&output.stdout)
             .lines()
@@ -57,8 +61,13 @@ fn numbers(name: &str) -> Vec<u64> {
 pub(super) fn fetch(series: &str, folder: &Path) -> Result<Option<Kernel>> {
     let mut apt = Apt(vec![]);
     let mut name = apt.newest(series)?;
-    if name.is_none() && series == "5.10" {
-        apt = older_release("bullseye", folder)?;
+    let elsewhere = match series {
+        "5.10" if name.is_none() => Some("bullseye"),
+        NEWEST => Some("sid"),
+        _ => None,
+    };
+    if let Some(codename) = elsewhere {
+        apt = other_release(codename, folder)?;
         name = apt.newest(series)?;
     }
     let Some(name) = name else { return Ok(None) };
@@ -85,8 +94,8 @@ pub(super) fn fetch(series: &str, folder: &Path) -> Result<Option<Kernel>> {
     }))
 }
 
-/// The machine's own Debian sources, read for an older release.
-fn older_release(codename: &str, folder: &Path) -> Result<Apt> {
+/// The machine's own Debian sources, read for another release.
+fn other_release(codename: &str, folder: &Path) -> Result<Apt> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Created-By: Packages"])
         .output()
