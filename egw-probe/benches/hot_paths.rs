@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p egw-probe --bench hot_paths`. Nothing here touches the kernel.
 
+#![expect(missing_docs, reason = "criterion_group! makes a public function")]
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::lab::{
@@ -180,16 +184,12 @@ impl Drop for Hosts {
     }
 }
 
-/// Processor time that a process has used, user and system, in seconds.
+/// Processor time that a process has used, user and system, in seconds; threads that have ended count.
 pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
     // To the nanosecond, unlike the ticks of /proc/PID/stat.
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let line = fs::read_to_string(task?.path().join("schedstat"))?;
-        let ran: u64 = line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        nanoseconds += ran;
-    }
-    Ok(nanoseconds as f64 / 1e9)
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
+    let time = clock_gettime(clock)?;
+    Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }
 
 /// Resident memory of a process, in KiB.
