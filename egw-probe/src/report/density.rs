@@ -5,7 +5,7 @@ use crate::client::bracket::TimelineRun;
 use crate::client::outcome::Outcome;
 
 /// Bins; when time outgrows them, each two become one.
-const BINS: usize = 256;
+const BINS: usize = 2_048;
 /// Width of a bin at first, seconds.
 const FIRST_WIDTH: f64 = 0.001;
 
@@ -16,6 +16,16 @@ pub struct Bin {
     pub client_seconds: [f64; Outcome::ALL.len()],
     /// Probes that leaked.
     pub leaked: f64,
+}
+
+impl std::iter::Sum for Bin {
+    fn sum<I: Iterator<Item = Self>>(bins: I) -> Self {
+        bins.fold(Self::default(), |mut sum, bin| {
+            sum.client_seconds.iter_mut().zip(bin.client_seconds).for_each(|(sum, more)| *sum += more);
+            sum.leaked += bin.leaked;
+            sum
+        })
+    }
 }
 
 /// Timelines of many clients, added up.
@@ -40,7 +50,7 @@ impl Density {
         for (run, end) in timeline.iter().zip(ends) {
             self.grow_to(end.max(run.to_seconds));
             self.spread(run.from_seconds, end, |bin, seconds| {
-                bin.client_seconds[run.outcome as usize] += seconds
+                bin.client_seconds[run.outcome as usize] += seconds;
             });
             if run.outcome == Outcome::Leaked {
                 // Evenly, as ticks are; the first and the last probe stand at the ends.
@@ -51,7 +61,7 @@ impl Density {
                 } else {
                     let rate = run.probes as f64 / length;
                     self.spread(run.from_seconds, run.to_seconds, |bin, seconds| {
-                        bin.leaked += seconds * rate
+                        bin.leaked += seconds * rate;
                     });
                 }
             }
@@ -63,11 +73,6 @@ impl Density {
         (&self.bins[..if self.end > 0.0 { self.index(self.end) + 1 } else { 0 }], self.width)
     }
 
-    /// Whether no timeline was added.
-    pub fn is_empty(&self) -> bool {
-        self.end <= 0.0
-    }
-
     fn index(&self, at: f64) -> usize {
         ((at / self.width) as usize).min(BINS - 1)
     }
@@ -77,10 +82,7 @@ impl Density {
         while self.end >= self.width * BINS as f64 {
             self.width *= 2.0;
             for index in 0..BINS / 2 {
-                let (one, two) = (self.bins[2 * index], self.bins[2 * index + 1]);
-                let mut both = Bin { leaked: one.leaked + two.leaked, ..one };
-                both.client_seconds.iter_mut().zip(two.client_seconds).for_each(|(sum, more)| *sum += more);
-                self.bins[index] = both;
+                self.bins[index] = self.bins[2 * index..2 * index + 2].iter().copied().sum();
             }
             self.bins[BINS / 2..].fill(Bin::default());
         }

@@ -2,6 +2,7 @@
 //!
 //! What is required of a result is what every version of schema 1 has; keys of later ones may be missing or new.
 
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Deserialize;
@@ -317,7 +318,8 @@ fn settings(
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        text += &format!(", {} {value}", name.replace('_', "-"));
+        // Writing to a String cannot fail.
+        let _ = write!(text, ", {} {value}", name.replace('_', "-"));
     }
     text + &version.map_or(String::new(), |version| format!(", version {version}"))
 }

@@ -83,8 +83,12 @@ pub fn with_query(api: &Uri, query: &str) -> Result<Uri, hyper::http::uri::Inval
     for byte in query.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'~' => url.push(char::from(byte)),
-            _ => url += &format!("%{byte:02X}"),
+            _ => url.extend(['%', hex(byte >> 4), hex(byte & 15)]),
         }
     }
     url.parse()
+}
+
+fn hex(digit: u8) -> char {
+    char::from(b"0123456789ABCDEF"[usize::from(digit)])
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::run::Run;
+use super::words::seconds;
 use crate::go::format_duration;
 
 /// The limits, as the user set them.
@@ -39,12 +40,9 @@ pub fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
     };
     let p99 = limits.max_p99.map(|max| {
         let upper = run.delay.quantile("p99").and_then(|p99| p99.of_this_run.upper_seconds);
-        let found =
-            upper.map_or("the p99 is not bounded: too many clients never got through".to_owned(), |upper| {
-                format!(
-                    "the p99 of these clients is {} at most",
-                    format_duration(Duration::from_secs_f64(upper))
-                )
+        let found = upper
+            .map_or("the p99 is not bounded: too many clients never got through".to_owned(), |upper| {
+                format!("the p99 of these clients is {} at most", seconds(upper))
             });
         let kept = upper.is_some_and(|upper| upper <= max.as_secs_f64());
         judged(format!("--max-p99 {}", format_duration(max)), kept, found)

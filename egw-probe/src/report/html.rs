@@ -28,7 +28,7 @@ pub fn page(report: &Report, corpus: &Corpus) -> String {
     gates(&mut page, report);
     delays(&mut page, report);
     comparison(&mut page, report);
-    pictures(&mut page, corpus);
+    pictures(&mut page, run, corpus);
     disruptions(&mut page, run, corpus);
     worst(&mut page, run);
     sources(&mut page, run);
@@ -102,17 +102,13 @@ fn delays(page: &mut String, report: &Report) {
          by the share of clients that never got through.",
         count(run.delay.steps as u64)
     );
-    let legend = report.compared_with.is_some().then(|| {
+    let legend = if report.compared_with.is_some() {
         "<p class=\"legend\"><span><i style=\"background:var(--run)\"></i>this run</span>\
          <span><i style=\"background:var(--other)\"></i>the other run</span></p>"
-    });
-    figure(
-        page,
-        "distribution",
-        plots::distribution(run, report.compared_with.as_ref()),
-        &caption,
-        legend.unwrap_or_default(),
-    );
+    } else {
+        ""
+    };
+    figure(page, "distribution", plots::distribution(run, report.compared_with.as_ref()), &caption, legend);
     page.push_str("<div class=\"columns\">\n<div>\n<h3>Probes</h3>\n");
     let probes = Outcome::ALL.iter().map(|one| (one, run.probes_of(*one))).filter(|(_, probes)| *probes > 0);
     table(page, &["outcome", "probes"], probes.map(|(one, probes)| vec![swatch(*one), count(probes)]));
@@ -153,11 +149,12 @@ fn comparison(page: &mut String, report: &Report) {
     );
 }
 
-fn pictures(page: &mut String, corpus: &Corpus) {
+fn pictures(page: &mut String, run: &Run, corpus: &Corpus) {
     page.push_str("<section>\n<h2>Timelines</h2>\n");
     let present = |one: &Outcome| corpus.outcomes[*one as usize] > 0;
-    let outcomes: String =
-        Outcome::ALL.into_iter().filter(present).map(|one| format!("<span>{}</span>", swatch(one))).collect();
+    let outcomes =
+        Outcome::ALL.into_iter().filter(present).map(|one| format!("<span>{}</span>", swatch(one)));
+    let outcomes = outcomes.collect::<Vec<_>>().concat();
     let switch = corpus.timelines().iter().any(|kept| kept.policy_switch.is_some());
     let marks = if switch {
         "<span><i class=\"bracket\"></i>bracket</span><span><i class=\"switch\"></i>policy switched</span>"
@@ -166,13 +163,15 @@ fn pictures(page: &mut String, corpus: &Corpus) {
     };
     let many = corpus.clients.len() > plots::MOST_ROWS;
     if many {
-        let caption =
-            "All clients together: how many were not masqueraded at a time, by what became of their probes.";
+        let caption = format!(
+            "All clients together: how many were not masqueraded at a time, by what became of their probes, up to {}.",
+            seconds(plots::extent(corpus, run))
+        );
         figure(
             page,
             "density",
-            plots::density(corpus),
-            caption,
+            plots::density(corpus, run),
+            &caption,
             &format!("<p class=\"legend\">{outcomes}</p>"),
         );
     }
@@ -195,7 +194,7 @@ fn pictures(page: &mut String, corpus: &Corpus) {
         &caption,
         &format!("<p class=\"legend\">{outcomes}{marks}</p>"),
     );
-    if let Some((svg, width)) = plots::leaks(corpus) {
+    if let Some((svg, width)) = plots::leaks(corpus, run) {
         let caption = format!("Leaked probes of all clients; each bar stands for {}.", seconds(width));
         page.push_str("<h2>Leaks over time</h2>\n");
         figure(page, "leaks", Some(svg), &caption, "");

@@ -183,7 +183,9 @@ impl<'a> Fit<'a> {
             *mass = (*mass * sum / count).max(0.0);
         }
         let total: f64 = self.mass.iter().sum();
-        self.mass.iter_mut().for_each(|mass| *mass /= total);
+        for mass in &mut self.mass {
+            *mass /= total;
+        }
         self.accumulate();
         greatest
     }

@@ -10,8 +10,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::client::WatchedDisruption;
 use super::corpus::{Corpus, KeptTimeline};
+use super::density::Bin;
 use super::run::Run;
-use super::words::short;
+use super::words::{count, short};
 use crate::client::disruptions::Kind;
 use crate::client::outcome::Outcome;
 
@@ -40,6 +41,8 @@ const NAMED_ROWS: usize = 70;
 const MOST_DISRUPTIONS: usize = 40;
 /// Bars of the leaks.
 const BARS: usize = 128;
+/// Columns of the picture of all clients.
+const COLUMNS: usize = 256;
 
 type Drawing<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -175,16 +178,15 @@ fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: 
             .map(|at| PathElement::new(vec![(at, q - 0.012), (at, q + 0.012)], INK.stroke_width(1)));
         chart.draw_series(ends)?;
         chart.draw_series([PathElement::new(vec![(from, q), (to, q)], INK.stroke_width(1))])?;
-        // Names of neighbours would stand on each other.
-        if colour == RUN && matches!(name, "p50" | "p90" | "p99") {
-            let at = (x.start + (x.end - x.start) * 0.012, q + 0.018);
-            chart.draw_series([Text::new(name, at, text(12, SOFT, HPos::Left))])?;
+        if colour == RUN {
+            let at = (to + (x.end - x.start) * 0.008, q);
+            chart.draw_series([Text::new(name, at, text(11, SOFT, HPos::Left))])?;
         }
     }
     Ok(())
 }
 
-/// A row for each client, the earliest at the top: outcomes, the bracket, and the switch of the policy where it is known.
+/// A row for each client, the worst at the top: outcomes, the bracket, and the switch of the policy where it is known.
 pub fn timelines(corpus: &Corpus) -> Option<String> {
     let all = corpus.timelines();
     let rows = if corpus.clients.len() > MOST_ROWS { &all[..all.len().min(WORST_ROWS)] } else { all };
@@ -207,7 +209,7 @@ pub fn timelines(corpus: &Corpus) -> Option<String> {
             .y_label_area_size(if named { NAMES } else { 40 })
             .build_cartesian_2d(0.0..end, 0.0..rows.len() as f64)?;
         axes(&mut chart, end, ("since the client's start", ""), &|_| String::new(), 0)?;
-        for (place, kept) in rows.iter().rev().enumerate() {
+        for (place, kept) in rows.iter().enumerate() {
             let middle = rows.len() as f64 - place as f64 - 0.5;
             draw_row(&mut chart, kept, middle, end)?;
             if named {
@@ -287,9 +289,26 @@ const fn weight(outcome: Outcome) -> u8 {
     }
 }
 
-/// How many clients were not masqueraded at a time, by what became of their probes.
-pub fn density(corpus: &Corpus) -> Option<String> {
+/// Where pictures of all clients end: at the last probe; well behind the p99 if the few after it would leave no room for the others.
+pub fn extent(corpus: &Corpus, run: &Run) -> f64 {
     let (bins, width) = corpus.density.bins();
+    let all = bins.len() as f64 * width;
+    let p99 = run.delay.quantile("p99").and_then(|p99| p99.of_this_run.upper_seconds);
+    let most = p99.map_or(all, |p99| p99 * 1.5);
+    if all > 2.0 * most { most } else { all }
+}
+
+/// The bins up to there, joined until they are no more than `most`, and their width.
+fn drawn_bins(corpus: &Corpus, run: &Run, most: usize) -> (Vec<Bin>, f64) {
+    let (bins, width) = corpus.density.bins();
+    let drawn = ((extent(corpus, run) / width).ceil() as usize).min(bins.len());
+    let each = drawn.div_ceil(most).max(1);
+    (bins[..drawn].chunks(each).map(|bins| bins.iter().copied().sum()).collect(), width * each as f64)
+}
+
+/// How many clients were not masqueraded at a time, by what became of their probes.
+pub fn density(corpus: &Corpus, run: &Run) -> Option<String> {
+    let (bins, width) = drawn_bins(corpus, run, COLUMNS);
     let misses: Vec<Outcome> = Outcome::ALL.into_iter().filter(|one| *one != Outcome::Pong).collect();
     let clients = |bin: usize, outcome: Outcome| bins[bin].client_seconds[outcome as usize] / width;
     let of_bin = |bin: usize| misses.iter().map(|one| clients(bin, *one)).sum::<f64>();
@@ -308,7 +327,7 @@ pub fn density(corpus: &Corpus) -> Option<String> {
             &mut chart,
             end,
             ("since each client's start", "clients not masqueraded"),
-            &|y| format!("{y:.0}"),
+            &|y| count(y.round() as u64),
             6,
         )?;
         let mut floor = vec![0.0; bins.len()];
@@ -333,22 +352,27 @@ pub fn density(corpus: &Corpus) -> Option<String> {
 }
 
 /// Probes that leaked, over time. Returns the time that a bar stands for, too.
-pub fn leaks(corpus: &Corpus) -> Option<(String, f64)> {
-    let (bins, width) = corpus.density.bins();
-    let each = bins.len().div_ceil(BARS).max(1);
-    let bars: Vec<f64> = bins.chunks(each).map(|bins| bins.iter().map(|bin| bin.leaked).sum()).collect();
+pub fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
+    let (bins, width) = drawn_bins(corpus, run, BARS);
+    let bars: Vec<f64> = bins.iter().map(|bin| bin.leaked).collect();
     let most = bars.iter().copied().fold(0.0, f64::max);
     if most <= 0.0 {
         return None;
     }
-    let (width, end) = (width * each as f64, bins.len() as f64 * width);
+    let end = bins.len() as f64 * width;
     let svg = picture(260, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(46)
             .y_label_area_size(76)
             .build_cartesian_2d(0.0..end, 0.0..most * 1.05)?;
-        axes(&mut chart, end, ("since each client's start", "leaked probes"), &|y| format!("{y:.0}"), 5)?;
+        axes(
+            &mut chart,
+            end,
+            ("since each client's start", "leaked probes"),
+            &|y| count(y.round() as u64),
+            5,
+        )?;
         let bar = |(index, height): (usize, &f64)| {
             let from = index as f64 * width;
             Rectangle::new([(from, 0.0), (from + width * 0.88, *height)], colour(Outcome::Leaked).filled())
@@ -443,8 +467,8 @@ mod tests {
         let pictures = [
             distribution(&run, None),
             timelines(&corpus),
-            density(&corpus),
-            leaks(&corpus).map(|(svg, _)| svg),
+            density(&corpus, &run),
+            leaks(&corpus, &run).map(|(svg, _)| svg),
         ];
         for picture in pictures {
             let length = picture.unwrap().len();
@@ -461,10 +485,11 @@ mod tests {
     #[test]
     fn nothing_is_not_drawn() {
         let empty = Corpus::default();
-        assert_eq!(distribution(&Run::of(&empty), None), None);
+        let run = Run::of(&empty);
         assert_eq!(
-            (timelines(&empty), density(&empty), leaks(&empty), disruptions(&empty)),
-            (None, None, None, None)
+            (distribution(&run, None), density(&empty, &run), leaks(&empty, &run)),
+            (None, None, None)
         );
+        assert_eq!((timelines(&empty), disruptions(&empty)), (None, None));
     }
 }

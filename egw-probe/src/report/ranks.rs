@@ -84,8 +84,7 @@ fn binomial(count: usize, q: f64) -> Vec<f64> {
             weights[successes] * successes as f64 / (count - successes + 1) as f64 / odds;
     }
     let total: f64 = weights.iter().sum();
-    weights.iter_mut().for_each(|weight| *weight /= total);
-    weights
+    weights.into_iter().map(|weight| weight / total).collect()
 }
 
 #[cfg(test)]

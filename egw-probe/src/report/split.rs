@@ -19,6 +19,7 @@ pub enum Piece<'a> {
 
 /// Finds documents in bytes that come in chunks.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is what a byte can be inside of")]
 pub struct Splitter {
     pending: Vec<u8>,
     depth: u32,

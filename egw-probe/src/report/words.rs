@@ -48,7 +48,11 @@ pub fn seconds(value: f64) -> String {
 }
 
 fn scale(value: f64) -> (f64, &'static str, usize) {
-    if value.abs() < 1.0 { (value * 1e3, "ms", 3) } else { (value, "s", 4) }
+    match value.abs() {
+        ..1.0 => (value * 1e3, "ms", 3),
+        1.0..100.0 => (value, "s", 4),
+        _ => (value, "s", 1),
+    }
 }
 
 /// Bounds of a time.
@@ -75,7 +79,8 @@ pub fn difference(bounds: Bounds) -> String {
 fn range(lower: f64, upper: f64) -> String {
     let (_, unit, digits) = scale(lower.abs().max(upper.abs()));
     let factor = if unit == "ms" { 1e3 } else { 1.0 };
-    format!("{:.digits$} to {:.digits$} {unit}", lower * factor, upper * factor)
+    let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
+    if lower == upper { format!("{upper} {unit}") } else { format!("{lower} to {upper} {unit}") }
 }
 
 /// A count with its thousands apart.
@@ -145,6 +150,7 @@ mod tests {
         assert_eq!(told(Some(0.300_142), Some(0.350_276)), "300.142 to 350.276 ms");
         assert_eq!(told(Some(0.9), Some(1.1)), "0.9000 to 1.1000 s");
         assert_eq!(told(Some(0.0), Some(0.05)), "up to 50.000 ms");
+        assert_eq!(told(Some(0.3), Some(0.300_000_1)), "300.000 ms");
         assert_eq!(told(Some(2.0), None), "later than 2.0000 s");
         assert_eq!(told(None, None), "never");
         assert_eq!(
