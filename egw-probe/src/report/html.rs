@@ -7,7 +7,7 @@ use plotters::style::RGBColor;
 use super::corpus::Corpus;
 use super::plots;
 use super::run::{Report, Run};
-use super::words::{bounds, count, difference, escape, longest, seconds, share, verdict};
+use super::words::{self, bounds, count, difference, escape, longest, seconds, share, verdict};
 use crate::client::outcome::Outcome;
 
 /// The style sheet. It exchanges the pictures' colours where the page is dark.
@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("page.css");
 /// Writes a report as HTML.
 pub fn page(report: &Report, corpus: &Corpus) -> String {
     let run = &report.run;
-    let title = format!("Egress gateway report: {} clients", count(run.clients.total));
+    let title = format!("Egress gateway report: {}", words::clients(run.clients.total));
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -57,6 +57,7 @@ fn header(page: &mut String, report: &Report) {
     ];
     page.push_str("<dl class=\"cards\">\n");
     for (name, value, class) in cards {
+        let value = value.replace(" %", "&nbsp;%");
         let _ = writeln!(page, "<div class=\"{class}\"><dt>{name}</dt><dd>{value}</dd></div>");
     }
     page.push_str("</dl>\n");
@@ -94,8 +95,8 @@ fn delays(page: &mut String, report: &Report) {
         let values = [quantile.estimate, quantile.confidence, quantile.of_this_run].map(bounds);
         std::iter::once(quantile.name.to_owned()).chain(values).collect()
     });
-    let max = vec!["max".to_owned(), longest(run), String::new(), String::new()];
-    table(page, &["", "estimate (a bracket)", "95 % confidence", "of these very clients"], rows.chain([max]));
+    table(page, &["", "estimate (a bracket)", "95 % confidence", "of these very clients"], rows);
+    let _ = writeln!(page, "<p>The longest delay: {}.</p>", longest(run));
     let caption = format!(
         "Distribution of the delays ({} steps). The line is the latest that the brackets allow; the shade is where inside a bracket \
          a client may have been earlier; bars are the 95 % confidence intervals of p50, p90, p95 and p99. The line ends below 100 % \
@@ -141,7 +142,7 @@ fn comparison(page: &mut String, report: &Report) {
     table(page, &["", "clients", "not masqueraded", "leaked", "p50", "p99"], runs);
     let _ = writeln!(
         page,
-        "<p>Medians differ by {}; with 95 % confidence by {}. Wilcoxon-Mann-Whitney test for interval-censored data, {} \
+        "<p>Medians differ by {}; with 95 % confidence (conservative) by {}. Wilcoxon-Mann-Whitney test for interval-censored data, {} \
          permutations.</p>\n</section>",
         difference(comparison.median_difference),
         difference(comparison.median_difference_confidence),

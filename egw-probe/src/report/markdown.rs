@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::run::{Report, Run};
-use super::words::{bounds, count, difference, longest, plain, seconds, share, short, verdict};
+use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
 
 /// Writes a report as Markdown (GitHub's tables).
 pub fn markdown(report: &Report) -> String {
@@ -13,7 +13,7 @@ pub fn markdown(report: &Report) -> String {
         run(&mut text, other, "Compared with");
         let _ = writeln!(
             text,
-            "**{}** Medians differ by {}; with 95 % confidence by {}.\n",
+            "**{}** Medians differ by {}; with 95 % confidence (conservative) by {}.\n",
             verdict(comparison),
             difference(comparison.median_difference),
             difference(comparison.median_difference_confidence)
@@ -41,8 +41,8 @@ fn run(text: &mut String, run: &Run, title: &str) {
     let _ = writeln!(text, "## {title}\n");
     let _ = writeln!(
         text,
-        "{} clients: {} masqueraded, {} timed out, {} unfinished; {} leaked.\n",
-        count(clients.total),
+        "{}: {} masqueraded, {} timed out, {} unfinished; {} leaked.\n",
+        words::clients(clients.total),
         of(clients.masqueraded),
         of(clients.timed_out),
         of(clients.unfinished),

@@ -179,7 +179,7 @@ fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: 
         chart.draw_series(ends)?;
         chart.draw_series([PathElement::new(vec![(from, q), (to, q)], INK.stroke_width(1))])?;
         if colour == RUN {
-            let at = (to + (x.end - x.start) * 0.008, q);
+            let at = (to + (x.end - x.start) * 0.006, q - 0.032);
             chart.draw_series([Text::new(name, at, text(11, SOFT, HPos::Left))])?;
         }
     }

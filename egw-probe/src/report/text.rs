@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::run::{Report, Run, Times};
-use super::words::{bounds, count, difference, longest, plain, seconds, share, short, verdict};
+use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
 
 /// Columns.
 const WIDTH: usize = 80;
@@ -20,7 +20,11 @@ pub fn text(report: &Report) -> String {
         text.push_str("\ncomparison\n");
         paragraph(&mut text, "  ", &verdict(comparison));
         row(&mut text, "medians differ by", &difference(comparison.median_difference));
-        row(&mut text, "95 % confidence", &difference(comparison.median_difference_confidence));
+        row(
+            &mut text,
+            "95 % confidence",
+            &(difference(comparison.median_difference_confidence) + " (conservative)"),
+        );
     }
     if !report.gates.is_empty() {
         text.push_str("\ngates\n");
@@ -38,7 +42,7 @@ pub fn text(report: &Report) -> String {
 
 fn run(text: &mut String, run: &Run, prefix: &str) {
     let clients = &run.clients;
-    let _ = writeln!(text, "{prefix}{} clients", count(clients.total));
+    let _ = writeln!(text, "{prefix}{}", words::clients(clients.total));
     row(text, "masqueraded", &share(clients.masqueraded, clients.total));
     row(text, "timed out", &share(clients.timed_out, clients.total));
     if clients.unfinished > 0 {

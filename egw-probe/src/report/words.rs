@@ -96,6 +96,14 @@ pub fn count(count: u64) -> String {
     text
 }
 
+/// So many clients.
+pub fn clients(number: u64) -> String {
+    match number {
+        1 => "1 client".to_owned(),
+        more => format!("{} clients", count(more)),
+    }
+}
+
 /// A share of a whole, with the count.
 pub fn share(part: u64, whole: u64) -> String {
     match whole {
@@ -115,10 +123,7 @@ pub fn longest(run: &Run) -> String {
 }
 
 fn failed(run: &Run) -> String {
-    match run.clients.timed_out + run.clients.unfinished {
-        1 => "1 client".to_owned(),
-        more => format!("{} clients", count(more)),
-    }
+    clients(run.clients.timed_out + run.clients.unfinished)
 }
 
 /// What a comparison says, in one sentence.
