@@ -301,7 +301,9 @@ pub fn bracket(lower: f64, upper: Option<f64>) -> Interval {
 fn leak_seconds(timeline: &[TimelineRun]) -> f64 {
     let ends = timeline.iter().skip(1).map(|next| next.from_seconds).chain([f64::NAN]);
     let leaks = timeline.iter().zip(ends).filter(|(run, _)| run.outcome == Outcome::Leaked);
-    leaks.map(|(run, end)| if end.is_nan() { run.to_seconds } else { end } - run.from_seconds).sum()
+    // Not by sum, which is -0 for none.
+    leaks
+        .fold(0.0, |sum, (run, end)| sum + if end.is_nan() { run.to_seconds } else { end } - run.from_seconds)
 }
 
 /// The settings as flags, those that are at their default too, but not those that are off.

@@ -57,7 +57,7 @@ fn header(page: &mut String, report: &Report) {
     ];
     page.push_str("<dl class=\"cards\">\n");
     for (name, value, class) in cards {
-        let value = value.replace(" %", "&nbsp;%");
+        let value = value.replace(" %", "&nbsp;%").replace(" ms", "&nbsp;ms");
         let _ = writeln!(page, "<div class=\"{class}\"><dt>{name}</dt><dd>{value}</dd></div>");
     }
     page.push_str("</dl>\n");
@@ -98,7 +98,7 @@ fn delays(page: &mut String, report: &Report) {
     table(page, &["", "estimate (a bracket)", "95 % confidence", "of these very clients"], rows);
     let _ = writeln!(page, "<p>The longest delay: {}.</p>", longest(run));
     let caption = format!(
-        "Distribution of the delays ({} steps). The line is the latest that the brackets allow; the shade is where inside a bracket \
+        "Distribution of the delays; steps: {}. The line is the latest that the brackets allow; the shade is where inside a bracket \
          a client may have been earlier; bars are the 95 % confidence intervals of p50, p90, p95 and p99. The line ends below 100 % \
          by the share of clients that never got through.",
         count(run.delay.steps as u64)

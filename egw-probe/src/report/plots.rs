@@ -93,6 +93,15 @@ fn tick(end: f64) -> impl Fn(&f64) -> String {
     }
 }
 
+/// A count on an axis; of few things an axis has marks between the whole ones.
+fn number(count_of: f64) -> String {
+    if count_of < 10.0 && count_of.fract() > 0.01 {
+        format!("{count_of:.1}")
+    } else {
+        count(count_of.round() as u64)
+    }
+}
+
 fn axes(
     chart: &mut Chart<'_, '_>,
     end: f64,
@@ -100,16 +109,17 @@ fn axes(
     y_label: &dyn Fn(&f64) -> String,
     y_labels: usize,
 ) -> Drawing<()> {
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
+    let mut mesh = chart.configure_mesh();
+    if !y.is_empty() {
+        mesh.y_desc(y);
+    }
+    mesh.disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(SOFT)
         .label_style(text(13, SOFT, HPos::Center))
         .axis_desc_style(text(13, SOFT, HPos::Center))
         .x_desc(x)
-        .y_desc(y)
         .x_labels(9)
         .y_labels(y_labels)
         .x_label_formatter(&tick(end))
@@ -173,14 +183,21 @@ fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: 
     for (quantile, (name, q)) in run.delay.quantiles.iter().zip(super::run::QUANTILES) {
         let Some(from) = quantile.confidence.lower_seconds else { continue };
         let to = quantile.confidence.upper_seconds.unwrap_or(f64::INFINITY);
+        let ink = if colour == RUN { INK } else { colour };
+        // An end beyond the picture, or nowhere, has no mark.
+        for at in [from, to].into_iter().filter(|at| x.contains(at)) {
+            chart.draw_series([PathElement::new(
+                vec![(at, q - 0.012), (at, q + 0.012)],
+                ink.stroke_width(1),
+            )])?;
+        }
         let (from, to) = (from.clamp(x.start, x.end), to.clamp(x.start, x.end));
-        let ends = [from, to]
-            .map(|at| PathElement::new(vec![(at, q - 0.012), (at, q + 0.012)], INK.stroke_width(1)));
-        chart.draw_series(ends)?;
-        chart.draw_series([PathElement::new(vec![(from, q), (to, q)], INK.stroke_width(1))])?;
+        chart.draw_series([PathElement::new(vec![(from, q), (to, q)], ink.stroke_width(1))])?;
         if colour == RUN {
-            let at = (to + (x.end - x.start) * 0.006, q - 0.032);
-            chart.draw_series([Text::new(name, at, text(11, SOFT, HPos::Left))])?;
+            let room = (x.end - x.start) * 0.04;
+            let (at, side) =
+                if to + room < x.end { (to + room / 8.0, HPos::Left) } else { (x.end, HPos::Right) };
+            chart.draw_series([Text::new(name, (at, q - 0.032), text(11, SOFT, side))])?;
         }
     }
     Ok(())
@@ -323,13 +340,7 @@ pub fn density(corpus: &Corpus, run: &Run) -> Option<String> {
             .x_label_area_size(46)
             .y_label_area_size(76)
             .build_cartesian_2d(0.0..end, 0.0..most * 1.05)?;
-        axes(
-            &mut chart,
-            end,
-            ("since each client's start", "clients not masqueraded"),
-            &|y| count(y.round() as u64),
-            6,
-        )?;
+        axes(&mut chart, end, ("since each client's start", "clients not masqueraded"), &|y| number(*y), 6)?;
         let mut floor = vec![0.0; bins.len()];
         for outcome in misses {
             let top: Vec<f64> = (0..bins.len()).map(|bin| floor[bin] + clients(bin, outcome)).collect();
@@ -353,7 +364,9 @@ pub fn density(corpus: &Corpus, run: &Run) -> Option<String> {
 
 /// Probes that leaked, over time. Returns the time that a bar stands for, too.
 pub fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
-    let (bins, width) = drawn_bins(corpus, run, BARS);
+    let leaked: f64 = corpus.density.bins().0.iter().map(|bin| bin.leaked).sum();
+    // Few probes in many bars would be a picture of nothing.
+    let (bins, width) = drawn_bins(corpus, run, ((leaked / 3.0) as usize).clamp(8, BARS));
     let bars: Vec<f64> = bins.iter().map(|bin| bin.leaked).collect();
     let most = bars.iter().copied().fold(0.0, f64::max);
     if most <= 0.0 {
@@ -366,13 +379,7 @@ pub fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
             .x_label_area_size(46)
             .y_label_area_size(76)
             .build_cartesian_2d(0.0..end, 0.0..most * 1.05)?;
-        axes(
-            &mut chart,
-            end,
-            ("since each client's start", "leaked probes"),
-            &|y| count(y.round() as u64),
-            5,
-        )?;
+        axes(&mut chart, end, ("since each client's start", "leaked probes"), &|y| number(*y), 5)?;
         let bar = |(index, height): (usize, &f64)| {
             let from = index as f64 * width;
             Rectangle::new([(from, 0.0), (from + width * 0.88, *height)], colour(Outcome::Leaked).filled())

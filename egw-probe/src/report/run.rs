@@ -361,7 +361,7 @@ impl Times {
             p50_seconds: at(0.5),
             p99_seconds: at(0.99),
             max_seconds: at(1.0),
-            total_seconds: seconds.iter().sum(),
+            total_seconds: seconds.iter().fold(0.0, |sum, more| sum + more),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Iterator for Clients {
             timeline.push(run(Outcome::Pong, sent(leaked as f64), sent(leaked as f64), 1));
         }
         let upper = truth.map(|_| sent(leaked as f64) + rtt);
-        let disrupted = self.random() < 0.01 && !never;
+        let disrupted = self.random() < 0.05 && !never;
         let disruption = Disruption {
             kind: if self.random() < 0.5 { Kind::Leak } else { Kind::Blackhole },
             start_seconds: 20.0 + 10.0 * self.random(),
