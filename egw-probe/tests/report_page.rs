@@ -10,7 +10,7 @@ use files::{Folder, report, skip};
 use serde_json::Value;
 
 /// Measures the page from inside: boxes, colours as they are computed, and what would have come from the network.
-const MEASURE: &str = r#"<script>
+const MEASURE: &str = r"<script>
 addEventListener('load', () => {
   const box = (element) => { const b = element.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; };
   const picture = (id) => {
@@ -37,7 +37,7 @@ addEventListener('load', () => {
   const out = document.createElement('pre'); out.id = 'measured'; out.textContent = JSON.stringify(found);
   document.body.append(out);
 });
-</script>"#;
+</script>";
 
 const WIDTH: f64 = 1120.0;
 
