@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod net;
 pub mod poller;
 pub mod progress;
+pub mod report;
 pub mod sandbox;
 pub mod signals;
 pub mod target;

@@ -7,6 +7,7 @@ use egw_probe::cli::{self, Command, Stop};
 use egw_probe::client::{self, result::Start};
 use egw_probe::config::{ClientConfig, ConfigError, TargetConfig};
 use egw_probe::log;
+use egw_probe::report::{self, plan::Plan};
 use egw_probe::signals::Signals;
 use egw_probe::target;
 
@@ -44,6 +45,10 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
         Command::ExternalTarget(args) => {
             log::init(&args.log);
             target::run(&TargetConfig::try_from(args)?, &signals)
+        }
+        Command::Report(args) => {
+            log::init(&args.log);
+            report::run(&Plan::try_from(*args)?, &signals)
         }
     }
 }

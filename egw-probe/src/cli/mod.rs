@@ -1,6 +1,7 @@
 //! The raw flags, as the user wrote them. What they mean together is decided in [`crate::config`].
 
 mod addresses;
+pub mod report;
 mod usage;
 
 use std::ffi::OsString;
@@ -21,18 +22,21 @@ use crate::go;
 #[derive(Debug, Parser)]
 #[command(name = "egw-probe", version, args_override_self = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Which of the two ends to run.
+    /// Which of the two ends to run, or a report.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The two ends of a measurement.
+/// The two ends of a measurement, and what came of many.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs in the Pod: opens connections to the target on exact ticks until one is answered with pong
     Client(Box<ClientArgs>),
     /// Runs outside the cluster: answers pong to sources inside the allowed CIDRs, and closes all others
     ExternalTarget(ExternalTargetArgs),
+    /// Reads many results and gives one answer: percentiles, leaks, gates, a page with plots
+    #[command(after_help = report::EXAMPLES)]
+    Report(Box<report::ReportArgs>),
 }
 
 /// Flags of `egw-probe client`.
@@ -361,9 +365,13 @@ pub fn command() -> clap::Command {
         None => arg,
     };
     Cli::command().mut_subcommands(|subcommand| {
-        subcommand.mut_args(from_environment).after_help(
-            "Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.",
-        )
+        let subcommand = subcommand.mut_args(from_environment);
+        match subcommand.get_after_help() {
+            Some(_) => subcommand,
+            None => subcommand.after_help(
+                "Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.",
+            ),
+        }
     })
 }
 
@@ -401,14 +409,14 @@ mod tests {
     fn client(line: &str) -> ClientArgs {
         match run(&format!("egw-probe client {line}")).unwrap().command {
             Command::Client(args) => *args,
-            Command::ExternalTarget(_) => panic!("a client was asked for"),
+            _ => panic!("a client was asked for"),
         }
     }
 
     fn target(line: &str) -> ExternalTargetArgs {
         match run(&format!("egw-probe external-target {line}")).unwrap().command {
             Command::ExternalTarget(args) => args,
-            Command::Client(_) => panic!("a target was asked for"),
+            _ => panic!("a target was asked for"),
         }
     }
 

@@ -42,10 +42,10 @@ pub(super) fn one_line(error: &clap::Error) -> String {
         }
         ErrorKind::InvalidSubcommand => {
             let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();
-            format!("\"{word}\": no such command: write client or external-target")
+            format!("\"{word}\": no such command: write client, external-target or report")
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "a command is missing: write client or external-target; --help explains them".to_owned()
+            "a command is missing: write client, external-target or report; --help explains them".to_owned()
         }
         ErrorKind::MissingRequiredArgument => match flag.as_str() {
             missing if missing.contains("--external-target-addr") => {
@@ -130,8 +130,8 @@ mod tests {
                 "client --external-target-addr=a:1 --intervall=5ms",
                 "--intervall: no such flag; did you mean --interval?",
             ),
-            ("serve", "\"serve\": no such command: write client or external-target"),
-            ("", "a command is missing: write client or external-target; --help explains them"),
+            ("serve", "\"serve\": no such command: write client, external-target or report"),
+            ("", "a command is missing: write client, external-target or report; --help explains them"),
         ] {
             let text = refused(line);
             assert_eq!(text, expected, "{line}");

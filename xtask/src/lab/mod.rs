@@ -19,6 +19,7 @@ mod outage_report;
 pub(crate) mod packet;
 mod policy;
 mod report;
+mod results;
 mod target;
 pub(crate) mod tool;
 mod topology;
@@ -57,6 +58,9 @@ const MOST_ROWS: usize = 50;
 /// Runs the lab. Exit status 0 if every measurement agrees with what was done, 1 if one doesn't.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let plan = Plan::new(options)?;
+    if let Some(folder) = options.results.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(unready(format!("--results {}: no such folder: make it first", folder.display())));
+    }
     tool::check_prerequisites()?;
     let program = match &options.bin {
         Some(program) => fs::canonicalize(program).map_err(|error| {
@@ -190,6 +194,9 @@ fn all_outages<'lab>(
     while outages.len() - void < wanted {
         let outage = stage.watch_outage(outages.len() as u32 + 1, &mut mortal, random)?;
         void += usize::from(outage.is_void(plan.scenario));
+        if let Some(folder) = options.results.as_ref().filter(|_| !outage.is_void(plan.scenario)) {
+            results::keep_outage(folder, &outage)?;
+        }
         if !options.json {
             println!("{}", outage_report::row(&outage, plan.scenario));
         }
@@ -247,6 +254,9 @@ fn all_runs(
         run += 1;
         let (more, took) = stage.activate(run, random)?;
         cost = cost.then(took);
+        if let Some(folder) = &options.results {
+            results::keep(folder, &more)?;
+        }
         for activation in more {
             void += usize::from(activation.is_void());
             if shown(&activation) {

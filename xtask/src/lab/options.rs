@@ -103,6 +103,9 @@ pub(crate) struct Options {
     /// The egw-probe program to run [default: build it, in release]
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,
+    /// Keep each client's result document in this folder, for `egw-probe report`
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) results: Option<PathBuf>,
     /// Print one JSON document instead of a table
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,0 +1,91 @@
+//! The raw flags of `egw-probe report`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::LogArgs;
+use crate::go;
+
+/// What stands under the flags in `--help`.
+pub(super) const EXAMPLES: &str = "\
+Inputs, any mix of them:
+  results/ run.jsonl -          folders (every *.json and *.jsonl below), files, - for stdin; documents one
+                                to a line, one after another, or in an array
+  http://10.0.0.7:2112/metrics  a client that still serves
+  http://10.0.0.9:2113/clients  what a target with --tags knows (or /sources)
+
+Examples:
+  egw-probe report results/ --html report.html
+  kubectl logs -l app=probe --tail=-1 | egw-probe report - --max-p99 1s --max-failed 0 --junit gates.xml
+  egw-probe report today/ --compare yesterday/
+  egw-probe report --prometheus http://prometheus:9090 --query-label k8s_instance=egw-7
+
+Several results of one client each count; the very same result read twice counts once. A client that timed out
+is later than everything.
+
+Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read (and no gate failed).
+
+Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.";
+
+/// Flags of `egw-probe report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Result documents: files, folders, - for stdin, http:// addresses of /metrics, /clients or /sources
+    #[arg(value_name = "INPUT")]
+    pub inputs: Vec<String>,
+
+    /// Compare with this other, earlier run: any INPUT; repeatable
+    #[arg(long, value_name = "INPUT", action = ArgAction::Append)]
+    pub compare: Vec<String>,
+
+    /// Read the clients whose series this Prometheus server has now (not older than its lookback, 5 minutes by default)
+    #[arg(long, value_name = "URL")]
+    pub prometheus: Option<String>,
+
+    /// With --prometheus: only series with this label; repeatable
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub query_label: Vec<String>,
+
+    /// The report on stdout
+    #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    pub output: ReportOutput,
+
+    /// Write one self-contained page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Write the gates as JUnit XML, for CI
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+
+    /// Gate: fail if the p99 of the delays may be longer (judged at the upper end of its bracket)
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_p99: Option<Duration>,
+
+    /// Gate: fail if more probes leaked, over all clients
+    #[arg(long, value_name = "PROBES")]
+    pub max_leaked: Option<u64>,
+
+    /// Gate: fail if more clients were not masqueraded (timed out or unfinished)
+    #[arg(long, value_name = "CLIENTS")]
+    pub max_failed: Option<u64>,
+
+    /// Flags of every command.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Form of the report on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportOutput {
+    /// A table for people, 80 columns wide
+    Text,
+    /// One document
+    Json,
+    /// For a pull request or an issue
+    Markdown,
+    /// The gates as JUnit XML
+    Junit,
+}

@@ -1,0 +1,221 @@
+//! Everything read of one run, as it comes in. Keeps a few words of every client; of probes, disruptions and timelines only sums
+//! and the worst few, so that memory grows with clients and not with what they did. Pure.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::client::{ClientResult, Reading, WatchedDisruption};
+use super::density::Density;
+use super::document::{Found, Refusal, SourcesSeen, TagTimeline};
+use crate::client::bracket::TimelineRun;
+use crate::client::disruptions::Kind;
+use crate::client::outcome::Outcome;
+
+/// Timelines and disruptions kept: the worst ones.
+pub const KEPT: usize = 200;
+/// Runs of one kept timeline; what comes after is not drawn.
+const RUNS_KEPT: usize = 400;
+/// Settings, refusals and sources kept by name; all are counted.
+const NAMED: usize = 100;
+
+/// One client's timeline, to be drawn.
+#[derive(Debug, Clone)]
+pub struct KeptTimeline {
+    /// The client's result once more.
+    pub client: ClientResult,
+    /// Outcomes in sent order.
+    pub runs: Vec<TimelineRun>,
+    /// When the policy was switched, if somebody recorded that.
+    pub policy_switch: Option<[f64; 2]>,
+}
+
+/// Something that was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// File or URL, and which document of it.
+    pub place: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// What was read of one run.
+#[derive(Debug, Default)]
+pub struct Corpus {
+    /// One entry per result.
+    pub clients: Vec<ClientResult>,
+    /// Probes of all clients, in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; Outcome::ALL.len()],
+    /// All timelines, added up.
+    pub density: Density,
+    /// Disruptions of all clients, in the order of [`Kind::ALL`].
+    pub disruptions_by_kind: [u64; Kind::ALL.len()],
+    /// Disruptions without an end.
+    pub open_disruptions: u64,
+    /// How many results were produced by which settings; those beyond the cap are under the last name.
+    pub settings: BTreeMap<String, u64>,
+    /// First and last start among the results.
+    pub started: Option<(String, String)>,
+    /// Results that were read before: counted once.
+    pub read_again: u64,
+    /// Clients that failed their own gates.
+    pub own_gates_failed: u64,
+    /// Clients that called their numbers weak.
+    pub warned: u64,
+    /// Entries of a target for clients whose own results are there: not counted twice.
+    pub tags_of_known_clients: u64,
+    /// What targets saw of sources.
+    pub sources: Option<SourcesSeen>,
+    /// What was not read, the first ones by name.
+    pub skipped: Vec<Skipped>,
+    /// How much was not read, by kind.
+    pub skipped_by_kind: BTreeMap<&'static str, u64>,
+    timelines: Vec<KeptTimeline>,
+    disruptions: Vec<WatchedDisruption>,
+    seen: HashSet<u64>,
+    tags: HashSet<u16>,
+    tag_timelines: Vec<(TagTimeline, String)>,
+}
+
+impl Corpus {
+    /// Takes in a document of the source of this name.
+    pub fn take(&mut self, found: Found, source: &str) {
+        match found {
+            Found::Client(reading) => self.add(*reading),
+            Found::Tags(entries) => {
+                self.tag_timelines.extend(entries.into_iter().map(|entry| (entry, source.to_owned())));
+            }
+            Found::Sources(seen) => {
+                let all = self.sources.get_or_insert_default();
+                all.allowed += seen.allowed;
+                all.denied += seen.denied;
+                all.denied_from.extend(seen.denied_from);
+                all.denied_from.sort_by_key(|(_, connections)| std::cmp::Reverse(*connections));
+                all.denied_from.truncate(NAMED);
+                all.syns = match (all.syns, seen.syns) {
+                    (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
+                    (a, b) => a.or(b),
+                };
+            }
+        }
+    }
+
+    /// Takes in one client's result.
+    pub fn add(&mut self, reading: Reading) {
+        if reading.identity.is_some_and(|identity| !self.seen.insert(identity)) {
+            self.read_again += 1;
+            return;
+        }
+        self.tags.extend(reading.tag);
+        self.outcomes.iter_mut().zip(reading.outcomes).for_each(|(sum, more)| *sum += more);
+        self.own_gates_failed += u64::from(reading.own_gates_failed);
+        self.warned += u64::from(reading.warned);
+        if let Some(settings) = reading.settings {
+            let known = self.settings.len() < NAMED || self.settings.contains_key(&settings);
+            *self.settings.entry(if known { settings } else { "others".to_owned() }).or_default() += 1;
+        }
+        if let Some(at) = reading.started_at {
+            let (first, last) = self.started.get_or_insert_with(|| (at.clone(), at.clone()));
+            if at < *first {
+                first.clone_from(&at);
+            }
+            if at > *last {
+                *last = at;
+            }
+        }
+        self.add_disruptions(reading.counts_of_kinds, &reading.client, reading.disruptions);
+        self.density.add(&reading.timeline);
+        if !reading.timeline.is_empty() {
+            let mut runs = reading.timeline;
+            runs.truncate(RUNS_KEPT);
+            runs.shrink_to_fit();
+            let client = reading.client.clone();
+            self.timelines.push(KeptTimeline { client, runs, policy_switch: reading.policy_switch });
+            if self.timelines.len() >= 2 * KEPT {
+                self.keep_worst_timelines();
+            }
+        }
+        self.clients.push(reading.client);
+    }
+
+    fn add_disruptions(
+        &mut self,
+        counts: Option<[u64; Kind::ALL.len()]>,
+        client: &ClientResult,
+        listed: Vec<WatchedDisruption>,
+    ) {
+        let mut by_kind = counts.unwrap_or_default();
+        if counts.is_none() {
+            for one in &listed {
+                by_kind[one.disruption.kind as usize] += 1;
+                self.open_disruptions += u64::from(one.disruption.length_seconds.upper.is_none());
+            }
+            // A result lists the first thousand; the kind of the others is not known, so they go with the last one listed.
+            if let Some(last) = listed.last() {
+                by_kind[last.disruption.kind as usize] += client.disruptions - listed.len() as u64;
+            }
+        }
+        self.disruptions_by_kind.iter_mut().zip(by_kind).for_each(|(sum, more)| *sum += more);
+        self.disruptions.extend(listed);
+        if self.disruptions.len() >= 2 * KEPT {
+            self.keep_longest_disruptions();
+        }
+    }
+
+    /// Notes something that was not read.
+    pub fn skip(&mut self, place: String, refusal: Refusal) {
+        *self.skipped_by_kind.entry(refusal.kind()).or_default() += 1;
+        if self.skipped.len() < NAMED {
+            self.skipped.push(Skipped { place, refusal });
+        }
+    }
+
+    /// How much was not read.
+    pub fn skipped_total(&self) -> u64 {
+        self.skipped_by_kind.values().sum()
+    }
+
+    /// Everything is read: what a target knows of clients without a result of their own counts now.
+    pub fn finish(&mut self) {
+        for (entry, source) in std::mem::take(&mut self.tag_timelines) {
+            if self.tags.contains(&entry.client) {
+                self.tags_of_known_clients += 1;
+            } else {
+                self.add(entry.reading(&source));
+            }
+        }
+        self.keep_worst_timelines();
+        self.keep_longest_disruptions();
+    }
+
+    /// Timelines of the worst clients, the worst first; of all, if there are no more than [`KEPT`].
+    pub fn timelines(&self) -> &[KeptTimeline] {
+        &self.timelines
+    }
+
+    /// The longest disruptions, the longest first; all, if there are no more than [`KEPT`].
+    pub fn disruptions(&self) -> &[WatchedDisruption] {
+        &self.disruptions
+    }
+
+    fn keep_worst_timelines(&mut self) {
+        self.timelines.sort_by(|a, b| worse_first(&a.client, &b.client));
+        self.timelines.truncate(KEPT);
+    }
+
+    fn keep_longest_disruptions(&mut self) {
+        self.disruptions.sort_by(|a, b| {
+            let known = |one: &WatchedDisruption| one.disruption.length_seconds.lower;
+            (b.longest().total_cmp(&a.longest()))
+                .then(known(b).total_cmp(&known(a)))
+                .then_with(|| a.name.cmp(&b.name))
+        });
+        self.disruptions.truncate(KEPT);
+    }
+}
+
+/// Clients that never got through, then those that may have taken longest, then those that leaked most.
+pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
+    (b.verdict.cmp(&a.verdict))
+        .then(b.delay.upper.total_cmp(&a.delay.upper))
+        .then(b.leaked.cmp(&a.leaked))
+        .then_with(|| a.name.cmp(&b.name))
+}

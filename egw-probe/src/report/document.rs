@@ -1,0 +1,340 @@
+//! From one document to what a report needs of it, or to the reason why it is not read. Pure.
+//!
+//! What is required of a result is what every version of schema 1 has; keys of later ones may be missing or new.
+
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::client::{ClientResult, Reading, Verdict, WatchedDisruption};
+use super::npmle::Interval;
+use crate::client::bracket::TimelineRun;
+use crate::client::disruptions::Disruption;
+use crate::client::outcome::Outcome;
+use crate::client::result::TestOutcome;
+
+/// The newest form of result documents that is understood.
+const SCHEMA: u64 = 1;
+
+/// Why a document is not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No JSON, or a result that contradicts itself.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// It ends too early.
+    #[error("truncated")]
+    Truncated,
+    /// Nothing that this program writes.
+    #[error("foreign: {0}")]
+    Foreign(&'static str),
+    /// Of a later form.
+    #[error("newer: schema {0}, and this program knows {SCHEMA}: read it with a newer egw-probe")]
+    Newer(u64),
+    /// Could not be fetched or opened.
+    #[error("unreadable: {0}")]
+    Unreadable(String),
+}
+
+impl Refusal {
+    /// The kind's name, by which refusals are counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) => "damaged",
+            Self::Truncated => "truncated",
+            Self::Foreign(_) => "foreign",
+            Self::Newer(_) => "newer",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub enum Found {
+    /// One client's result.
+    Client(Box<Reading>),
+    /// What a target knows of its clients by their tags (`/clients`).
+    Tags(Vec<TagTimeline>),
+    /// What a target knows of sources (`/sources`).
+    Sources(SourcesSeen),
+}
+
+/// One entry of a target's `/clients`, as far as it is used. Instants are the target's.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TagTimeline {
+    /// The client's number.
+    pub client: u16,
+    /// SYNs from outside the allowed CIDRs.
+    pub leaked_syns: u64,
+    /// SYNs from inside them.
+    pub masqueraded_syns: u64,
+    first_syn_ns: u64,
+    bracket: TagBracket,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct TagBracket {
+    lower_ns: Option<u64>,
+    upper_ns: Option<u64>,
+}
+
+impl TagTimeline {
+    /// As a client's result: delays are counted from its first SYN then.
+    pub fn reading(&self, source: &str) -> Reading {
+        let since_first = |ns: u64| ns.saturating_sub(self.first_syn_ns) as f64 / 1e9;
+        let (lower, upper) =
+            (self.bracket.lower_ns.map_or(0.0, since_first), self.bracket.upper_ns.map(since_first));
+        let mut outcomes = [0; Outcome::ALL.len()];
+        outcomes[Outcome::Pong as usize] = self.masqueraded_syns;
+        outcomes[Outcome::Leaked as usize] = self.leaked_syns;
+        Reading {
+            client: ClientResult {
+                name: format!("tag {} at {source}", self.client),
+                verdict: if upper.is_some() { Verdict::Masqueraded } else { Verdict::Unfinished },
+                // A first SYN that is masqueraded has no width: the policy was there before it.
+                delay: bracket(lower, Some(upper.unwrap_or(f64::INFINITY))),
+                leaked: self.leaked_syns,
+                leak_seconds: None,
+                blackhole_seconds: 0.0,
+                disruptions: 0,
+            },
+            outcomes,
+            ..Reading::default()
+        }
+    }
+}
+
+/// What a target saw of sources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourcesSeen {
+    /// Connections from inside the allowed CIDRs.
+    pub allowed: u64,
+    /// Connections from outside them.
+    pub denied: u64,
+    /// Addresses outside, with the connections from each.
+    pub denied_from: Vec<(String, u64)>,
+    /// SYNs that the kernel saw from inside and from outside, where it looked.
+    pub syns: Option<(u64, u64)>,
+}
+
+/// Every key that is used, of all kinds of documents.
+#[derive(Deserialize)]
+struct Wire {
+    schema: Option<u64>,
+    client_id: Option<String>,
+    tag: Option<u16>,
+    target: Option<String>,
+    started_at: Option<String>,
+    start_monotonic_ns: Option<u64>,
+    outcome: Option<TestOutcome>,
+    bracket: Option<WireBracket>,
+    #[serde(default)]
+    blackhole_seconds: f64,
+    probes: Option<WireProbes>,
+    #[serde(default)]
+    disruptions: Option<Vec<Disruption>>,
+    #[serde(default)]
+    disruptions_total: u64,
+    #[serde(default)]
+    timeline: Vec<TimelineRun>,
+    #[serde(default)]
+    timeline_omitted_probes: u64,
+    #[serde(default)]
+    failed_gates: Vec<IgnoredAny>,
+    #[serde(default)]
+    warnings: Vec<IgnoredAny>,
+    settings: Option<serde_json::Map<String, serde_json::Value>>,
+    version: Option<String>,
+    /// Added to a result by whoever switched the policy and knows when: `[before, after]` from the client's start.
+    policy_switch_seconds: Option<[f64; 2]>,
+    clients: Option<Vec<TagTimeline>>,
+    sources: Option<Vec<WireSource>>,
+    kernel: Option<WireKernel>,
+}
+
+#[derive(Deserialize)]
+struct WireBracket {
+    lower_seconds: Option<f64>,
+    upper_seconds: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct WireProbes {
+    pong: u64,
+    leaked: u64,
+    timeout: u64,
+    refused: u64,
+    unreachable: u64,
+    garbled: u64,
+    error: u64,
+}
+
+#[derive(Deserialize)]
+struct WireSource {
+    address: String,
+    verdict: String,
+    connections: u64,
+}
+
+#[derive(Deserialize)]
+struct WireKernel {
+    allowed_syns: u64,
+    denied_syns: u64,
+}
+
+/// The keys that tell what a document is when it cannot be read.
+#[derive(Deserialize)]
+struct Kind {
+    schema: Option<serde_json::Value>,
+    outcome: Option<IgnoredAny>,
+    clients: Option<IgnoredAny>,
+    sources: Option<IgnoredAny>,
+}
+
+/// Reads one document.
+pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
+    let wire: Wire = match serde_json::from_slice(bytes) {
+        Ok(wire) => wire,
+        Err(error) => return Err(why(bytes, &error)),
+    };
+    match wire {
+        Wire { schema: Some(newer), .. } if newer > SCHEMA => Err(Refusal::Newer(newer)),
+        Wire { schema: Some(SCHEMA), outcome: Some(_), .. } => {
+            result(wire).map(|reading| Found::Client(Box::new(reading))).map_err(Refusal::Damaged)
+        }
+        Wire { clients: Some(clients), .. } => Ok(Found::Tags(clients)),
+        Wire { sources: Some(sources), kernel, .. } => Ok(Found::Sources(sources_seen(&sources, kernel))),
+        _ => Err(FOREIGN),
+    }
+}
+
+const FOREIGN: Refusal = Refusal::Foreign("neither a client's result nor a target's /clients or /sources");
+
+fn why(bytes: &[u8], error: &serde_json::Error) -> Refusal {
+    // The place is that inside the document, which says nothing to somebody who has the file.
+    let said = error.to_string();
+    let said = said.split(" at line ").next().unwrap_or_default().to_owned();
+    let Ok(kind) = serde_json::from_slice::<Kind>(bytes) else { return Refusal::Damaged(said) };
+    match kind.schema.as_ref().and_then(serde_json::Value::as_u64) {
+        Some(newer) if newer > SCHEMA => Refusal::Newer(newer),
+        Some(SCHEMA) if kind.outcome.is_some() => Refusal::Damaged(said),
+        _ if kind.clients.is_some() || kind.sources.is_some() => Refusal::Damaged(said),
+        _ => FOREIGN,
+    }
+}
+
+fn result(wire: Wire) -> Result<Reading, String> {
+    let name = wire.client_id.ok_or("no client_id")?;
+    let bracket_ends = wire.bracket.ok_or("no bracket")?;
+    let probes = wire.probes.ok_or("no probes")?;
+    let verdict = match wire.outcome {
+        Some(TestOutcome::Masqueraded) => Verdict::Masqueraded,
+        Some(TestOutcome::TimedOut) => Verdict::TimedOut,
+        Some(TestOutcome::Interrupted) | None => Verdict::Unfinished,
+    };
+    let lower = bracket_ends.lower_seconds.unwrap_or(0.0);
+    let delay = match (verdict, bracket_ends.upper_seconds) {
+        (Verdict::TimedOut, _) => Interval::NEVER,
+        (Verdict::Unfinished, None) => Interval { lower, upper: f64::INFINITY },
+        (Verdict::Masqueraded, None) => {
+            return Err("masqueraded, but its bracket has no upper end".to_owned());
+        }
+        (_, Some(upper)) if upper < lower || lower < 0.0 => {
+            return Err(format!("its bracket goes from {lower} s to {upper} s"));
+        }
+        (_, Some(upper)) => bracket(lower, Some(upper)),
+    };
+    if wire.blackhole_seconds < 0.0
+        || wire.timeline.iter().any(|run| !(0.0..=run.to_seconds).contains(&run.from_seconds))
+    {
+        return Err("times run backwards".to_owned());
+    }
+    let outcomes = [
+        probes.pong,
+        probes.leaked,
+        probes.timeout,
+        probes.refused,
+        probes.unreachable,
+        probes.garbled,
+        probes.error,
+    ];
+    let disruptions = wire.disruptions.unwrap_or_default();
+    let told = |name: &str| WatchedDisruption::of(name, &disruptions);
+    let mut hasher = DefaultHasher::new();
+    (&name, &wire.started_at, wire.start_monotonic_ns).hash(&mut hasher);
+    let identity = wire.started_at.is_some().then(|| hasher.finish());
+    Ok(Reading {
+        disruptions: told(&name),
+        client: ClientResult {
+            name,
+            verdict,
+            delay,
+            leaked: probes.leaked,
+            leak_seconds: (!wire.timeline.is_empty() && wire.timeline_omitted_probes == 0)
+                .then(|| leak_seconds(&wire.timeline)),
+            blackhole_seconds: wire.blackhole_seconds,
+            disruptions: wire.disruptions_total.max(disruptions.len() as u64),
+        },
+        outcomes,
+        timeline: wire.timeline,
+        policy_switch: wire.policy_switch_seconds.filter(|[before, after]| before <= after),
+        settings: Some(settings(wire.target.as_deref(), wire.settings.as_ref(), wire.version.as_deref())),
+        started_at: wire.started_at,
+        identity,
+        tag: wire.tag,
+        own_gates_failed: !wire.failed_gates.is_empty(),
+        warned: !wire.warnings.is_empty(),
+        counts_of_kinds: None,
+    })
+}
+
+/// An interval with a width, so that an instant known exactly has a place, too.
+pub fn bracket(lower: f64, upper: Option<f64>) -> Interval {
+    let upper = upper.unwrap_or(f64::INFINITY);
+    Interval { lower: if lower >= upper { upper.next_down() } else { lower }, upper }
+}
+
+/// Time in which probes leaked: each run of leaks up to the next other outcome, as a blackhole is counted.
+fn leak_seconds(timeline: &[TimelineRun]) -> f64 {
+    let ends = timeline.iter().skip(1).map(|next| next.from_seconds).chain([f64::NAN]);
+    let leaks = timeline.iter().zip(ends).filter(|(run, _)| run.outcome == Outcome::Leaked);
+    // Not by sum, which is -0 for none.
+    leaks
+        .fold(0.0, |sum, (run, end)| sum + if end.is_nan() { run.to_seconds } else { end } - run.from_seconds)
+}
+
+/// The settings as flags, those that are at their default too, but not those that are off.
+fn settings(
+    target: Option<&str>,
+    settings: Option<&serde_json::Map<String, serde_json::Value>>,
+    version: Option<&str>,
+) -> String {
+    use serde_json::Value;
+    let mut text = format!("target {}", target.unwrap_or("unknown"));
+    for (name, value) in settings.into_iter().flatten() {
+        let value = match value {
+            Value::Null | Value::Bool(false) => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(text, ", {} {value}", name.replace('_', "-"));
+    }
+    text + &version.map_or(String::new(), |version| format!(", version {version}"))
+}
+
+fn sources_seen(sources: &[WireSource], kernel: Option<WireKernel>) -> SourcesSeen {
+    let sum = |verdict: &str| {
+        sources.iter().filter(|source| source.verdict == verdict).map(|source| source.connections).sum()
+    };
+    let denied = sources.iter().filter(|source| source.verdict == "denied");
+    SourcesSeen {
+        allowed: sum("allowed"),
+        denied: sum("denied"),
+        denied_from: denied.map(|source| (source.address.clone(), source.connections)).collect(),
+        syns: kernel.map(|kernel| (kernel.allowed_syns, kernel.denied_syns)),
+    }
+}

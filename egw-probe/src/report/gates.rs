@@ -1,0 +1,58 @@
+//! Limits that set the exit code. Pure. Judged conservatively: what is not known to be within a limit is beyond it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::run::Run;
+use super::words::seconds;
+use crate::go::format_duration;
+
+/// The limits, as the user set them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Of the p99 of the delay.
+    pub max_p99: Option<Duration>,
+    /// Of leaked probes, over all clients.
+    pub max_leaked: Option<u64>,
+    /// Of clients that were not masqueraded.
+    pub max_failed: Option<u64>,
+}
+
+/// A limit, and whether it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gate {
+    /// The flag with its value.
+    pub gate: String,
+    /// Whether it was kept.
+    pub passed: bool,
+    /// What was found.
+    pub found: String,
+}
+
+/// Judges a run in which `leaked` probes leaked. Without a client no limit is known to be kept.
+pub fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
+    let any = run.clients.total > 0;
+    let judged = |gate: String, kept: bool, found: String| Gate {
+        gate,
+        passed: any && kept,
+        found: if any { found } else { "there is no client".to_owned() },
+    };
+    let p99 = limits.max_p99.map(|max| {
+        let upper = run.delay.quantile("p99").and_then(|p99| p99.of_this_run.upper_seconds);
+        let found = upper
+            .map_or("the p99 is not bounded: too many clients never got through".to_owned(), |upper| {
+                format!("the p99 of these clients is {} at most", seconds(upper))
+            });
+        let kept = upper.is_some_and(|upper| upper <= max.as_secs_f64());
+        judged(format!("--max-p99 {}", format_duration(max)), kept, found)
+    });
+    let leaks = limits
+        .max_leaked
+        .map(|max| judged(format!("--max-leaked {max}"), leaked <= max, format!("{leaked} probes leaked")));
+    let failed = limits.max_failed.map(|max| {
+        let failed = run.clients.timed_out + run.clients.unfinished;
+        judged(format!("--max-failed {max}"), failed <= max, format!("{failed} clients were not masqueraded"))
+    });
+    [p99, leaks, failed].into_iter().flatten().collect()
+}

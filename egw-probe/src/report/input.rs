@@ -1,0 +1,193 @@
+//! Reads inputs into a corpus: walks folders, reads files as streams, fetches pages. Decides nothing about what it reads.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use hyper::Uri;
+use hyper::body::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::corpus::Corpus;
+use super::document::{self, Refusal};
+use super::plan::Input;
+use super::split::{Piece, Splitter};
+use super::{exposition, fetch};
+use crate::clock::Monotonic;
+use crate::progress::Progress;
+use crate::signals::Signals;
+
+/// Bytes read at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// A signal came while something was read.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted before everything was read")]
+pub struct Interrupted;
+
+/// Reads everything that these inputs name.
+pub fn read(inputs: &[Input], signals: &Signals) -> anyhow::Result<Corpus> {
+    let mut reader = Reader { corpus: Corpus::default(), signals, progress: Progress::default(), bytes: 0 };
+    let mut pages = Vec::new();
+    for input in inputs {
+        match input {
+            Input::Stdin => reader.stream(io::stdin(), "stdin")?,
+            Input::Path(path) if path.is_dir() => reader.folder(path)?,
+            Input::Path(path) => reader.file(path)?,
+            Input::Page(url) => pages.push(url.clone()),
+            Input::Prometheus(api, labels) => {
+                let url = fetch::with_query(api, &exposition::query(labels))?;
+                let answer = fetch::all(&[url])?.remove(0);
+                reader.series(answer, &api.to_string(), exposition::parse_answer);
+            }
+        }
+    }
+    for group in pages.chunks(fetch::AT_A_TIME) {
+        reader.pages(group)?;
+    }
+    reader.corpus.finish();
+    Ok(reader.corpus)
+}
+
+struct Reader<'a> {
+    corpus: Corpus,
+    signals: &'a Signals,
+    progress: Progress,
+    bytes: u64,
+}
+
+impl Reader<'_> {
+    /// Every `*.json` and `*.jsonl` below, in order; links to folders are not followed, they might lead round.
+    fn folder(&mut self, folder: &Path) -> Result<(), Interrupted> {
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.unreadable(folder.display().to_string(), &error);
+                return Ok(());
+            }
+        };
+        entries.sort_by_key(fs::DirEntry::path);
+        for entry in entries {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.folder(&path)?;
+            } else if path.extension().is_some_and(|ending| ending == "json" || ending == "jsonl") {
+                self.file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Interrupted> {
+        match File::open(path) {
+            Ok(file) => self.stream(file, &path.display().to_string()),
+            Err(error) => {
+                self.unreadable(path.display().to_string(), &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads documents from a stream, one at a time.
+    fn stream(&mut self, mut stream: impl Read + AsFd, name: &str) -> Result<(), Interrupted> {
+        let mut chunk = vec![0; CHUNK];
+        let mut splitter = Splitter::new();
+        let mut number = 0;
+        loop {
+            self.wait_for(&stream)?;
+            match stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(length) => {
+                    self.bytes += length as u64;
+                    let corpus = &mut self.corpus;
+                    splitter.feed(&chunk[..length], |piece| take(corpus, name, &mut number, &piece));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.unreadable(name.to_owned(), &error);
+                    return Ok(());
+                }
+            }
+            self.show();
+        }
+        splitter.end(|piece| take(&mut self.corpus, name, &mut number, &piece));
+        if number == 0 {
+            self.corpus.skip(name.to_owned(), Refusal::Foreign("it holds no document"));
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to read, so that a signal ends a wait for a slow writer.
+    fn wait_for(&self, stream: &impl AsFd) -> Result<(), Interrupted> {
+        let mut ready = [
+            PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN),
+            PollFd::new(self.signals, PollFlags::IN),
+        ];
+        // What poll has to complain about, the read finds, too.
+        let _ = poll(&mut ready, None);
+        if self.signals.take() { Err(Interrupted) } else { Ok(()) }
+    }
+
+    fn pages(&mut self, urls: &[Uri]) -> anyhow::Result<()> {
+        let pages = fetch::all(urls)?;
+        for (url, page) in urls.iter().zip(pages) {
+            let name = url.to_string();
+            match page {
+                // A page of metrics begins with a comment or a name, a document with a brace.
+                Ok(page) if page.first() == Some(&b'{') => {
+                    let mut number = 0;
+                    take(&mut self.corpus, &name, &mut number, &Piece::Document(&page));
+                }
+                page => self.series(page, &name, |bytes| {
+                    let text =
+                        std::str::from_utf8(bytes).map_err(|_| Refusal::Damaged("no UTF-8".to_owned()))?;
+                    exposition::parse_text(text)
+                }),
+            }
+        }
+        if self.signals.take() { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Reads the clients of which a page or an answer has series.
+    fn series(
+        &mut self,
+        page: Result<Bytes, fetch::FetchError>,
+        name: &str,
+        parse: impl FnOnce(&[u8]) -> Result<Vec<exposition::Series>, Refusal>,
+    ) {
+        let clients = page
+            .map_err(|error| Refusal::Unreadable(error.to_string()))
+            .and_then(|page| parse(&page))
+            .and_then(|series| exposition::clients(series, name));
+        match clients {
+            Ok(clients) => clients.into_iter().for_each(|client| self.corpus.add(client)),
+            Err(refusal) => self.corpus.skip(name.to_owned(), refusal),
+        }
+    }
+
+    fn unreadable(&mut self, place: String, error: &io::Error) {
+        self.corpus.skip(place, Refusal::Unreadable(error.to_string()));
+    }
+
+    fn show(&mut self) {
+        let (results, bytes) = (self.corpus.clients.len(), self.bytes);
+        self.progress.show(Monotonic::now(), || format!("reading: {results} results, {} MiB", bytes >> 20));
+    }
+}
+
+/// Takes a piece of a stream into the corpus. Documents of a stream are numbered from 1, those that are not read included.
+fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>) {
+    *number += 1;
+    let refusal = match piece {
+        Piece::Document(bytes) => match document::read(bytes) {
+            Ok(found) => return corpus.take(found, name),
+            Err(refusal) => refusal,
+        },
+        Piece::Truncated => Refusal::Truncated,
+        Piece::TooLong => Refusal::Damaged("longer than any result".to_owned()),
+        Piece::Stray => Refusal::Foreign("text that is no JSON object"),
+    };
+    corpus.skip(format!("{name}: document {number}"), refusal);
+}

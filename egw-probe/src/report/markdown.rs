@@ -1,0 +1,111 @@
+//! The report for a pull request or an issue.
+
+use std::fmt::Write;
+
+use super::run::{Report, Run};
+use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
+
+/// Writes a report as Markdown (GitHub's tables).
+pub fn markdown(report: &Report) -> String {
+    let mut text = String::new();
+    run(&mut text, &report.run, "Egress gateway report");
+    if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {
+        run(&mut text, other, "Compared with");
+        let _ = writeln!(
+            text,
+            "**{}** Medians differ by {}; with 95 % confidence (conservative) by {}.\n",
+            verdict(comparison),
+            difference(comparison.median_difference),
+            difference(comparison.median_difference_confidence)
+        );
+    }
+    if !report.gates.is_empty() {
+        text.push_str("| gate | | found |\n|---|---|---|\n");
+        for gate in &report.gates {
+            let verdict = if gate.passed { "passed" } else { "**FAILED**" };
+            let _ = writeln!(text, "| `{}` | {verdict} | {} |", gate.gate, gate.found);
+        }
+        text.push('\n');
+    }
+    text.push_str("<details><summary>Methods</summary>\n\n");
+    for method in report.methods {
+        let _ = writeln!(text, "- {method}");
+    }
+    text.push_str("\n</details>\n");
+    text
+}
+
+fn run(text: &mut String, run: &Run, title: &str) {
+    let clients = &run.clients;
+    let of = |part| share(part, clients.total);
+    let _ = writeln!(text, "## {title}\n");
+    let _ = writeln!(
+        text,
+        "{}: {} masqueraded, {} timed out, {} unfinished; {} leaked.\n",
+        words::clients(clients.total),
+        of(clients.masqueraded),
+        of(clients.timed_out),
+        of(clients.unfinished),
+        of(clients.leaked)
+    );
+    text.push_str("| delay | estimate (a bracket) | 95 % confidence |\n|---|---|---|\n");
+    for quantile in &run.delay.quantiles {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            quantile.name,
+            bounds(quantile.estimate),
+            bounds(quantile.confidence)
+        );
+    }
+    let _ = writeln!(text, "| max | {} | |\n", longest(run));
+    for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {
+        let Some(times) = times else { continue };
+        let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);
+        let _ = writeln!(text, "{what}: p50 {p50}, p99 {p99}, max {max}.  ");
+    }
+    if run.disruptions.total > 0 {
+        let (all, clients) = (count(run.disruptions.total), count(clients.disrupted));
+        let _ = writeln!(
+            text,
+            "Disruptions: {all} in {clients} clients, {} without end.  ",
+            run.disruptions.open
+        );
+    }
+    text.push_str("\n| worst clients | outcome | delay | leaked | blackhole |\n|---|---|---|---|---|\n");
+    for one in &run.worst {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} |",
+            escape(&short(&one.client_id, 60)),
+            one.outcome,
+            bounds(one.delay),
+            count(one.leaked_probes),
+            seconds(one.blackhole_seconds)
+        );
+    }
+    text.push('\n');
+    for (settings, results) in &run.settings {
+        let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
+    }
+    if run.read.skipped > 0 {
+        let _ = writeln!(text, "- **Skipped {} documents**", count(run.read.skipped));
+        for document in &run.read.skipped_documents {
+            let _ = writeln!(
+                text,
+                "  - {}: {}",
+                escape(&plain(&document.place)),
+                escape(&plain(&document.reason))
+            );
+        }
+    }
+    for note in &run.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    text.push('\n');
+}
+
+/// Text that is nothing but text in Markdown.
+fn escape(text: &str) -> String {
+    text.chars().flat_map(|c| c.is_ascii_punctuation().then_some('\\').into_iter().chain([c])).collect()
+}

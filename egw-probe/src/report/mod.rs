@@ -1,0 +1,129 @@
+//! `egw-probe report`: from many results to one answer.
+//!
+//! Data goes one way: plan -> input -> split -> document, exposition -> corpus -> run -> text, JSON, Markdown, JUnit, page. Only
+//! [`input`] and [`fetch`] touch files and sockets; the rest takes values and returns values.
+
+pub mod client;
+pub mod compare;
+pub mod corpus;
+pub mod density;
+pub mod document;
+pub mod exposition;
+pub mod fetch;
+pub mod gates;
+pub mod html;
+pub mod input;
+pub mod junit;
+pub mod markdown;
+pub mod npmle;
+pub mod plan;
+pub mod plots;
+pub mod ranks;
+pub mod run;
+pub mod split;
+pub mod text;
+pub mod words;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use self::corpus::Corpus;
+use self::npmle::Interval;
+use self::plan::Plan;
+use self::run::{METHODS, Report, Run};
+use crate::cli::report::ReportOutput;
+use crate::progress;
+use crate::signals::Signals;
+
+/// A gate failed.
+const EXIT_GATE: u8 = 1;
+/// No gate failed, but not everything could be read.
+const EXIT_SKIPPED: u8 = 3;
+
+/// Refusals told one by one on stderr; the report counts all.
+const TOLD: usize = 20;
+
+/// Reads, judges and writes. The exit code is 0, 1 if a gate failed, or 3 if something was skipped.
+pub fn run(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
+    progress::enable();
+    let corpus = input::read(&plan.inputs, signals)?;
+    tell_skipped(&corpus);
+    let other = match plan.compare.as_slice() {
+        [] => None,
+        inputs => Some(input::read(inputs, signals)?),
+    };
+    other.iter().for_each(tell_skipped);
+    let report = report(plan, &corpus, other.as_ref());
+    write_outputs(plan, &report, &corpus)?;
+    let skipped = [Some(&corpus), other.as_ref()].into_iter().flatten().any(|corpus| {
+        // Nothing at all is something that could not be read, too.
+        corpus.skipped_total() > 0 || corpus.clients.is_empty()
+    });
+    Ok(match report.gates.iter().all(|gate| gate.passed) {
+        false => ExitCode::from(EXIT_GATE),
+        true if skipped => ExitCode::from(EXIT_SKIPPED),
+        true => ExitCode::SUCCESS,
+    })
+}
+
+/// The report of a corpus, compared with another one.
+pub fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
+    let run = Run::of(corpus);
+    let gates = gates::judge(plan.limits, &run, Run::leaked_of(&corpus.clients));
+    let delays = |corpus: &Corpus| corpus.clients.iter().map(|one| one.delay).collect::<Vec<Interval>>();
+    Report {
+        report_schema: 1,
+        version: env!("CARGO_PKG_VERSION"),
+        run,
+        compared_with: other.map(Run::of),
+        comparison: other.map(|other| compare::compare(&delays(corpus), &delays(other))),
+        gates,
+        methods: METHODS,
+    }
+}
+
+fn tell_skipped(corpus: &Corpus) {
+    for skipped in corpus.skipped.iter().take(TOLD) {
+        tracing::warn!(
+            "skipped {}: {}",
+            words::plain(&skipped.place),
+            words::plain(&skipped.refusal.to_string())
+        );
+    }
+    let more = corpus.skipped_total().saturating_sub(TOLD as u64);
+    if more > 0 {
+        tracing::warn!("skipped {more} more; --output json names a hundred");
+    }
+    if corpus.clients.is_empty() {
+        tracing::warn!("no result was found");
+    }
+}
+
+fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Result<()> {
+    if let Some(file) = &plan.html {
+        write_file(file, &html::page(report, corpus))?;
+    }
+    if let Some(file) = &plan.junit {
+        write_file(file, &junit::xml(report))?;
+    }
+    let text = match plan.output {
+        ReportOutput::Text => text::text(report),
+        ReportOutput::Json => serde_json::to_string_pretty(report)? + "\n",
+        ReportOutput::Markdown => markdown::markdown(report),
+        ReportOutput::Junit => junit::xml(report),
+    };
+    progress::clear();
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // A reader that has gone away is no error of ours.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}

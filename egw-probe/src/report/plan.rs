@@ -1,0 +1,234 @@
+//! From raw flags to what a report is to read, judge and write, before anything is read.
+
+use std::path::PathBuf;
+
+use hyper::Uri;
+
+use super::gates::Limits;
+use crate::cli::report::{ReportArgs, ReportOutput};
+use crate::config::ConfigError;
+
+/// Everything `egw-probe report` is to do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The run.
+    pub inputs: Vec<Input>,
+    /// The one to compare it with; empty if none is.
+    pub compare: Vec<Input>,
+    /// Limits that set the exit code.
+    pub limits: Limits,
+    /// Form of the report on stdout.
+    pub output: ReportOutput,
+    /// Where the page goes to.
+    pub html: Option<PathBuf>,
+    /// Where the gates go to.
+    pub junit: Option<PathBuf>,
+}
+
+/// Something that results come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Standard input.
+    Stdin,
+    /// A file or a folder.
+    Path(PathBuf),
+    /// A page of a client or a target.
+    Page(Uri),
+    /// A Prometheus server: the URL of its query API, and labels to choose series by.
+    Prometheus(Uri, Vec<(String, String)>),
+}
+
+impl TryFrom<ReportArgs> for Plan {
+    type Error = ConfigError;
+
+    fn try_from(args: ReportArgs) -> Result<Self, ConfigError> {
+        let labels: Vec<(String, String)> =
+            args.query_label.iter().map(|text| query_label(text)).collect::<Result<_, _>>()?;
+        let mut inputs = inputs("report", &args.inputs)?;
+        let compare = inputs_of_comparison(&args.compare)?;
+        match (&args.prometheus, args.query_label.first()) {
+            (Some(url), _) => {
+                let base = url.trim_end_matches('/').trim_end_matches("/api/v1/query");
+                let api = http_url("--prometheus", url, &format!("{base}/api/v1/query"))?;
+                inputs.push(Input::Prometheus(api, labels));
+            }
+            (None, Some(label)) => {
+                return Err(ConfigError::new(
+                    "--query-label",
+                    label,
+                    "chooses series of a server: add --prometheus URL",
+                ));
+            }
+            (None, None) => {}
+        }
+        if inputs.is_empty() {
+            return Err(ConfigError::new(
+                "report",
+                "",
+                "nothing to read: name files, folders, http:// addresses, - for stdin, or --prometheus URL",
+            ));
+        }
+        if inputs.iter().chain(&compare).filter(|input| **input == Input::Stdin).count() > 1 {
+            return Err(ConfigError::new("report", "-", "stdin can be read once: name it once"));
+        }
+        for (flag, file) in [("--html", &args.html), ("--junit", &args.junit)] {
+            let Some(file) = file else { continue };
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+                return Err(ConfigError::new(
+                    flag,
+                    file.display(),
+                    "not a file in a folder that exists: name one",
+                ));
+            }
+        }
+        Ok(Self {
+            inputs,
+            compare,
+            limits: Limits {
+                max_p99: args.max_p99,
+                max_leaked: args.max_leaked,
+                max_failed: args.max_failed,
+            },
+            output: args.output,
+            html: args.html,
+            junit: args.junit,
+        })
+    }
+}
+
+fn inputs_of_comparison(words: &[String]) -> Result<Vec<Input>, ConfigError> {
+    inputs("--compare", words)
+}
+
+/// The inputs that these words name, each once.
+fn inputs(flag: &'static str, words: &[String]) -> Result<Vec<Input>, ConfigError> {
+    let mut inputs = Vec::new();
+    for word in words {
+        let input = match word.as_str() {
+            "-" => Input::Stdin,
+            url if url.contains("://") => {
+                let url = http_url(flag, word, url)?;
+                if matches!(url.path(), "" | "/") {
+                    return Err(ConfigError::new(
+                        flag,
+                        word,
+                        "which page is meant? Write /metrics behind it for a client, /clients or /sources for a target",
+                    ));
+                }
+                Input::Page(url)
+            }
+            path => {
+                let path = PathBuf::from(path);
+                if let Err(error) = path.metadata() {
+                    let remedy =
+                        format!("cannot be read: {error}; name a file, a folder, an http:// address or -");
+                    return Err(ConfigError::new(flag, word, remedy));
+                }
+                Input::Path(path)
+            }
+        };
+        if !inputs.contains(&input) {
+            inputs.push(input);
+        }
+    }
+    Ok(inputs)
+}
+
+/// Reads a URL. `written` is what the user wrote.
+fn http_url(flag: &'static str, written: &str, url: &str) -> Result<Uri, ConfigError> {
+    let refuse = |remedy: &str| Err(ConfigError::new(flag, written, remedy));
+    let Ok(url) = url.parse::<Uri>() else {
+        return refuse("not a URL: write http://host:port/path");
+    };
+    match url.scheme_str() {
+        Some("http") if url.host().is_some_and(|host| !host.is_empty()) => Ok(url),
+        Some("https") => refuse(
+            "TLS is not spoken here: save the page with `curl` and name the file or -, or go through `kubectl port-forward`",
+        ),
+        _ => refuse("not a URL of HTTP: write http://host:port/path"),
+    }
+}
+
+fn query_label(text: &str) -> Result<(String, String), ConfigError> {
+    let name_start = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let name_rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match text.split_once('=') {
+        Some((name, value)) if name.starts_with(name_start) && name.chars().all(name_rest) => {
+            let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            Ok((name.to_owned(), quoted.unwrap_or(value).to_owned()))
+        }
+        _ => Err(ConfigError::new("--query-label", text, "write NAME=VALUE, as in k8s_instance=egw-7")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn plan(line: &str) -> Result<Plan, String> {
+        let words = format!("egw-probe report {line}");
+        match Cli::try_parse_from(words.split_whitespace()).unwrap().command {
+            Command::Report(args) => Plan::try_from(*args).map_err(|error| error.to_string()),
+            _ => panic!("a report was asked for"),
+        }
+    }
+
+    #[test]
+    fn inputs_are_told_apart_and_named_once() {
+        let plan =
+            plan("- /etc http://a:1/metrics /etc --prometheus http://p:9090/ --query-label a=b=c").unwrap();
+        assert_eq!(
+            plan.inputs,
+            [
+                Input::Stdin,
+                Input::Path("/etc".into()),
+                Input::Page(Uri::from_static("http://a:1/metrics")),
+                Input::Prometheus(
+                    Uri::from_static("http://p:9090/api/v1/query"),
+                    vec![("a".into(), "b=c".into())]
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_one_line_with_a_remedy() {
+        for (line, expected) in [
+            (
+                "",
+                "report: \"\": nothing to read: name files, folders, http:// addresses, - for stdin, or --prometheus URL",
+            ),
+            (
+                "http://a:1",
+                "report: \"http://a:1\": which page is meant? Write /metrics behind it for a client, /clients or /sources for a target",
+            ),
+            (
+                "https://a/metrics",
+                "report: \"https://a/metrics\": TLS is not spoken here: save the page with `curl` and name the file or -, or go through `kubectl port-forward`",
+            ),
+            ("ftp://a/b", "report: \"ftp://a/b\": not a URL of HTTP: write http://host:port/path"),
+            (
+                "/etc --compare /no/such",
+                "--compare: \"/no/such\": cannot be read: No such file or directory (os error 2); name a file, a folder, an http:// address or -",
+            ),
+            (
+                "/etc --query-label a=b",
+                "--query-label: \"a=b\": chooses series of a server: add --prometheus URL",
+            ),
+            (
+                "--prometheus http://p --query-label a",
+                "--query-label: \"a\": write NAME=VALUE, as in k8s_instance=egw-7",
+            ),
+            ("- --compare -", "report: \"-\": stdin can be read once: name it once"),
+            (
+                "/etc --html /no/such/page",
+                "--html: \"/no/such/page\": not a file in a folder that exists: name one",
+            ),
+        ] {
+            assert_eq!(plan(line).unwrap_err(), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! From bytes to documents: JSON objects one to a line, one after another, or in an array. Pure, like a parser of bytes from
+//! anywhere: it holds one document at a time, and finds the next one behind a damaged one.
+
+/// Longest document that is read; a target's `/clients` of 4095 clients is far below.
+const LONGEST: usize = 64 << 20;
+
+/// What bytes were made of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// From brace to brace; whether it is valid is for the reader to say.
+    Document(&'a [u8]),
+    /// A document that another one, or the end, came before the end of.
+    Truncated,
+    /// A document that went on for too long.
+    TooLong,
+    /// Something between documents that is none.
+    Stray,
+}
+
+/// Finds documents in bytes that come in chunks.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is what a byte can be inside of")]
+pub struct Splitter {
+    pending: Vec<u8>,
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+    at_line_start: bool,
+    too_long: bool,
+    /// Inside what is no document, up to the line's end; and whether the line before was such, too.
+    stray: bool,
+    stray_told: bool,
+}
+
+impl Splitter {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self { at_line_start: true, ..Self::default() }
+    }
+
+    /// Takes in bytes, and hands on what they complete.
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Piece<'_>)) {
+        let mut from = 0;
+        for (at, &byte) in bytes.iter().enumerate() {
+            if self.depth > 0 && byte == b'{' && self.at_line_start {
+                // No writer begins a line with a brace inside a document: the one before was cut off.
+                take(if self.too_long { Piece::TooLong } else { Piece::Truncated });
+                self.restart();
+            }
+            self.at_line_start = byte == b'\n';
+            if self.depth == 0 {
+                if self.between(byte, &mut take) {
+                    from = at;
+                }
+            } else if self.inside(byte) {
+                self.keep(&bytes[from..=at]);
+                take(if self.too_long { Piece::TooLong } else { Piece::Document(&self.pending) });
+                self.restart();
+            }
+        }
+        if self.depth > 0 {
+            self.keep(&bytes[from..]);
+        }
+    }
+
+    /// No more bytes will come.
+    pub fn end(self, mut take: impl FnMut(Piece<'_>)) {
+        if self.depth > 0 {
+            take(if self.too_long { Piece::TooLong } else { Piece::Truncated });
+        }
+    }
+
+    fn restart(&mut self) {
+        *self = Self { pending: std::mem::take(&mut self.pending), ..Self::default() };
+        self.pending.clear();
+    }
+
+    /// A byte between documents. True if it begins one.
+    fn between(&mut self, byte: u8, take: &mut impl FnMut(Piece<'_>)) -> bool {
+        match byte {
+            b'\n' => self.stray = false,
+            _ if self.stray => {}
+            b'{' => {
+                self.depth = 1;
+                self.stray_told = false;
+                return true;
+            }
+            b' ' | b'\t' | b'\r' | b',' | b'[' | b']' => {}
+            _ => {
+                self.stray = true;
+                // Stray lines that follow each other are one thing that was not read.
+                if !std::mem::replace(&mut self.stray_told, true) {
+                    take(Piece::Stray);
+                }
+            }
+        }
+        false
+    }
+
+    /// A byte inside a document. True if it ends it.
+    fn inside(&mut self, byte: u8) -> bool {
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.in_string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => self.depth -= 1,
+            _ => {}
+        }
+        self.depth == 0
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.too_long |= self.pending.len() + bytes.len() > LONGEST;
+        if self.too_long {
+            self.pending = Vec::new();
+        } else {
+            self.pending.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Documents as text, and everything else by its name, of bytes that come in chunks of this size.
+    fn split(bytes: &[u8], chunk: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut take = |piece: Piece<'_>| {
+            found.push(match piece {
+                Piece::Document(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                other => format!("{other:?}"),
+            });
+        };
+        let mut splitter = Splitter::new();
+        for chunk in bytes.chunks(chunk) {
+            splitter.feed(chunk, &mut take);
+        }
+        splitter.end(&mut take);
+        found
+    }
+
+    #[test]
+    fn documents_come_in_lines_in_a_row_and_in_arrays() {
+        for text in [
+            "{\"a\":1}\n{\"b\":{}}\n",
+            "{\"a\":1}{\"b\":{}}",
+            "[{\"a\":1},\n {\"b\":{}}]\r\n",
+            "\n\n{\"a\":1} {\"b\":{}}",
+        ] {
+            for chunk in [1, 2, 3, 1000] {
+                assert_eq!(split(text.as_bytes(), chunk), ["{\"a\":1}", "{\"b\":{}}"], "{text}");
+            }
+        }
+        assert_eq!(split(b"{\n  \"a\": [\n    {}\n  ]\n}\n", 7), ["{\n  \"a\": [\n    {}\n  ]\n}"]);
+        assert_eq!(split(br#"{"a":"}\"{\\"}"#, 5), [r#"{"a":"}\"{\\"}"#]);
+    }
+
+    #[test]
+    fn behind_a_damaged_document_the_next_one_is_found() {
+        for chunk in [1, 4, 1000] {
+            assert_eq!(
+                split(b"{\"a\":\"cut o\n{\"b\":2}\n{\"c\":{\"d\"", chunk),
+                ["Truncated", "{\"b\":2}", "Truncated"]
+            );
+            assert_eq!(
+                split(b"a log line {\nanother\n{\"b\":2}\nand one\n", chunk),
+                ["Stray", "{\"b\":2}", "Stray"]
+            );
+        }
+        assert_eq!(split(b"", 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_document_without_end_does_not_fill_the_memory() {
+        let mut splitter = Splitter::new();
+        splitter.feed(b"{", |_| panic!("nothing is complete"));
+        for _ in 0..=(LONGEST >> 20) {
+            splitter.feed(&vec![b' '; 1 << 20], |_| panic!("nothing is complete"));
+        }
+        assert!(splitter.pending.capacity() == 0);
+        let mut found = Vec::new();
+        splitter.feed(b"\n{}", |piece| found.push(format!("{piece:?}")));
+        assert_eq!(found, ["TooLong", "Document([123, 125])"]);
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_make_no_difference(text in "[{}\\[\\]\"\\\\a\n, ]{0,60}", chunk in 1_usize..20) {
+            prop_assert_eq!(split(text.as_bytes(), chunk), split(text.as_bytes(), 1000));
+        }
+    }
+}

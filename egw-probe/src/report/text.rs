@@ -1,0 +1,177 @@
+//! The report for a terminal: 80 columns.
+
+use std::fmt::Write;
+
+use super::run::{Report, Run, Times};
+use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
+
+/// Columns.
+const WIDTH: usize = 80;
+/// Documents and settings named.
+const NAMED: usize = 10;
+
+/// Writes a report as text.
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    run(&mut text, &report.run, "");
+    if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {
+        text.push('\n');
+        run(&mut text, other, "compared with ");
+        text.push_str("\ncomparison\n");
+        paragraph(&mut text, "  ", &verdict(comparison));
+        row(&mut text, "medians differ by", &difference(comparison.median_difference));
+        row(
+            &mut text,
+            "95 % confidence",
+            &(difference(comparison.median_difference_confidence) + " (conservative)"),
+        );
+    }
+    if !report.gates.is_empty() {
+        text.push_str("\ngates\n");
+        for gate in &report.gates {
+            let verdict = if gate.passed { "passed" } else { "FAILED" };
+            paragraph(&mut text, "  ", &format!("{verdict}  {}: {}", gate.gate, gate.found));
+        }
+    }
+    text.push_str("\nmethods\n");
+    for method in report.methods {
+        paragraph(&mut text, "  ", method);
+    }
+    text
+}
+
+fn run(text: &mut String, run: &Run, prefix: &str) {
+    let clients = &run.clients;
+    let _ = writeln!(text, "{prefix}{}", words::clients(clients.total));
+    row(text, "masqueraded", &share(clients.masqueraded, clients.total));
+    row(text, "timed out", &share(clients.timed_out, clients.total));
+    if clients.unfinished > 0 {
+        row(text, "unfinished", &share(clients.unfinished, clients.total));
+    }
+    let leaked = run.probes_of(crate::client::outcome::Outcome::Leaked);
+    row(text, "leaked", &format!("{}, {} probes", share(clients.leaked, clients.total), count(leaked)));
+    let _ = writeln!(text, "\n  {:<6} {:<34} 95 % confidence", "delay", "estimate (a bracket)");
+    for quantile in &run.delay.quantiles {
+        let (estimate, confidence) = (bounds(quantile.estimate), bounds(quantile.confidence));
+        let _ = writeln!(text, "  {:<6} {estimate:<34} {confidence}", quantile.name);
+    }
+    paragraph(text, "  ", &format!("max    {}", longest(run)));
+    text.push('\n');
+    if let Some(leak) = &run.leak {
+        row(text, "leak time", &times(leak));
+    }
+    row(text, "blackhole", &times(&run.blackhole));
+    disruptions(text, run);
+    sources(text, run);
+    worst(text, run);
+    if !run.settings.is_empty() {
+        text.push_str("\n  settings\n");
+        for (settings, results) in run.settings.iter().take(NAMED) {
+            paragraph(text, "    ", &format!("{} × {}", count(*results), plain(settings)));
+        }
+    }
+    if run.read.skipped > 0 {
+        let kinds: Vec<String> = run
+            .read
+            .skipped_by_kind
+            .iter()
+            .map(|(kind, skipped)| format!("{} {kind}", count(*skipped)))
+            .collect();
+        let _ = writeln!(text, "\n  SKIPPED {} documents: {}", count(run.read.skipped), kinds.join(", "));
+        for document in run.read.skipped_documents.iter().take(NAMED) {
+            paragraph(text, "    ", &plain(&format!("{}: {}", document.place, document.reason)));
+        }
+        if run.read.skipped > NAMED as u64 {
+            let _ = writeln!(text, "    and {} more", count(run.read.skipped - NAMED as u64));
+        }
+    }
+    for note in &run.notes {
+        paragraph(text, "  ", &format!("note: {note}"));
+    }
+}
+
+fn row(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<18} {value}");
+}
+
+fn times(times: &Times) -> String {
+    let [p50, p99, max, total] =
+        [times.p50_seconds, times.p99_seconds, times.max_seconds, times.total_seconds].map(seconds);
+    format!("p50 {p50}, p99 {p99}, max {max}\n{:21}{total} over all clients", "")
+}
+
+fn disruptions(text: &mut String, run: &Run) {
+    let disruptions = &run.disruptions;
+    if disruptions.total == 0 {
+        return;
+    }
+    let kinds = disruptions.by_kind.iter().filter(|(_, number)| **number > 0);
+    let kinds: Vec<String> = kinds.map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
+    let of = format!(
+        "{} in {} clients: {}",
+        count(disruptions.total),
+        count(run.clients.disrupted),
+        kinds.join(", ")
+    );
+    row(text, "disruptions", &of);
+    for one in disruptions.longest.iter().take(3) {
+        let length = match one.length.upper_seconds {
+            Some(_) => bounds(one.length),
+            None => "has no end".to_owned(),
+        };
+        row(text, "", &format!("{} {}: {length}", short(&one.client_id, 24), one.kind));
+    }
+}
+
+fn sources(text: &mut String, run: &Run) {
+    let Some(sources) = &run.sources else { return };
+    let (denied, allowed) = (count(sources.denied_connections), count(sources.allowed_connections));
+    row(text, "target saw", &format!("{allowed} connections from inside, {denied} from outside"));
+    if let (Some(allowed), Some(denied)) = (sources.allowed_syns, sources.denied_syns) {
+        row(text, "", &format!("{} SYNs from inside, {} from outside", count(allowed), count(denied)));
+    }
+    for (address, connections) in sources.denied_from.iter().take(3) {
+        row(text, "", &format!("outside: {} ({} connections)", short(address, 40), count(*connections)));
+    }
+}
+
+fn worst(text: &mut String, run: &Run) {
+    if run.worst.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n  {:<28} {:<11} {:<26} {:>8}", "worst clients", "outcome", "delay", "leaked");
+    for one in &run.worst {
+        let name = short(&one.client_id, 28);
+        let (delay, leaked) = (short(&bounds(one.delay), 26), count(one.leaked_probes));
+        let _ = writeln!(text, "  {name:<28} {:<11} {delay:<26} {leaked:>8}", one.outcome);
+    }
+}
+
+/// Words in lines of the width, behind an indent that grows by two from the second line on.
+fn paragraph(text: &mut String, indent: &str, words: &str) {
+    let mut line = indent.to_owned();
+    let mut empty = true;
+    for word in words.split(' ') {
+        let mut word = word.to_owned();
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            let _ = writeln!(text, "{}", line.trim_end());
+            line = format!("{indent}  ");
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        // A word without end, as a long path may be one, is broken.
+        while line.chars().count() + word.chars().count() > WIDTH {
+            let room = WIDTH - line.chars().count();
+            let rest = word.chars().skip(room).collect();
+            line.extend(word.chars().take(room));
+            let _ = writeln!(text, "{line}");
+            line = format!("{indent}  ");
+            word = rest;
+        }
+        line.push_str(&word);
+        empty = false;
+    }
+    let _ = writeln!(text, "{line}");
+}

@@ -1,0 +1,177 @@
+//! How numbers and foreign words are written in every output. Pure.
+
+use super::compare::{Comparison, SIGNIFICANCE};
+use super::run::{Bounds, Run};
+
+/// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
+pub fn plain(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
+    };
+    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// At most `width` characters of a plain name: its end tells more than its middle.
+pub fn short(text: &str, width: usize) -> String {
+    let text = plain(text);
+    let length = text.chars().count();
+    if length <= width {
+        return text;
+    }
+    let head = (width - 1) / 2;
+    let tail = width - 1 - head;
+    let middle = text.chars().take(head).chain(['…']);
+    middle.chain(text.chars().skip(length - tail)).collect()
+}
+
+/// Text between tags or in a quoted attribute, of HTML and XML.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in plain(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A time in the unit that reads best.
+pub fn seconds(value: f64) -> String {
+    let (scaled, unit, digits) = scale(value);
+    format!("{scaled:.digits$} {unit}")
+}
+
+fn scale(value: f64) -> (f64, &'static str, usize) {
+    match value.abs() {
+        ..1.0 => (value * 1e3, "ms", 3),
+        1.0..100.0 => (value, "s", 4),
+        _ => (value, "s", 1),
+    }
+}
+
+/// Bounds of a time.
+pub fn bounds(bounds: Bounds) -> String {
+    match (bounds.lower_seconds, bounds.upper_seconds) {
+        (None, _) => "never".to_owned(),
+        (Some(lower), None) if lower <= 0.0 => "unknown".to_owned(),
+        (Some(lower), None) => format!("later than {}", seconds(lower)),
+        (Some(lower), Some(upper)) if lower <= 0.0 => format!("up to {}", seconds(upper)),
+        (Some(lower), Some(upper)) => range(lower, upper),
+    }
+}
+
+/// Bounds of a difference, which can be negative.
+pub fn difference(bounds: Bounds) -> String {
+    match (bounds.lower_seconds, bounds.upper_seconds) {
+        (Some(lower), Some(upper)) => range(lower, upper),
+        (Some(lower), None) => format!("{} or more", seconds(lower)),
+        (None, Some(upper)) => format!("{} or less", seconds(upper)),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+fn range(lower: f64, upper: f64) -> String {
+    let (_, unit, digits) = scale(lower.abs().max(upper.abs()));
+    let factor = if unit == "ms" { 1e3 } else { 1.0 };
+    let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
+    if lower == upper { format!("{upper} {unit}") } else { format!("{lower} to {upper} {unit}") }
+}
+
+/// A count with its thousands apart.
+pub fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// So many clients.
+pub fn clients(number: u64) -> String {
+    match number {
+        1 => "1 client".to_owned(),
+        more => format!("{} clients", count(more)),
+    }
+}
+
+/// A share of a whole, with the count.
+pub fn share(part: u64, whole: u64) -> String {
+    match whole {
+        0 => count(part),
+        _ => format!("{} ({:.1} %)", count(part), part as f64 * 100.0 / whole as f64),
+    }
+}
+
+/// The longest delay.
+pub fn longest(run: &Run) -> String {
+    let known = run.delay.longest_known.map(|known| format!("; of the others {}", bounds(known)));
+    match run.delay.max {
+        None => "unknown".to_owned(),
+        Some(max) if max.upper_seconds.is_some() => bounds(max),
+        Some(_) => format!("unknown: {} never got through{}", failed(run), known.unwrap_or_default()),
+    }
+}
+
+fn failed(run: &Run) -> String {
+    clients(run.clients.timed_out + run.clients.unfinished)
+}
+
+/// What a comparison says, in one sentence.
+pub fn verdict(comparison: &Comparison) -> String {
+    let p = if comparison.p_value < 0.001 {
+        format!("p {:.4}", comparison.p_value)
+    } else {
+        format!("p {:.3}", comparison.p_value)
+    };
+    match comparison.differ {
+        None => "Nothing to compare: a run has no client.".to_owned(),
+        Some(true) => {
+            let how = if comparison.later > 0.0 { "later" } else { "earlier" };
+            format!(
+                "The runs differ beyond noise ({p}): clients of this run are {how} than those of the other."
+            )
+        }
+        Some(false) => format!("No difference beyond noise ({p}; below {SIGNIFICANCE} would be one)."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_well_in_every_size() {
+        let told = |lower, upper| bounds(Bounds { lower_seconds: lower, upper_seconds: upper });
+        assert_eq!(told(Some(0.300_142), Some(0.350_276)), "300.142 to 350.276 ms");
+        assert_eq!(told(Some(0.9), Some(1.1)), "0.9000 to 1.1000 s");
+        assert_eq!(told(Some(0.0), Some(0.05)), "up to 50.000 ms");
+        assert_eq!(told(Some(0.3), Some(0.300_000_1)), "300.000 ms");
+        assert_eq!(told(Some(2.0), None), "later than 2.0000 s");
+        assert_eq!(told(None, None), "never");
+        assert_eq!(
+            (count(999), count(1_000), count(12_345_678)),
+            ("999".into(), "1,000".into(), "12,345,678".into())
+        );
+    }
+
+    #[test]
+    fn hostile_names_are_harmless_everywhere() {
+        let hostile = "<script>alert(\"1\")</script>\u{1b}[2J\u{202e}'&";
+        assert_eq!(
+            escape(hostile),
+            "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;\u{fffd}[2J\u{fffd}&#39;&amp;"
+        );
+        assert_eq!(short("a-very-long-name-of-a-pod-7", 11), "a-ver…pod-7");
+        assert_eq!(short("ünïcödé", 7), "ünïcödé");
+    }
+}

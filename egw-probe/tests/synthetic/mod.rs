@@ -1,0 +1,155 @@
+//! Clients that never were: delays drawn from a distribution that is known, and the result documents that probing on ticks makes of
+//! them.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "the example and each test use a part of it")]
+
+use egw_probe::client::bracket::TimelineRun;
+use egw_probe::client::disruptions::{Disruption, Kind, LengthBracket};
+use egw_probe::client::outcome::Outcome;
+use egw_probe::client::result::{
+    BracketSeconds, ProbeCounts, Quantiles, ResultDocument, Settings, TestOutcome,
+};
+
+/// No delay is shorter.
+pub const SHORTEST: f64 = 0.2;
+/// Mean of what comes on top, which is exponential.
+pub const MEAN: f64 = 0.15;
+/// One client in so many never gets through.
+pub const NEVER: u64 = 200;
+/// When those give up.
+pub const TEST_TIMEOUT: f64 = 10.0;
+
+/// The delay that a share `q` of all clients does not exceed; infinite for those that never get through.
+pub fn true_quantile(q: f64) -> f64 {
+    let through = 1.0 - 1.0 / NEVER as f64;
+    if q < through { SHORTEST - MEAN * (1.0 - q / through).ln() } else { f64::INFINITY }
+}
+
+/// The same clients on every machine (`SplitMix64`; Steele, Lea and Flood, OOPSLA 2014).
+pub struct Clients {
+    state: u64,
+    number: u64,
+    shift: f64,
+}
+
+impl Clients {
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bd1_e995, number: 0, shift: 0.0 }
+    }
+
+    /// Every delay is longer by this.
+    pub fn shifted_by(self, shift: f64) -> Self {
+        Self { shift, ..self }
+    }
+
+    /// From 0 to below 1.
+    fn random(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((word ^ (word >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl Iterator for Clients {
+    type Item = (Option<f64>, ResultDocument);
+
+    /// A client: its delay, if it gets through, and its result.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.number += 1;
+        let never = self.random() < 1.0 / NEVER as f64;
+        let truth = (!never).then(|| SHORTEST + self.shift - MEAN * (1.0 - self.random()).ln());
+        let interval = [0.001, 0.01, 0.05, 0.1][(self.random() * 4.0) as usize];
+        let first = 0.002 + 0.003 * self.random();
+        let jitter = 0.000_2 * self.random();
+        // One client in fifty sees nothing of what leaks: its SYN-ACKs get lost, so that its bracket has no lower end.
+        let blind = self.random() < 0.02;
+        let sent = |tick: f64| first + tick * interval + jitter;
+        let end = truth.unwrap_or(TEST_TIMEOUT);
+        // Ticks whose SYN passes before the policy; the next one gets the pong.
+        let leaked = (((end - first - jitter) / interval).ceil().max(0.0)) as u64;
+        let last = sent(leaked as f64 - 1.0);
+        let rtt = 0.000_4 + 0.000_6 * self.random();
+        let outcome = if blind { Outcome::Timeout } else { Outcome::Leaked };
+        let run = |outcome, from_seconds, to_seconds, probes| TimelineRun {
+            outcome,
+            from_seconds,
+            to_seconds,
+            probes,
+        };
+        let mut timeline = vec![run(outcome, sent(0.0), last, leaked)];
+        if truth.is_some() {
+            timeline.push(run(Outcome::Pong, sent(leaked as f64), sent(leaked as f64), 1));
+        }
+        let upper = truth.map(|_| sent(leaked as f64) + rtt);
+        let disrupted = self.random() < 0.05 && !never;
+        let disruption = Disruption {
+            kind: if self.random() < 0.5 { Kind::Leak } else { Kind::Blackhole },
+            start_seconds: 20.0 + 10.0 * self.random(),
+            length_seconds: LengthBracket { lower: 4.0 * interval, upper: Some(6.0 * interval) },
+            misses: 5,
+        };
+        let quantiles = Quantiles { min: rtt, p50: rtt, p90: rtt, p99: rtt, max: rtt };
+        let document = ResultDocument {
+            schema: 1,
+            client_id: format!("egw-client-{:06}", self.number),
+            tag: None,
+            target: "192.0.2.9:1337".to_owned(),
+            target_address: Some("192.0.2.9:1337".to_owned()),
+            started_at: format!(
+                "2026-01-01T00:{:02}:{:02}.{:09}Z",
+                self.number / 60 % 60,
+                self.number % 60,
+                self.number
+            ),
+            start_monotonic_ns: 1_000_000_000 + self.number,
+            outcome: if never { TestOutcome::TimedOut } else { TestOutcome::Masqueraded },
+            masquerade_delay_seconds: upper,
+            bracket: BracketSeconds {
+                lower_seconds: (leaked > 0 && !blind).then_some(last),
+                upper_seconds: upper,
+            },
+            blackhole_seconds: if blind { upper.unwrap_or(end) - sent(0.0) } else { 0.0 },
+            probes: ProbeCounts {
+                pong: u64::from(!never),
+                leaked: if blind { 0 } else { leaked },
+                timeout: if blind { leaked } else { 0 },
+                refused: 0,
+                unreachable: 0,
+                garbled: 0,
+                error: 0,
+                sent: leaked + u64::from(!never),
+                unsettled: 0,
+                misses_before_winner: leaked,
+                skipped_ticks: 0,
+                syn_retransmissions: None,
+            },
+            connect_seconds: Some(quantiles),
+            tick_lateness_seconds: Some(quantiles),
+            egress_ip: None,
+            disruptions: disrupted.then(|| vec![disruption]),
+            disruptions_total: u64::from(disrupted),
+            egress_changes: vec![],
+            egress_changes_total: 0,
+            held: None,
+            stalls: vec![],
+            stalls_total: 0,
+            stress: None,
+            timeline,
+            timeline_omitted_probes: 0,
+            failed_gates: vec![],
+            warnings: vec![],
+            settings: Settings {
+                interval: format!("{}ms", interval * 1e3),
+                test_timeout: "10s".to_owned(),
+                probe_timeout: "900ms".to_owned(),
+                stress: false,
+                watch: None,
+                source_addr: None,
+                bind_device: None,
+            },
+            version: "0.1.0".to_owned(),
+        };
+        Some((truth, document))
+    }
+}
