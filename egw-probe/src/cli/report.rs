@@ -11,21 +11,22 @@ use crate::go;
 /// What stands under the flags in `--help`.
 pub(super) const EXAMPLES: &str = "\
 Inputs, any mix of them:
-  results/ run.jsonl -          folders (every *.json and *.jsonl below), files, - for stdin; documents one
-                                to a line, one after another, or in an array
+  results/ run.jsonl -          folders (every *.json and *.jsonl below), files, - for stdin;
+                                documents in lines, one after another, or in an array
   http://10.0.0.7:2112/metrics  a client that still serves
   http://10.0.0.9:2113/clients  what a target with --tags knows (or /sources)
 
 Examples:
   egw-probe report results/ --html report.html
-  kubectl logs -l app=probe --tail=-1 | egw-probe report - --max-p99 1s --max-failed 0 --junit gates.xml
+  egw-probe report results/ --max-p99 1s --max-failed 0 --junit gates.xml
   egw-probe report today/ --compare yesterday/
   egw-probe report --prometheus http://prometheus:9090 --query-label k8s_instance=egw-7
+  kubectl logs -l app=probe --tail=-1 | grep '^{' | egw-probe report -
 
-Several results of one client each count; the very same result read twice counts once. A client that timed out
-is later than everything.
+Several results of one client each count; the very same result read twice counts once.
+A client that timed out is later than everything.
 
-Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read (and no gate failed).
+Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read.
 
 Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.";
 
