@@ -84,28 +84,41 @@ fn measure(hosts: &Hosts, program: &Path, interval: &str, lead: Duration) -> Res
             }
             Ok(first)
         });
-        let exec = Monotonic::now();
-        let flags = [
-            "client".to_owned(),
-            format!("--external-target-addr={TARGET}:{PORT}"),
-            format!("--interval={interval}"),
-        ];
-        let client = hosts.start_client(program, &flags)?;
-        hosts.pause(lead)?;
-        let change = Monotonic::now();
-        answers.store(true, Ordering::SeqCst);
-        let reported = reported_delay(hosts);
-        drop(client);
+        let ran = run_client(hosts, program, interval, lead, &answers);
         over.store(true, Ordering::SeqCst);
         hosts.target.run(|| Ok(TcpStream::connect((TARGET, PORT))?))?;
         let first = match accepting.join() {
             Ok(first) => first?.context("no connection came after the change")?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        Ok((change, first, exec, reported?))
+        let (exec, change, reported) = ran?;
+        Ok((change, first, exec, reported))
     })?;
     let ms = |from: Monotonic, to: Monotonic| to.ns().saturating_sub(from.ns()) as f64 / 1e6;
     Ok(Found { late: ms(change, first), wrong: reported * 1e3 - ms(exec, change) })
+}
+
+/// When the client was started, when the verdict changed, and the delay that it reported, in seconds.
+fn run_client(
+    hosts: &Hosts,
+    program: &Path,
+    interval: &str,
+    lead: Duration,
+    answers: &AtomicBool,
+) -> Result<(Monotonic, Monotonic, f64)> {
+    let exec = Monotonic::now();
+    let flags = [
+        "client".to_owned(),
+        format!("--external-target-addr={TARGET}:{PORT}"),
+        format!("--interval={interval}"),
+    ];
+    let client = hosts.start_client(program, &flags)?;
+    hosts.pause(lead)?;
+    let change = Monotonic::now();
+    answers.store(true, Ordering::SeqCst);
+    let reported = reported_delay(hosts)?;
+    drop(client);
+    Ok((exec, change, reported))
 }
 
 fn reported_delay(hosts: &Hosts) -> Result<f64> {
