@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use super::{
     Bench, Spread, Table,
     host::{Hosts, PORT, TARGET},
-    ratio,
 };
 use crate::lab::clock::Monotonic;
 
@@ -45,17 +44,15 @@ pub(super) fn accuracy(bench: &Bench) -> Result<Table> {
             |found: &[Found], value: fn(&Found) -> f64| -> Vec<f64> { found.iter().map(value).collect() };
         for ((name, _), mine) in programs.iter().zip(&found) {
             let [late, wrong] = [of(mine, |found| found.late), of(mine, |found| found.wrong)];
-            let ratio = ratio(&late, &of(&found[0], |found| found.late));
             let (late, wrong) = (Spread::of(late).show(2), Spread::of(wrong).show(2));
-            let line =
-                [vec![(*name).to_owned(), interval.to_owned()], late.to_vec(), vec![ratio], wrong.to_vec()];
+            let line = [vec![(*name).to_owned(), interval.to_owned()], late.to_vec(), wrong.to_vec()];
             lines.push(line.concat());
         }
     }
     Ok(Table {
         title: format!("accuracy: a target that begins to answer at a known instant, milliseconds, {rounds} rounds"),
         columns: vec![
-            "program", "interval", "late min", "median", "max", "to egw-probe", "reported: min", "median", "max",
+            "program", "interval", "late min", "median", "max", "reported: min", "median", "max",
         ],
         lines,
         remarks: vec![
