@@ -1,6 +1,6 @@
 //! The accept loop: four system calls for an allowed connection (accept, send, shutdown, close), two for a denied one.
 //!
-//! A loop blocks in accept on a thread of its own, one per core. That is fewer calls than any readiness scheme makes,
+//! A loop blocks in accept on a thread of its own, one for two cores. That is fewer calls than any readiness scheme makes,
 //! and nothing is allocated for a connection.
 
 use std::io::{self, Write};
