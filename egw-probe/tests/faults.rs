@@ -99,6 +99,26 @@ fn a_result_that_cannot_be_written_is_an_error_and_never_a_success() {
 }
 
 #[test]
+fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
+    let test = "a_report_on_a_full_disk_leaves_the_old_page_whole";
+    if !may_unshare(test) {
+        return;
+    }
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let (_, document, _) = measure(&format!("127.0.0.1:{}", target.port), &[]);
+    // Room for the old page and not for a second one.
+    let script = format!(
+        "mount -t tmpfs -o size=16k none /mnt; echo old >/mnt/page.html
+         echo '{document}' | $PROGRAM report - --html /mnt/page.html >/dev/null || echo exit $?
+         cat /mnt/page.html; ls /mnt"
+    );
+    let output = in_mount_namespace(&script);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\nold\npage.html\n", "{said}");
+    assert!(said.contains("cannot write /mnt/page.html: No space left on device"), "{said}");
+}
+
+#[test]
 fn a_name_that_resolves_late_is_measured_from_the_start_all_the_same() {
     let test = "a_name_that_resolves_late_is_measured_from_the_start_all_the_same";
     if !may_unshare(test) {

@@ -124,6 +124,20 @@ fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Resul
     }
 }
 
+/// Writes `file` whole or not at all: what was there stays until the new text is complete. A pipe or a device is written to
+/// as it is.
 fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    let written = if file.metadata().is_ok_and(|there| !there.is_file()) {
+        std::fs::write(file, text)
+    } else {
+        // In the same folder, because a rename does not cross file systems.
+        let mut part = file.as_os_str().to_owned();
+        part.push(format!(".{}.part", std::process::id()));
+        let moved = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, file));
+        if moved.is_err() {
+            let _ = std::fs::remove_file(&part);
+        }
+        moved
+    };
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
