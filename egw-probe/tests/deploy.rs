@@ -131,17 +131,30 @@ fn every_value_of_the_settings_reaches_every_place_it_belongs_to() {
         for stale in stale {
             assert!(!made.contains(stale), "{overlay} still says {stale}");
         }
-        let mut wanted =
-            vec!["other.example/probe:9", "[2001:db8::9]:1400", "cidr: 2001:db8::9/128", "value: 7ms", "77s"];
+        let mut wanted = vec!["other.example/probe:9", "[2001:db8::9]:1400", "value: 7ms", "77s"];
         match *overlay {
             "baseline" => wanted.extend(["value: 0.0.0.0/0,::/0", "completions: 321", "value: \"321\""]),
-            "egw" => wanted.extend(["egressIP: 2001:db8::7", "value: 2001:db8::7/128", "completions: 321"]),
+            "egw" => wanted.extend([
+                "egressIP: 2001:db8::7",
+                "value: 2001:db8::7/128",
+                "completions: 321",
+                "- 2001:db8::9/128",
+            ]),
             _ => wanted.extend(["egressIP: 2001:db8::7", "value: 2001:db8::7/128"]),
         }
         for wanted in wanted {
             assert!(made.contains(wanted), "{overlay} lacks {wanted}:\n{made}");
         }
         assert_eq!(made.contains("CiliumEgressGatewayPolicy"), *overlay != "baseline");
+        assert!(
+            made.contains("--output=json")
+                && made.contains(&format!("app.kubernetes.io/instance: {overlay}"))
+        );
+        assert_eq!(
+            made.contains("suspend: true"),
+            ["baseline", "egw"].contains(overlay),
+            "a Job waits for its target"
+        );
         assert!(!made.contains("egw-probe-settings"), "the settings stay out of the cluster");
     }
 }
@@ -296,7 +309,9 @@ impl Drop for Prometheus {
 
 /// Queries of the ClusterLoader2 module by name, for these clients.
 fn module_queries() -> Vec<(String, String)> {
-    let text = read("clusterloader2/modules/metrics.yaml").replace("{{$instance}}", "masquerade");
+    let text = read("clusterloader2/modules/metrics.yaml")
+        .replace("{{$instance}}", "masquerade")
+        .replace("{{$clients}}", "7");
     let field = |line: &str, field: &str| line.trim().strip_prefix(field).map(|rest| rest.trim().to_owned());
     let lines: Vec<&str> = text.lines().collect();
     let pairs =
@@ -347,7 +362,7 @@ fn a_real_prometheus_answers_every_query_with_the_values_that_the_clients_have()
         ("P95", quantile(0.95, &mut delays)),
         ("P99", quantile(0.99, &mut delays)),
         ("Failed", 1.0),
-        ("Seen", 4.0),
+        ("Missing", 3.0),
         ("Leaked requests", misses),
         ("Delay at most, P99", quantile(0.99, &mut upper)),
         ("Delay at least, P99", quantile(0.99, &mut lower)),
@@ -367,6 +382,12 @@ fn a_real_prometheus_answers_every_query_with_the_values_that_the_clients_have()
         let slack = if name == "Ticks skipped" { 1000.0 } else { 1e-9 };
         assert!((told - expected).abs() <= slack, "{name}: {told}, not {expected}");
     }
+    // No data is no success: whatever has a threshold wants samples, and clients that nobody scraped are missing.
+    let module = read("clusterloader2/modules/metrics.yaml");
+    let lines = |word: &str| module.lines().filter(|line| line.trim_start().starts_with(word)).count();
+    assert_eq!((lines("threshold:"), lines("requireSamples: true")), (6, 6));
+    let (_, missing) = queries.iter().find(|(name, _)| name == "Missing").unwrap();
+    assert!((prometheus.value(&missing.replace("masquerade\"", "nobody\"")) - 7.0).abs() < 1e-9);
     assert_dashboard_and_rules_ask_for_what_there_is(&prometheus);
 }
 

@@ -86,7 +86,12 @@ impl Image {
     /// Starts `args` with these capabilities in the runtime's sets, as containerd does for `capabilities.add`.
     fn start(&self, name: &str, args: &[&str], capabilities: &[&str], seccomp: &str) -> Container {
         let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp").join(seccomp);
-        let profile: Value = serde_json::from_slice(&fs::read(profile).unwrap()).unwrap();
+        let mut profile: Value = serde_json::from_slice(&fs::read(profile).unwrap()).unwrap();
+        if name == "forbidden" {
+            // As a runtime's default profile answers a call that it knows and forbids.
+            let rule = json!({"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1});
+            profile["syscalls"].as_array_mut().unwrap().push(rule);
+        }
         let bundle = self.folder.join(name);
         fs::create_dir_all(&bundle).unwrap();
         let config = json!({
@@ -200,7 +205,7 @@ impl Drop for Container {
     }
 }
 
-const TARGET: [&str; 4] = ["/egw-probe", "external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf"];
+const TARGET: [&str; 5] = ["/egw-probe", "external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", "--tags"];
 
 #[test]
 fn the_image_does_in_a_container_what_the_manifests_ask_of_it() {
@@ -247,6 +252,8 @@ fn with_the_three_capabilities_the_kernel_observes(image: &Image) {
     let metrics = image.page(2113, "/metrics");
     let counted = metrics.lines().find_map(|line| line.strip_prefix(syns)).unwrap();
     assert_eq!(counted, document["probes"]["sent"].to_string(), "the kernel counted what the client sent");
+    let clients: Value = serde_json::from_str(&image.page(2113, "/clients")).unwrap();
+    assert_eq!(clients["clients"][0]["client"], 7, "tagged by the file's capability: {clients}");
     let end = target.end();
     assert!(end.status.success(), "{end:?}");
 }

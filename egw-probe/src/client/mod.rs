@@ -40,7 +40,7 @@ use self::stress::report::StressReport;
 use self::tagging::Tagger;
 use crate::cli::Output;
 use crate::clock::Monotonic;
-use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION, Route};
+use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION, Route, StressConfig};
 use crate::go::format_duration;
 use crate::http::{HttpThread, Page, Pages};
 use crate::metrics::{self as shared_metrics, Exposition};
@@ -85,8 +85,8 @@ fn measure(
     test_over: &AtomicBool,
 ) -> anyhow::Result<ExitCode> {
     let deadline = start.monotonic + config.test_timeout;
-    let targets = match targets(config, deadline, signals)? {
-        Ok(targets) => targets,
+    let target = match first_target(config, deadline, signals)? {
+        Ok(target) => target,
         Err(outcome) => {
             if outcome == TestOutcome::TimedOut {
                 metrics.failed_tests.inc();
@@ -94,13 +94,13 @@ fn measure(
             test_over.store(true, Ordering::Relaxed);
             print(config.output, &ResultDocument::without_probes(config, start, outcome))?;
             if outcome == TestOutcome::TimedOut && !config.exit {
+                sandbox::enter(Role::Client);
                 signals.wait();
                 return Ok(ExitCode::SUCCESS);
             }
             return Ok(ExitCode::FAILURE);
         }
     };
-    let target = targets[0];
     let destination = Destination::new(target, &config.route);
     try_route(&destination, config)?;
     let sources = config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
@@ -129,6 +129,12 @@ fn measure(
     };
     match config.stress.as_ref().filter(|_| measured.ended == Ended::Masqueraded) {
         Some(stress) => {
+            let mut targets = vec![target];
+            let Some(further) = further_targets(stress, target, config, signals)? else {
+                over(None)?;
+                return Ok(ExitCode::FAILURE);
+            };
+            targets.extend(further);
             let ways = Ways { targets: &targets, sources, route: &config.route };
             stress::run(stress, ways, descriptors, metrics, signals, |report| over(Some(report)))?;
         }
@@ -200,29 +206,42 @@ fn probe_and_hold(
     })
 }
 
-/// The address of the target, and those of further targets of the stress test; or how the test ended first.
-fn targets(
+/// The address of the target, or how the test ended before there was one.
+fn first_target(
     config: &ClientConfig,
     deadline: Monotonic,
     signals: &Signals,
-) -> Result<Result<Vec<SocketAddr>, TestOutcome>, ConfigError> {
-    let further = config.stress.iter().flat_map(|stress| &stress.targets);
-    let named = std::iter::once(("--external-target-addr", &config.target))
-        .chain(further.map(|target| ("--stress-target-addr", target)));
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for (flag, target) in named {
-        let stress_source = config.stress.as_ref().and_then(|stress| stress.sources.first().copied());
-        let family = addresses.first().map(SocketAddr::ip).or(config.route.source_addr).or(stress_source);
-        match resolve(flag, target, family, deadline, signals)? {
-            Resolved::Address(address) => addresses.push(address),
-            Resolved::Interrupted => return Ok(Err(TestOutcome::Interrupted)),
-            Resolved::NotInTime(reason) => {
-                tracing::error!("the test timeout has passed: {reason}");
-                return Ok(Err(TestOutcome::TimedOut));
-            }
+) -> Result<Result<SocketAddr, TestOutcome>, ConfigError> {
+    let stress_source = config.stress.as_ref().and_then(|stress| stress.sources.first().copied());
+    let family = config.route.source_addr.or(stress_source);
+    match resolve("--external-target-addr", &config.target, family, deadline, signals)? {
+        Resolved::Address(address) => Ok(Ok(address)),
+        Resolved::Interrupted => Ok(Err(TestOutcome::Interrupted)),
+        Resolved::NotInTime(reason) => {
+            tracing::error!("the test timeout has passed: {reason}");
+            Ok(Err(TestOutcome::TimedOut))
         }
     }
-    Ok(Ok(addresses))
+}
+
+/// Further targets of the stress test, of the family of the first. Resolved only now, so that no name but the target's can
+/// delay or fail the masquerade test; one that does not resolve is told, and left out. `None` if a signal came.
+fn further_targets(
+    stress: &StressConfig,
+    first: SocketAddr,
+    config: &ClientConfig,
+    signals: &Signals,
+) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
+    let deadline = Monotonic::now() + config.test_timeout;
+    let mut addresses = Vec::new();
+    for target in &stress.targets {
+        match resolve("--stress-target-addr", target, Some(first.ip()), deadline, signals)? {
+            Resolved::Address(address) => addresses.push(address),
+            Resolved::Interrupted => return Ok(None),
+            Resolved::NotInTime(reason) => tracing::error!("the stress test goes on without it: {reason}"),
+        }
+    }
+    Ok(Some(addresses))
 }
 
 /// Binds a socket to each source of the stress test, so that a wrong one is told before the test.

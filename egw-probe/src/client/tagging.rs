@@ -2,7 +2,6 @@
 
 use std::io;
 
-use caps::{CapSet, Capability};
 use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,10 +19,9 @@ impl Tagger {
     /// A tagger for client `1..=4095`, if this process may choose sequence numbers.
     ///
     /// # Errors
-    /// What the kernel says to the attempt: `EPERM` without `CAP_NET_ADMIN`.
+    /// What the kernel says to the attempt: `EPERM` without `CAP_NET_ADMIN`, which [`crate::sandbox::keep_only`] makes effective
+    /// where a file capability only permits it.
     pub fn new(client: u16, key: TagKey) -> io::Result<Self> {
-        // With a file capability it is permitted, but not effective; without one the attempt below fails.
-        let _ = caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN);
         let trial = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         tcp::set_initial_sequence(&trial, 1)?;
         Ok(Self { client, key, sent: 0 })

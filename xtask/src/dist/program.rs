@@ -62,6 +62,22 @@ fn flags(root: &Path) -> Result<Vec<String>> {
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    // Where the component rust-src is, the compiler names the standard library's files by where it lies.
+    let sysroot = PathBuf::from(rustc(&["--print", "sysroot"])?).join("lib/rustlib/src/rust");
+    let verbose = rustc(&["--version", "--verbose"])?;
+    let commit =
+        verbose.lines().find_map(|line| line.strip_prefix("commit-hash: ")).context("rustc has no commit")?;
     // The linker that comes with Rust serves every processor, and needs nothing of the host's.
-    Ok(vec!["-Clinker=rust-lld".into(), map(&home, "/cargo"), map(root, "/egw-probe")])
+    let standard = format!("/rustc/{commit}");
+    Ok(vec![
+        "-Clinker=rust-lld".into(),
+        map(&home, "/cargo"),
+        map(root, "/egw-probe"),
+        map(&sysroot, &standard),
+    ])
+}
+
+fn rustc(args: &[&str]) -> Result<String> {
+    let output = Command::new("rustc").args(args).output().context("rustc could not be started")?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

@@ -189,7 +189,7 @@ impl<'a> Shard<'a> {
                 break ended;
             }
             if self.in_flight < self.dials.len() && self.plan.claim() {
-                self.dial(now)?;
+                self.dial(now);
                 // What the dial, or others meanwhile, brought about: a look after each keeps every latency its own.
                 self.wait(now)?;
             } else {
@@ -244,26 +244,29 @@ impl<'a> Shard<'a> {
         }
     }
 
-    fn dial(&mut self, now: Monotonic) -> io::Result<()> {
+    fn dial(&mut self, now: Monotonic) {
         let (socket, lane) = self.lanes.dial();
         let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
                 self.fail(&error, lane, now, now);
-                return Ok(());
+                return;
             }
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::Free);
             self.slots.len() as u32 - 1
         });
+        let interest = EventFlags::OUT | EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        if let Err(error) = self.poller.add(&socket, u64::from(slot), interest) {
+            self.free.push(slot);
+            self.fail(&error, lane, now, now);
+            return;
+        }
         let place = self.dials.iter().position(Option::is_none).unwrap_or_default();
         self.dials[place] = Some(Dial { slot, lane, begun: now });
         self.in_flight += 1;
-        let interest = EventFlags::OUT | EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        let added = self.poller.add(&socket, u64::from(slot), interest);
         self.slots[slot as usize] = Slot::Dialling(socket, place as u16);
-        added
     }
 
     /// When the first dial under way runs out of time.
