@@ -45,6 +45,8 @@ pub(crate) fn build(root: &Path, arch: Arch) -> Result<PathBuf> {
         .args(["build", "--locked", "--release", "--package", "egw-probe", "--target", triple])
         .arg("--target-dir")
         .arg(&folder)
+        // A megabyte less in every image; what takes the time is system calls.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root)?.join("\x1f"))
         .status()
         .context("cargo could not be started")?;
