@@ -4,6 +4,7 @@
 
 mod account;
 mod activation;
+mod busy;
 mod capture;
 pub(crate) mod child;
 pub(crate) mod clock;
@@ -41,6 +42,7 @@ use serde_json::Value;
 pub(crate) use options::Options;
 
 use activation::{Activation, Stage};
+use busy::Busy;
 use cost::Cost;
 use interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
 use options::{Plan, Scenario};
@@ -87,6 +89,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = Folder::create()?;
+    let _busy = options.busy.then(Busy::start).transpose()?;
     let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
     let topology = Topology::build(Layout {
         pods: options.clients,

@@ -106,6 +106,9 @@ pub(crate) struct Options {
     /// Keep each client's result document in this folder, for `egw-probe report`
     #[arg(long, value_name = "FOLDER")]
     pub(crate) results: Option<PathBuf>,
+    /// Occupy every processor meanwhile, by a thread each that does nothing but spin
+    #[arg(long)]
+    pub(crate) busy: bool,
     /// Print one JSON document instead of a table
     #[arg(long)]
     pub(crate) json: bool,

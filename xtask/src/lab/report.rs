@@ -113,6 +113,7 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         format!(" ({void} void: switch recorded too coarsely, or client up too late)")
     };
     let switched = valid.iter().any(|activation| activation.switch.is_some());
+    let weak = valid.iter().filter(|activation| !activation.measured.warnings.is_empty()).count();
     let question = if switched { "switch inside the bracket" } else { "as expected" };
     lines.push((question, format!("{good} of {}{voids}", valid.len())));
     if switched {
@@ -134,6 +135,9 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
             Some(activation.measured.blackhole_seconds - done)
         };
         lines.push(("blackhole, measured - done", spread(valid.iter().filter_map(off).collect(), 1e3, "ms")));
+    }
+    if weak > 0 {
+        lines.push(("called weak by the client", format!("{weak} of {}", valid.len())));
     }
     lines.push(("probes", probes(activations)));
     lines.extend(accounts(activations));

@@ -19,6 +19,9 @@ pub(crate) struct Measured {
     pub(crate) blackhole_seconds: f64,
     /// One count for each outcome, `sent`, `skipped_ticks` and others; null where it isn't counted.
     pub(crate) probes: BTreeMap<String, Option<u64>>,
+    /// Why the client calls its own numbers weak.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Seconds since the client's start: the policy became effective inside `(lower, upper]`.

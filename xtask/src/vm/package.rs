@@ -11,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 /// Debian's own keys, as the package debian-archive-keyring installs them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The series that stands for the newest kernel that Debian has at all.
+/// The series that stands for the newest kernel that Debian has released at all.
 const NEWEST: &str = "newest";
+/// Where that one is: backports of the stable release can be ahead of the unstable one.
+const NEWEST_IN: [&str; 2] = ["sid", "trixie-backports"];
 
 /// A kernel unpacked from its package.
 pub(super) struct Kernel {
@@ -59,18 +61,21 @@ fn numbers(name: &str) -> Vec<u64> {
 
 /// Fetches and unpacks the newest kernel of a series, such as `6.1`; `None` where no source offers it.
 pub(super) fn fetch(series: &str, folder: &Path) -> Result<Option<Kernel>> {
-    let mut apt = Apt(vec![]);
-    let mut name = apt.newest(series)?;
-    let elsewhere = match series {
-        "5.10" if name.is_none() => Some("bullseye"),
-        NEWEST => Some("sid"),
-        _ => None,
-    };
-    if let Some(codename) = elsewhere {
-        apt = other_release(codename, folder)?;
-        name = apt.newest(series)?;
+    let own = Apt(vec![]);
+    let mut offers = Vec::new();
+    if series != NEWEST {
+        offers.extend(own.newest(series)?.map(|name| (name, own)));
     }
-    let Some(name) = name else { return Ok(None) };
+    let elsewhere: &[&str] = match series {
+        "5.10" if offers.is_empty() => &["bullseye"],
+        NEWEST => &NEWEST_IN,
+        _ => &[],
+    };
+    for codename in elsewhere {
+        let apt = other_release(codename, folder)?;
+        offers.extend(apt.newest(series)?.map(|name| (name, apt)));
+    }
+    let Some((name, apt)) = offers.into_iter().max_by_key(|(name, _)| numbers(name)) else { return Ok(None) };
     let root = folder.join(&name);
     if !root.is_dir() {
         let parts = folder.join("packages");
