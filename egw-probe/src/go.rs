@@ -89,16 +89,17 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// The digits behind the point, in nanoseconds of the unit, cut (not rounded) as Go cuts them.
+/// The digits behind the point, in nanoseconds of the unit: by Go's own arithmetic (as many digits as fit 63 bits, then
+/// floating point), because exact arithmetic makes one nanosecond less than 20 minutes of `0.3333333333333333333h`.
 fn fraction_ns(digits: &str, unit_ns: u64) -> u64 {
-    let mut scale: u128 = 1;
-    let mut value: u128 = 0;
-    // 18 digits resolve an hour to less than a nanosecond; what follows cannot change the result.
-    for digit in digits.bytes().take(18) {
-        value = value * 10 + u128::from(digit - b'0');
-        scale *= 10;
+    let (mut value, mut scale) = (0_u64, 1.0);
+    for digit in digits.bytes() {
+        let longer = value.checked_mul(10).and_then(|tens| tens.checked_add(u64::from(digit - b'0')));
+        let Some(longer) = longer.filter(|longer| *longer <= 1 << 63) else { break };
+        value = longer;
+        scale *= 10.0;
     }
-    (value * u128::from(unit_ns) / scale) as u64
+    (value as f64 * (unit_ns as f64 / scale)) as u64
 }
 
 /// Reads a boolean in any form of Go's `strconv.ParseBool`.
@@ -159,6 +160,8 @@ mod tests {
             ("+5s", 5_000_000_000),
             ("2562047h47m16.854775807s", i64::MAX as u64),
             ("0.100000000000000000000h", 360_000_000_000),
+            // Rounded as Go rounds, not cut.
+            ("0.3333333333333333333h", 1_200_000_000_000),
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_nanos(expected_ns)), "{text}");
         }

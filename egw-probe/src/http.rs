@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -82,17 +83,7 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
             };
             let pages = Arc::clone(&pages);
             tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let response = answer(&request, &*pages);
-                    async { Ok::<_, Infallible>(response) }
-                });
-                let connection = http1::Builder::new()
-                    .keep_alive(false)
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(REQUEST_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
-                // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
-                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                converse(stream, pages).await;
                 drop(place);
             });
         }
@@ -103,6 +94,21 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
     }
     drop(listener);
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, places.acquire_many(CONNECTION_CAP as u32)).await;
+}
+
+/// Answers the one request of a connection, within the limits.
+pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pages>) {
+    let service = service_fn(move |request| {
+        let response = answer(&request, &*pages);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {

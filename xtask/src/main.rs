@@ -5,6 +5,7 @@
 mod bench;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod lab;
 mod test;
 mod vm;
@@ -31,6 +32,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run every fuzz target for a while, over the committed corpus
+    Fuzz(fuzz::Options),
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Ebpf { check } => {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {

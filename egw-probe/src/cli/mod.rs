@@ -380,7 +380,7 @@ fn parse_port(text: &str) -> Result<NonZeroU16, &'static str> {
 }
 
 /// Reads `address/length`; host bits are masked, as in Go. A bare address is a mistake there too.
-fn parse_cidr(text: &str) -> Result<IpNet, String> {
+pub fn parse_cidr(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     if let Ok(address) = text.parse::<IpAddr>() {
         let length = if address.is_ipv4() { 32 } else { 128 };

@@ -130,7 +130,7 @@ impl AsFd for ProbeSocket {
 }
 
 /// The `source=` of an annotated reply's second line, without its port.
-fn egress_ip(reply: &[u8]) -> Option<IpAddr> {
+pub fn egress_ip(reply: &[u8]) -> Option<IpAddr> {
     let second_line = std::str::from_utf8(reply).ok()?.lines().nth(1)?;
     let source = second_line.split(' ').find_map(|word| word.strip_prefix("source="))?;
     source.parse::<SocketAddr>().ok().map(|address| address.ip())

@@ -85,13 +85,13 @@ impl Corpus {
             }
             Found::Sources(seen) => {
                 let all = self.sources.get_or_insert_default();
-                all.allowed += seen.allowed;
-                all.denied += seen.denied;
+                all.allowed = all.allowed.saturating_add(seen.allowed);
+                all.denied = all.denied.saturating_add(seen.denied);
                 all.denied_from.extend(seen.denied_from);
                 all.denied_from.sort_by_key(|(_, connections)| std::cmp::Reverse(*connections));
                 all.denied_from.truncate(NAMED);
                 all.syns = match (all.syns, seen.syns) {
-                    (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
+                    (Some(a), Some(b)) => Some((a.0.saturating_add(b.0), a.1.saturating_add(b.1))),
                     (a, b) => a.or(b),
                 };
             }
@@ -105,7 +105,7 @@ impl Corpus {
             return;
         }
         self.tags.extend(reading.tag);
-        self.outcomes.iter_mut().zip(reading.outcomes).for_each(|(sum, more)| *sum += more);
+        add(&mut self.outcomes, reading.outcomes);
         self.own_gates_failed += u64::from(reading.own_gates_failed);
         self.warned += u64::from(reading.warned);
         if let Some(settings) = reading.settings {
@@ -150,10 +150,11 @@ impl Corpus {
             }
             // A result lists the first thousand; the kind of the others is not known, so they go with the last one listed.
             if let Some(last) = listed.last() {
-                by_kind[last.disruption.kind as usize] += client.disruptions - listed.len() as u64;
+                let kind = &mut by_kind[last.disruption.kind as usize];
+                *kind = kind.saturating_add(client.disruptions - listed.len() as u64);
             }
         }
-        self.disruptions_by_kind.iter_mut().zip(by_kind).for_each(|(sum, more)| *sum += more);
+        add(&mut self.disruptions_by_kind, by_kind);
         self.disruptions.extend(listed);
         if self.disruptions.len() >= 2 * KEPT {
             self.keep_longest_disruptions();
@@ -212,10 +213,49 @@ impl Corpus {
     }
 }
 
+/// Adds counts that a file tells: whatever it tells, the sum does not run over.
+fn add<const KINDS: usize>(sums: &mut [u64; KINDS], more: [u64; KINDS]) {
+    sums.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.saturating_add(more));
+}
+
 /// Clients that never got through, then those that may have taken longest, then those that leaked most.
 pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
     (b.verdict.cmp(&a.verdict))
         .then(b.delay.upper.total_cmp(&a.delay.upper))
         .then(b.leaked.cmp(&a.leaked))
         .then_with(|| a.name.cmp(&b.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::document;
+    use crate::report::run::Run;
+
+    #[test]
+    fn counts_as_high_as_they_go_stay_there() {
+        let mut corpus = Corpus::default();
+        let most = u64::MAX;
+        let result = |id| {
+            format!(
+                r#"{{"schema":1,"client_id":"{id}","outcome":"interrupted","bracket":{{}},"disruptions_total":{most},
+                "disruptions":[{{"kind":"leak","start_seconds":1,"length_seconds":{{"lower":0,"upper":1}},"misses":{most}}}],
+                "probes":{{"pong":{most},"leaked":{most},"timeout":0,"refused":0,"unreachable":0,"garbled":0,"error":0}}}}"#
+            )
+        };
+        let source = format!(r#"{{"address":"192.0.2.9","verdict":"denied","connections":{most}}}"#);
+        let sources = format!(
+            r#"{{"sources":[{source},{source}],"kernel":{{"allowed_syns":{most},"denied_syns":{most}}}}}"#
+        );
+        for text in [result("a"), result("b"), sources.clone(), sources] {
+            corpus.take(document::read(text.as_bytes()).unwrap(), "file");
+        }
+        corpus.finish();
+        assert_eq!(corpus.outcomes[Outcome::Leaked as usize], most);
+        assert_eq!(corpus.disruptions_by_kind[Kind::Leak as usize], most);
+        let seen = corpus.sources.as_ref().unwrap();
+        assert_eq!((seen.allowed, seen.denied, seen.syns), (0, most, Some((most, most))));
+        assert_eq!(Run::leaked_of(&corpus.clients), most);
+        assert_eq!(Run::of(&corpus).disruptions.total, most);
+    }
 }

@@ -328,7 +328,8 @@ fn settings(
 
 fn sources_seen(sources: &[WireSource], kernel: Option<WireKernel>) -> SourcesSeen {
     let sum = |verdict: &str| {
-        sources.iter().filter(|source| source.verdict == verdict).map(|source| source.connections).sum()
+        let of = sources.iter().filter(|source| source.verdict == verdict);
+        of.fold(0_u64, |sum, source| sum.saturating_add(source.connections))
     };
     let denied = sources.iter().filter(|source| source.verdict == "denied");
     SourcesSeen {

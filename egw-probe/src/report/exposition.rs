@@ -102,8 +102,8 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Vec<Series>, Refusal> {
     }
     let samples = answer.data.map(|data| data.result).unwrap_or_default();
     let series = samples.into_iter().map(|sample| {
-        let value =
-            sample.value.1.parse().map_err(|_| Refusal::Damaged("a value is no number".to_owned()))?;
+        let value = sample.value.1.parse().ok().filter(|value: &f64| value.is_finite());
+        let value = value.ok_or_else(|| Refusal::Damaged("a value is no number".to_owned()))?;
         Ok(Series { labels: sample.metric, value })
     });
     series.collect()
@@ -125,10 +125,10 @@ pub fn clients(series: Vec<Series>, page: &str) -> Result<Vec<Reading>, Refusal>
             one.labels.iter().filter(own).map(|(name, value)| (name.clone(), value.clone())).collect();
         by_identity.entry(identity).or_default().push(one);
     }
-    let clients: Vec<Reading> = by_identity
+    let clients = by_identity
         .into_iter()
         .filter_map(|(identity, series)| client(&name(&identity, page), &series))
-        .collect();
+        .collect::<Result<Vec<Reading>, Refusal>>()?;
     if clients.is_empty() {
         return Err(Refusal::Foreign(
             "no metrics of a client (an external target tells of its clients at /clients)",
@@ -148,7 +148,7 @@ fn name(identity: &[(String, String)], page: &str) -> String {
         .unwrap_or_else(|| page.to_owned())
 }
 
-fn client(name: &str, series: &[Series]) -> Option<Reading> {
+fn client(name: &str, series: &[Series]) -> Option<Result<Reading, Refusal>> {
     let value = |wanted: &str, label: &str, value: &str| {
         let labelled =
             |one: &&Series| label.is_empty() || one.labels.get(label).is_some_and(|its| its == value);
@@ -159,6 +159,10 @@ fn client(name: &str, series: &[Series]) -> Option<Reading> {
     let upper =
         value(BRACKET, "bound", "upper").or_else(|| value(DELAY, "", "").filter(|delay| *delay > 0.0));
     let lower = value(BRACKET, "bound", "lower").unwrap_or(0.0);
+    if lower < 0.0 || upper.is_some_and(|upper| upper < lower) {
+        let upper = upper.map_or("nowhere".to_owned(), |upper| format!("{upper} s"));
+        return Some(Err(Refusal::Damaged(format!("{name}: its bracket goes from {lower} s to {upper}"))));
+    }
     let (verdict, delay) = match upper {
         _ if failed > 0.0 => (Verdict::TimedOut, Interval::NEVER),
         Some(upper) => (Verdict::Masqueraded, bracket(lower, Some(upper))),
@@ -168,7 +172,7 @@ fn client(name: &str, series: &[Series]) -> Option<Reading> {
     let kinds = Kind::ALL.map(|kind| value(DISRUPTIONS, "kind", kind.name()).unwrap_or(0.0) as u64);
     // The old program calls every miss leaked, and keeps no other count.
     let leaked = value(PROBES, "outcome", "leaked").or_else(|| value(LEAKED, "", "")).unwrap_or(0.0) as u64;
-    Some(Reading {
+    Some(Ok(Reading {
         client: ClientResult {
             name: name.to_owned(),
             verdict,
@@ -176,12 +180,12 @@ fn client(name: &str, series: &[Series]) -> Option<Reading> {
             leaked,
             leak_seconds: None,
             blackhole_seconds: value(BLACKHOLE, "", "").unwrap_or(0.0).max(0.0),
-            disruptions: kinds.iter().sum(),
+            disruptions: kinds.iter().fold(0, |sum, kind| sum.saturating_add(*kind)),
         },
         outcomes,
         counts_of_kinds: Some(kinds),
         ..Reading::default()
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -220,6 +224,29 @@ process_open_fds{odd="\"} 1"#;
         assert_eq!(old(0, "1.5").leaked, 4);
         assert_eq!(old(1, "0").delay, Interval::NEVER);
         assert_eq!(old(0, "0").verdict, Verdict::Unfinished);
+    }
+
+    #[test]
+    fn a_bracket_that_cannot_be_and_a_value_that_is_no_number_are_refused() {
+        let bracket = |lower, upper| {
+            let page = format!(
+                "egw_scale_test_failed_tests_total 0\negw_probe_masquerade_delay_seconds{{bound=\"lower\"}} {lower}\n\
+                 egw_probe_masquerade_delay_seconds{{bound=\"upper\"}} {upper}\n"
+            );
+            clients(parse_text(&page).unwrap(), "page").map(|clients| clients[0].client.delay.upper)
+        };
+        assert_eq!(bracket("0.3", "0.4"), Ok(0.4));
+        for (lower, upper) in [("0.4", "0.3"), ("-1", "0.3"), ("0", "-1")] {
+            assert!(matches!(bracket(lower, upper), Err(Refusal::Damaged(_))), "{lower} {upper}");
+        }
+        let answer = |value| {
+            let text = format!(r#"{{"data":{{"result":[{{"metric":{{}},"value":[1,"{value}"]}}]}}}}"#);
+            parse_answer(text.as_bytes()).map(|series| series.len())
+        };
+        assert_eq!(answer("1.5"), Ok(1));
+        for value in ["NaN", "+Inf", "x"] {
+            assert!(matches!(answer(value), Err(Refusal::Damaged(_))), "{value}");
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Reader<'_> {
 }
 
 /// Takes a piece of a stream into the corpus. Documents of a stream are numbered from 1, those that are not read included.
-fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>) {
+pub fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>) {
     *number += 1;
     let refusal = match piece {
         Piece::Document(bytes) => match document::read(bytes) {

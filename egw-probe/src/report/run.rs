@@ -288,7 +288,7 @@ impl Run {
 
     /// Probes and, of clients that only metrics of the old program tell of, misses that leaked.
     pub fn leaked_of(clients: &[ClientResult]) -> u64 {
-        clients.iter().map(|client| client.leaked).sum()
+        clients.iter().fold(0, |sum, client| sum.saturating_add(client.leaked))
     }
 }
 
@@ -379,7 +379,7 @@ impl Disruptions {
             misses: one.disruption.misses,
         });
         Self {
-            total: corpus.disruptions_by_kind.iter().sum(),
+            total: (corpus.disruptions_by_kind.iter()).fold(0, |sum, kind| sum.saturating_add(*kind)),
             by_kind: Kind::ALL.iter().map(|kind| kind.name()).zip(corpus.disruptions_by_kind).collect(),
             open: corpus.open_disruptions,
             longest: longest.collect(),

@@ -167,8 +167,10 @@ impl Plan {
             hold: options.hold,
             ebpf: options.ebpf,
             target_name: options.target_name.clone(),
-            // Clients that start together get less of a processor each.
-            lead: Duration::from_millis(60 + 2 * options.clients as u64) + 2 * interval + 2 * rtt,
+            // Clients that start together, or beside a load, get less of a processor each.
+            lead: Duration::from_millis(60 + 2 * options.clients as u64 + if options.busy { 300 } else { 0 })
+                + 2 * interval
+                + 2 * rtt,
             span: Duration::from_millis(100).max(4 * interval),
         };
         let least = plan.last_switch() + interval + 2 * rtt;

@@ -137,7 +137,12 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         lines.push(("blackhole, measured - done", spread(valid.iter().filter_map(off).collect(), 1e3, "ms")));
     }
     if weak > 0 {
-        lines.push(("called weak by the client", format!("{weak} of {}", valid.len())));
+        let silent = |one: &&&Activation| !one.faults.is_empty() && one.measured.warnings.is_empty();
+        let silent = valid.iter().filter(silent).count();
+        lines.push((
+            "called weak by the client",
+            format!("{weak} of {}; {silent} went wrong and were not", valid.len()),
+        ));
     }
     lines.push(("probes", probes(activations)));
     lines.extend(accounts(activations));
