@@ -114,7 +114,7 @@ fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
     );
     let output = in_mount_namespace(&script);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\nold\npage.html\n", "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 4\nold\npage.html\n", "{said}");
     assert!(said.contains("cannot write /mnt/page.html: No space left on device"), "{said}");
 }
 

@@ -50,12 +50,16 @@ pub struct Corpus {
     pub disruptions_by_kind: [u64; Kind::ALL.len()],
     /// Disruptions without an end.
     pub open_disruptions: u64,
+    /// Disruptions that no result lists: nobody knows how long they were.
+    pub disruptions_without_length: u64,
     /// How many results were produced by which settings; those beyond the cap are under the last name.
     pub settings: BTreeMap<String, u64>,
     /// First and last start among the results.
     pub started: Option<(String, String)>,
     /// Results that were read before: counted once.
     pub read_again: u64,
+    /// Lines of our own log among the documents.
+    pub log_lines: u64,
     /// Clients that failed their own gates.
     pub own_gates_failed: u64,
     /// Clients that called their numbers weak.
@@ -83,15 +87,16 @@ impl Corpus {
             Found::Tags(entries) => {
                 self.tag_timelines.extend(entries.into_iter().map(|entry| (entry, source.to_owned())));
             }
+            Found::LogLine => self.log_lines += 1,
             Found::Sources(seen) => {
                 let all = self.sources.get_or_insert_default();
-                all.allowed += seen.allowed;
-                all.denied += seen.denied;
+                all.allowed = all.allowed.saturating_add(seen.allowed);
+                all.denied = all.denied.saturating_add(seen.denied);
                 all.denied_from.extend(seen.denied_from);
                 all.denied_from.sort_by_key(|(_, connections)| std::cmp::Reverse(*connections));
                 all.denied_from.truncate(NAMED);
                 all.syns = match (all.syns, seen.syns) {
-                    (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
+                    (Some(a), Some(b)) => Some((a.0.saturating_add(b.0), a.1.saturating_add(b.1))),
                     (a, b) => a.or(b),
                 };
             }
@@ -105,7 +110,10 @@ impl Corpus {
             return;
         }
         self.tags.extend(reading.tag);
-        self.outcomes.iter_mut().zip(reading.outcomes).for_each(|(sum, more)| *sum += more);
+        self.outcomes
+            .iter_mut()
+            .zip(reading.outcomes)
+            .for_each(|(sum, more)| *sum = sum.saturating_add(more));
         self.own_gates_failed += u64::from(reading.own_gates_failed);
         self.warned += u64::from(reading.warned);
         if let Some(settings) = reading.settings {
@@ -142,6 +150,8 @@ impl Corpus {
         client: &ClientResult,
         listed: Vec<WatchedDisruption>,
     ) {
+        let unlisted = client.disruptions.saturating_sub(listed.len() as u64);
+        self.disruptions_without_length = self.disruptions_without_length.saturating_add(unlisted);
         let mut by_kind = counts.unwrap_or_default();
         if counts.is_none() {
             for one in &listed {
@@ -150,10 +160,11 @@ impl Corpus {
             }
             // A result lists the first thousand; the kind of the others is not known, so they go with the last one listed.
             if let Some(last) = listed.last() {
-                by_kind[last.disruption.kind as usize] += client.disruptions - listed.len() as u64;
+                by_kind[last.disruption.kind as usize] += unlisted;
             }
         }
-        self.disruptions_by_kind.iter_mut().zip(by_kind).for_each(|(sum, more)| *sum += more);
+        let sums = self.disruptions_by_kind.iter_mut().zip(by_kind);
+        sums.for_each(|(sum, more)| *sum = sum.saturating_add(more));
         self.disruptions.extend(listed);
         if self.disruptions.len() >= 2 * KEPT {
             self.keep_longest_disruptions();

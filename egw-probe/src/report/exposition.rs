@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::client::{ClientResult, Reading, Verdict};
-use super::document::{Refusal, bracket};
+use super::document::{LONGEST_SECONDS, MOST, Refusal, bracket};
 use super::npmle::Interval;
 use crate::client::disruptions::Kind;
 use crate::client::outcome::Outcome;
@@ -116,8 +116,28 @@ pub fn query(labels: &[(String, String)]) -> String {
     format!("{{__name__=~\"{}\"{}}}", USED.join("|"), matchers.collect::<String>())
 }
 
+/// What series are of: clients, and those whose numbers cannot be, by name.
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// Those that are read.
+    pub readings: Vec<Reading>,
+    /// Those that are not, and why.
+    pub damaged: Vec<(String, Refusal)>,
+}
+
+/// Refuses a value that nothing can have measured.
+fn plausible(series: &Series) -> Result<(), Refusal> {
+    let name = series.labels.get("__name__").map_or("", String::as_str);
+    let most = if matches!(name, DELAY | BRACKET | BLACKHOLE) { LONGEST_SECONDS } else { MOST as f64 };
+    let none = !(0.0..=most).contains(&series.value);
+    if USED.contains(&name) && none {
+        return Err(Refusal::Damaged(format!("{name} is {:?}", series.value)));
+    }
+    Ok(())
+}
+
 /// The clients that these series are of: one for each set of labels. `page` names a client whose series have none.
-pub fn clients(series: Vec<Series>, page: &str) -> Result<Vec<Reading>, Refusal> {
+pub fn clients(series: Vec<Series>, page: &str) -> Result<Clients, Refusal> {
     let mut by_identity: BTreeMap<Vec<(String, String)>, Vec<Series>> = BTreeMap::new();
     for one in series {
         let own = |(name, _): &(&String, &String)| !OWN_LABELS.contains(&name.as_str());
@@ -125,11 +145,15 @@ pub fn clients(series: Vec<Series>, page: &str) -> Result<Vec<Reading>, Refusal>
             one.labels.iter().filter(own).map(|(name, value)| (name.clone(), value.clone())).collect();
         by_identity.entry(identity).or_default().push(one);
     }
-    let clients: Vec<Reading> = by_identity
-        .into_iter()
-        .filter_map(|(identity, series)| client(&name(&identity, page), &series))
-        .collect();
-    if clients.is_empty() {
+    let mut clients = Clients::default();
+    for (identity, series) in by_identity {
+        let name = name(&identity, page);
+        match series.iter().try_for_each(plausible) {
+            Ok(()) => clients.readings.extend(client(&name, &series)),
+            Err(refusal) => clients.damaged.push((name, refusal)),
+        }
+    }
+    if clients.readings.is_empty() && clients.damaged.is_empty() {
         return Err(Refusal::Foreign(
             "no metrics of a client (an external target tells of its clients at /clients)",
         ));
@@ -200,7 +224,7 @@ process_open_fds{odd="\"} 1"#;
 
     #[test]
     fn a_page_is_one_client_with_its_bracket() {
-        let clients = clients(parse_text(PAGE).unwrap(), "http://pod:2112/metrics").unwrap();
+        let clients = clients(parse_text(PAGE).unwrap(), "http://pod:2112/metrics").unwrap().readings;
         assert_eq!(clients.len(), 1);
         let client = &clients[0].client;
         assert_eq!((client.name.as_str(), client.leaked), ("http://pod:2112/metrics", 7));
@@ -214,7 +238,7 @@ process_open_fds{odd="\"} 1"#;
                 "egw_scale_test_failed_tests_total {failed}\negw_scale_test_leaked_requests_total 4\n\
                  egw_scale_test_masquerade_delay_seconds_total {delay}\n"
             );
-            clients(parse_text(&page).unwrap(), "page").unwrap().remove(0).client
+            clients(parse_text(&page).unwrap(), "page").unwrap().readings.remove(0).client
         };
         assert_eq!(old(0, "1.5").delay, Interval { lower: 0.0, upper: 1.5 });
         assert_eq!(old(0, "1.5").leaked, 4);
@@ -226,7 +250,7 @@ process_open_fds{odd="\"} 1"#;
     fn labels_tell_clients_apart_and_escapes_are_read() {
         let page = "egw_scale_test_failed_tests_total{pod=\"a\\\"}\\n\", instance=\"i\"} 0 1700000000000\n\
                     egw_scale_test_failed_tests_total{instance=\"j\",} 1\n";
-        let clients = clients(parse_text(page).unwrap(), "page").unwrap();
+        let clients = clients(parse_text(page).unwrap(), "page").unwrap().readings;
         let names: Vec<&str> = clients.iter().map(|one| one.client.name.as_str()).collect();
         assert_eq!(names, ["a\"}\n", "j"]);
     }
@@ -238,6 +262,20 @@ process_open_fds{odd="\"} 1"#;
         assert_eq!(parse_answer(b"<html>").unwrap_err().kind(), "foreign");
         let refused = parse_answer(br#"{"status":"error","error":"no such thing"}"#);
         assert_eq!(refused, Err(Refusal::Unreadable("no such thing".to_owned())));
+    }
+
+    #[test]
+    fn a_client_with_a_value_that_cannot_be_is_damaged_by_name_and_the_others_are_read() {
+        let sample = |pod, value| {
+            format!(r#"{{"metric":{{"__name__":"{FAILED}","pod":"{pod}"}},"value":[0,"{value}"]}}"#)
+        };
+        for value in ["NaN", "-1", "+Inf", "1e300"] {
+            let answer = [sample("a", "0"), sample("b", value)].join(",");
+            let answer = format!(r#"{{"data":{{"result":[{answer}]}}}}"#);
+            let found = clients(parse_answer(answer.as_bytes()).unwrap(), "page").unwrap();
+            assert_eq!((found.readings.len(), found.readings[0].client.name.as_str()), (1, "a"));
+            assert_eq!((found.damaged[0].0.as_str(), found.damaged[0].1.kind()), ("b", "damaged"));
+        }
     }
 
     #[test]
