@@ -114,7 +114,7 @@ fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
     );
     let output = in_mount_namespace(&script);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\nold\npage.html\n", "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 4\nold\npage.html\n", "{said}");
     assert!(said.contains("cannot write /mnt/page.html: No space left on device"), "{said}");
 }
 
@@ -170,6 +170,8 @@ fn a_target_that_is_killed_and_started_again_is_one_disruption_and_measuring_goe
     wait_for("the winner", || status(address, "/readyz") == 200);
     drop(first);
     wait_for("the disruption", || metric(address, "egw_probe_disrupted") == Some(1.0));
+    // Long enough for more misses than the first.
+    std::thread::sleep(Duration::from_millis(100));
     let (listen, serve) =
         (format!("--listen-port={port}"), format!("--metrics-addr=127.0.0.1:{}", free_port()));
     let _second = Program::start(&["external-target", "--allowed-cidr=127.0.0.0/8", &listen, &serve]);

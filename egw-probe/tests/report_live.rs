@@ -87,11 +87,9 @@ fn a_targets_clients_count_unless_their_own_results_are_there() {
     let seven = format!("{}/--tag=7.json", folder.path());
     let (code, both) = json(&[&seven, &clients]);
     assert_eq!((code, both["run"]["clients"]["total"].as_u64()), (0, Some(2)), "{both:#}");
-    let note = both["run"]["notes"][0].as_str().unwrap();
-    assert!(
-        note.starts_with("1 entry of a target's /clients is of a client with a result of its own"),
-        "{note}"
-    );
+    let notes = both["run"]["notes"].as_array().unwrap();
+    let says = "1 entry of a target's /clients is of a client with a result of its own";
+    assert!(notes.iter().any(|note| note.as_str().unwrap().starts_with(says)), "{notes:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::go;
 /// What stands under the flags in `--help`.
 pub(super) const EXAMPLES: &str = "\
 Inputs, any mix of them:
-  results/ run.jsonl -          folders (every *.json and *.jsonl below), files, - for stdin;
+  results/ run.jsonl -          folders (every file below, hidden ones not), files, - for stdin;
                                 documents in lines, one after another, or in an array
   http://10.0.0.7:2112/metrics  a client that still serves
   http://10.0.0.9:2113/clients  what a target with --tags knows (or /sources)
@@ -21,12 +21,13 @@ Examples:
   egw-probe report results/ --max-p99 1s --max-failed 0 --junit gates.xml
   egw-probe report today/ --compare yesterday/
   egw-probe report --prometheus http://prometheus:9090 --query-label k8s_instance=egw-7
-  kubectl logs -l app=probe --tail=-1 | grep '^{' | egw-probe report -
+  kubectl logs -l app=probe --tail=-1 | egw-probe report --min-clients 1000 -
 
 Several results of one client each count; the very same result read twice counts once.
 A client that timed out is later than everything.
 
-Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read.
+Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read;
+4 the report could not be written, or was interrupted.
 
 Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_LEVEL=debug.";
 
@@ -72,6 +73,18 @@ pub struct ReportArgs {
     /// Gate: fail if more clients were not masqueraded (timed out or unfinished)
     #[arg(long, value_name = "CLIENTS")]
     pub max_failed: Option<u64>,
+
+    /// Gate: fail if there were more disruptions, over all clients, or one has no end
+    #[arg(long, value_name = "COUNT")]
+    pub max_disruptions: Option<u64>,
+
+    /// Gate: fail if a disruption may have lasted longer, or has no end
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_disruption: Option<Duration>,
+
+    /// Gate: fail if fewer clients (by name) have a result, as when Pods are missing
+    #[arg(long, value_name = "CLIENTS")]
+    pub min_clients: Option<u64>,
 
     /// Flags of every command.
     #[command(flatten)]

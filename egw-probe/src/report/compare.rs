@@ -2,13 +2,14 @@
 //!
 //! The test is the Wilcoxon-Mann-Whitney test for interval-censored data: scores from the pooled estimate (Peto and Peto,
 //! J. R. Stat. Soc. A 135, 1972; Fay and Shaw, J. Stat. Softw. 36(2), 2010), judged by permutation (with one added to both
-//! counts: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010). The interval of the difference of medians follows from
+//! counts: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010). Where lower ends are missing because nothing leaked, it is the
+//! plain test of the upper ends. The interval of the difference of medians follows from
 //! one for each median that is wrong half as often, and so is conservative.
 
 use serde::Serialize;
 
 use super::npmle::{Interval, Npmle};
-use super::ranks::{ALPHA, Ends};
+use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
 use super::run::Bounds;
 
 /// Two runs differ if chance alone brings about as much of a difference once in so many times at most.
@@ -18,9 +19,18 @@ const SHUFFLES: [u32; 2] = [9_999, 999];
 /// Clients in the smaller run from which it is the fewer.
 const LARGE: usize = 5_000;
 
+/// The method for brackets.
+const OF_BRACKETS: &str = "Wilcoxon-Mann-Whitney test for interval-censored data, by permutation.";
+/// The method where brackets lack their lower ends.
+const OF_UPPER_ENDS: &str = "Plain Wilcoxon-Mann-Whitney test of the upper ends (the masquerade delays), by permutation, because more than \
+     1 in 20 clients of a run have no lower end: nothing leaked before they were masqueraded. Medians are those of upper ends. Both \
+     runs must have probed at the same interval.";
+
 /// What came of a comparison: how this run (the other one first) differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
+    /// The method, and why that one.
+    pub method: &'static str,
     /// Whether they differ beyond noise; null if a run has no client.
     pub differ: Option<bool>,
     /// How often chance alone brings about a difference as large.
@@ -37,6 +47,16 @@ pub struct Comparison {
 
 /// Compares `this` run with an `other`, earlier one.
 pub fn compare(this: &[Interval], other: &[Interval]) -> Comparison {
+    if lower_ends_are_missing(this) || lower_ends_are_missing(other) {
+        let [this, other] =
+            [this, other].map(|run| run.iter().map(|one| one.at_its_upper_end()).collect::<Vec<_>>());
+        test(&this, &other, OF_UPPER_ENDS)
+    } else {
+        test(this, other, OF_BRACKETS)
+    }
+}
+
+fn test(this: &[Interval], other: &[Interval], method: &'static str) -> Comparison {
     let pooled = Npmle::of(&[this, other].concat());
     let score = |one: &Interval| {
         let (before, through) = pooled.around(*one);
@@ -48,6 +68,7 @@ pub fn compare(this: &[Interval], other: &[Interval]) -> Comparison {
     let enough = !this.is_empty() && !other.is_empty();
     let mean = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
     Comparison {
+        method,
         differ: enough.then_some(p_value <= SIGNIFICANCE),
         p_value,
         shuffles,
@@ -154,6 +175,28 @@ mod tests {
             cried <= 8,
             "{cried} of 200 at a rate of 1 in 100: chance makes more than 8 once in 4,000 times"
         );
+    }
+
+    /// As a baseline has it: nothing leaks, so no client has a lower end.
+    fn without_lower_ends(run: Vec<Interval>) -> Vec<Interval> {
+        run.into_iter().map(|one| Interval { lower: 0.0, ..one }).collect()
+    }
+
+    #[test]
+    fn runs_in_which_nothing_leaked_are_compared_by_their_upper_ends() {
+        let slow = without_lower_ends(run(400, 9.9, 0.01, 1));
+        let fast = without_lower_ends(run(400, 0.01, 0.01, 2));
+        let found = compare(&slow, &fast);
+        assert_eq!((found.differ, found.method), (Some(true), OF_UPPER_ENDS));
+        assert!(found.later > 0.99, "{found:?}");
+        assert!(found.median_difference.lower_seconds.unwrap() > 9.8, "{found:?}");
+    }
+
+    #[test]
+    fn the_same_truth_with_leaks_and_without_is_no_difference() {
+        let (seen, blind) = (run(200, 0.3, 0.01, 1), without_lower_ends(run(200, 0.3, 0.01, 2)));
+        assert_eq!(compare(&seen, &blind).differ, Some(false));
+        assert_eq!(compare(&blind, &seen).differ, Some(false));
     }
 
     #[test]

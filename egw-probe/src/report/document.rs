@@ -58,6 +58,8 @@ pub enum Found {
     Client(Box<Reading>),
     /// What a target knows of its clients by their tags (`/clients`).
     Tags(Vec<TagTimeline>),
+    /// A line of our own log (`--log-format json`), as `kubectl logs` mixes it in.
+    LogLine,
     /// What a target knows of sources (`/sources`).
     Sources(SourcesSeen),
 }
@@ -194,10 +196,83 @@ struct Kind {
     sources: Option<IgnoredAny>,
 }
 
+/// No count of anything is as large: numbers beyond are no longer whole in every reader of JSON.
+pub const MOST: u64 = 1 << 53;
+/// No time of a test is as long: ten years, seconds.
+pub const LONGEST_SECONDS: f64 = 10.0 * 365.25 * 86_400.0;
+
+/// Refuses counts that nothing can have counted.
+fn counts(counts: impl IntoIterator<Item = u64>) -> Result<(), String> {
+    match counts.into_iter().find(|count| *count > MOST) {
+        Some(count) => Err(format!("a count of {count} is none")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses times that nothing can have taken.
+fn times(seconds: impl IntoIterator<Item = f64>) -> Result<(), String> {
+    match seconds.into_iter().find(|seconds| !(0.0..=LONGEST_SECONDS).contains(seconds)) {
+        Some(seconds) => Err(format!("a time of {seconds:?} s is none")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a result with numbers that cannot be.
+fn plausible(wire: &Wire) -> Result<(), String> {
+    let disruptions = || wire.disruptions.iter().flatten();
+    counts([wire.disruptions_total, wire.timeline_omitted_probes])?;
+    counts(disruptions().map(|one| one.misses).chain(wire.timeline.iter().map(|run| run.probes)))?;
+    times([wire.blackhole_seconds])?;
+    times(wire.bracket.iter().flat_map(|ends| [ends.lower_seconds, ends.upper_seconds]).flatten())?;
+    times(wire.timeline.iter().flat_map(|run| [run.from_seconds, run.to_seconds]))?;
+    let lengths = disruptions().map(|one| one.length_seconds);
+    times(lengths.flat_map(|length| [Some(length.lower), length.upper]).flatten())?;
+    times(disruptions().map(|one| one.start_seconds))?;
+    times(wire.policy_switch_seconds.iter().flatten().map(|seconds| seconds.abs()))
+}
+
+/// Refuses entries of a target with numbers that cannot be.
+fn plausible_tags(entries: &[TagTimeline]) -> Result<(), String> {
+    counts(entries.iter().flat_map(|entry| [entry.leaked_syns, entry.masqueraded_syns]))?;
+    let instants = |entry: &TagTimeline| [entry.bracket.lower_ns, entry.bracket.upper_ns];
+    let since_first =
+        |entry: &TagTimeline| instants(entry).map(|at| at.unwrap_or(0).saturating_sub(entry.first_syn_ns));
+    times(entries.iter().flat_map(since_first).map(|ns| ns as f64 / 1e9))
+}
+
+/// Whether a document is a line of our own log as JSON.
+fn is_log_line(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Line {
+        timestamp: String,
+        level: String,
+        schema: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Line>(bytes)
+        .is_ok_and(|line| line.schema.is_none() && logged(&line.timestamp, &line.level))
+}
+
+/// Whether a line of text is one of our own log: `2026-01-01T00:00:00.000000Z  WARN ...`.
+pub fn is_log_text(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let mut words = line.split_ascii_whitespace();
+    words.next().zip(words.next()).is_some_and(|(at, level)| logged(at, level))
+}
+
+fn logged(at: &str, level: &str) -> bool {
+    let form = b"0000-00-00T00:00:00";
+    let fits = |(&byte, &form): (&u8, &u8)| if form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    matches!(level, "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR")
+        && at.len() > form.len()
+        && at.ends_with('Z')
+        && at.as_bytes().iter().zip(form).all(fits)
+}
+
 /// Reads one document.
 pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
     let wire: Wire = match serde_json::from_slice(bytes) {
         Ok(wire) => wire,
+        Err(_) if is_log_line(bytes) => return Ok(Found::LogLine),
         Err(error) => return Err(why(bytes, &error)),
     };
     match wire {
@@ -205,8 +280,15 @@ pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
         Wire { schema: Some(SCHEMA), outcome: Some(_), .. } => {
             result(wire).map(|reading| Found::Client(Box::new(reading))).map_err(Refusal::Damaged)
         }
-        Wire { clients: Some(clients), .. } => Ok(Found::Tags(clients)),
-        Wire { sources: Some(sources), kernel, .. } => Ok(Found::Sources(sources_seen(&sources, kernel))),
+        Wire { clients: Some(clients), .. } => {
+            plausible_tags(&clients).map(|()| Found::Tags(clients)).map_err(Refusal::Damaged)
+        }
+        Wire { sources: Some(sources), kernel, .. } => {
+            let syns = kernel.iter().flat_map(|kernel| [kernel.allowed_syns, kernel.denied_syns]);
+            counts(sources.iter().map(|source| source.connections).chain(syns)).map_err(Refusal::Damaged)?;
+            Ok(Found::Sources(sources_seen(&sources, kernel)))
+        }
+        _ if is_log_line(bytes) => Ok(Found::LogLine),
         _ => Err(FOREIGN),
     }
 }
@@ -227,6 +309,7 @@ fn why(bytes: &[u8], error: &serde_json::Error) -> Refusal {
 }
 
 fn result(wire: Wire) -> Result<Reading, String> {
+    plausible(&wire)?;
     let name = wire.client_id.ok_or("no client_id")?;
     let bracket_ends = wire.bracket.ok_or("no bracket")?;
     let probes = wire.probes.ok_or("no probes")?;
@@ -261,6 +344,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
         probes.garbled,
         probes.error,
     ];
+    counts(outcomes)?;
     let disruptions = wire.disruptions.unwrap_or_default();
     let told = |name: &str| WatchedDisruption::of(name, &disruptions);
     let mut hasher = DefaultHasher::new();
@@ -328,8 +412,8 @@ fn settings(
 
 fn sources_seen(sources: &[WireSource], kernel: Option<WireKernel>) -> SourcesSeen {
     let sum = |verdict: &str| {
-        let of = sources.iter().filter(|source| source.verdict == verdict);
-        of.fold(0_u64, |sum, source| sum.saturating_add(source.connections))
+        let of_verdict = sources.iter().filter(|source| source.verdict == verdict);
+        of_verdict.fold(0_u64, |sum, source| sum.saturating_add(source.connections))
     };
     let denied = sources.iter().filter(|source| source.verdict == "denied");
     SourcesSeen {

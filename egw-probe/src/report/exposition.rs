@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::client::{ClientResult, Reading, Verdict};
-use super::document::{Refusal, bracket};
+use super::document::{LONGEST_SECONDS, MOST, Refusal, bracket};
 use super::npmle::Interval;
 use crate::client::disruptions::Kind;
 use crate::client::outcome::Outcome;
@@ -102,8 +102,9 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Vec<Series>, Refusal> {
     }
     let samples = answer.data.map(|data| data.result).unwrap_or_default();
     let series = samples.into_iter().map(|sample| {
-        let value = sample.value.1.parse().ok().filter(|value: &f64| value.is_finite());
-        let value = value.ok_or_else(|| Refusal::Damaged("a value is no number".to_owned()))?;
+        // NaN and infinity are numbers to Prometheus; whose they are, is damaged ([`plausible`]).
+        let value =
+            sample.value.1.parse().map_err(|_| Refusal::Damaged("a value is no number".to_owned()))?;
         Ok(Series { labels: sample.metric, value })
     });
     series.collect()
@@ -116,8 +117,28 @@ pub fn query(labels: &[(String, String)]) -> String {
     format!("{{__name__=~\"{}\"{}}}", USED.join("|"), matchers.collect::<String>())
 }
 
+/// What series are of: clients, and those whose numbers cannot be, by name.
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// Those that are read.
+    pub readings: Vec<Reading>,
+    /// Those that are not, and why.
+    pub damaged: Vec<(String, Refusal)>,
+}
+
+/// Refuses a value that nothing can have measured.
+fn plausible(series: &Series) -> Result<(), Refusal> {
+    let name = series.labels.get("__name__").map_or("", String::as_str);
+    let most = if matches!(name, DELAY | BRACKET | BLACKHOLE) { LONGEST_SECONDS } else { MOST as f64 };
+    let none = !(0.0..=most).contains(&series.value);
+    if USED.contains(&name) && none {
+        return Err(Refusal::Damaged(format!("{name} is {:?}", series.value)));
+    }
+    Ok(())
+}
+
 /// The clients that these series are of: one for each set of labels. `page` names a client whose series have none.
-pub fn clients(series: Vec<Series>, page: &str) -> Result<Vec<Reading>, Refusal> {
+pub fn clients(series: Vec<Series>, page: &str) -> Result<Clients, Refusal> {
     let mut by_identity: BTreeMap<Vec<(String, String)>, Vec<Series>> = BTreeMap::new();
     for one in series {
         let own = |(name, _): &(&String, &String)| !OWN_LABELS.contains(&name.as_str());
@@ -125,11 +146,15 @@ pub fn clients(series: Vec<Series>, page: &str) -> Result<Vec<Reading>, Refusal>
             one.labels.iter().filter(own).map(|(name, value)| (name.clone(), value.clone())).collect();
         by_identity.entry(identity).or_default().push(one);
     }
-    let clients = by_identity
-        .into_iter()
-        .filter_map(|(identity, series)| client(&name(&identity, page), &series))
-        .collect::<Result<Vec<Reading>, Refusal>>()?;
-    if clients.is_empty() {
+    let mut clients = Clients::default();
+    for (identity, series) in by_identity {
+        let name = name(&identity, page);
+        match series.iter().try_for_each(plausible).and_then(|()| client(&name, &series).transpose()) {
+            Ok(reading) => clients.readings.extend(reading),
+            Err(refusal) => clients.damaged.push((name, refusal)),
+        }
+    }
+    if clients.readings.is_empty() && clients.damaged.is_empty() {
         return Err(Refusal::Foreign(
             "no metrics of a client (an external target tells of its clients at /clients)",
         ));
@@ -204,7 +229,7 @@ process_open_fds{odd="\"} 1"#;
 
     #[test]
     fn a_page_is_one_client_with_its_bracket() {
-        let clients = clients(parse_text(PAGE).unwrap(), "http://pod:2112/metrics").unwrap();
+        let clients = clients(parse_text(PAGE).unwrap(), "http://pod:2112/metrics").unwrap().readings;
         assert_eq!(clients.len(), 1);
         let client = &clients[0].client;
         assert_eq!((client.name.as_str(), client.leaked), ("http://pod:2112/metrics", 7));
@@ -218,7 +243,7 @@ process_open_fds{odd="\"} 1"#;
                 "egw_scale_test_failed_tests_total {failed}\negw_scale_test_leaked_requests_total 4\n\
                  egw_scale_test_masquerade_delay_seconds_total {delay}\n"
             );
-            clients(parse_text(&page).unwrap(), "page").unwrap().remove(0).client
+            clients(parse_text(&page).unwrap(), "page").unwrap().readings.remove(0).client
         };
         assert_eq!(old(0, "1.5").delay, Interval { lower: 0.0, upper: 1.5 });
         assert_eq!(old(0, "1.5").leaked, 4);
@@ -227,25 +252,19 @@ process_open_fds{odd="\"} 1"#;
     }
 
     #[test]
-    fn a_bracket_that_cannot_be_and_a_value_that_is_no_number_are_refused() {
+    fn a_bracket_that_cannot_be_is_damaged() {
         let bracket = |lower, upper| {
             let page = format!(
                 "egw_scale_test_failed_tests_total 0\negw_probe_masquerade_delay_seconds{{bound=\"lower\"}} {lower}\n\
                  egw_probe_masquerade_delay_seconds{{bound=\"upper\"}} {upper}\n"
             );
-            clients(parse_text(&page).unwrap(), "page").map(|clients| clients[0].client.delay.upper)
+            let mut clients = clients(parse_text(&page).unwrap(), "page").unwrap();
+            clients.readings.pop().map(|reading| reading.client.delay.upper).ok_or(clients.damaged)
         };
         assert_eq!(bracket("0.3", "0.4"), Ok(0.4));
         for (lower, upper) in [("0.4", "0.3"), ("-1", "0.3"), ("0", "-1")] {
-            assert!(matches!(bracket(lower, upper), Err(Refusal::Damaged(_))), "{lower} {upper}");
-        }
-        let answer = |value| {
-            let text = format!(r#"{{"data":{{"result":[{{"metric":{{}},"value":[1,"{value}"]}}]}}}}"#);
-            parse_answer(text.as_bytes()).map(|series| series.len())
-        };
-        assert_eq!(answer("1.5"), Ok(1));
-        for value in ["NaN", "+Inf", "x"] {
-            assert!(matches!(answer(value), Err(Refusal::Damaged(_))), "{value}");
+            let damaged = bracket(lower, upper).unwrap_err();
+            assert!(matches!(damaged[..], [(_, Refusal::Damaged(_))]), "{lower} {upper}");
         }
     }
 
@@ -253,7 +272,7 @@ process_open_fds{odd="\"} 1"#;
     fn labels_tell_clients_apart_and_escapes_are_read() {
         let page = "egw_scale_test_failed_tests_total{pod=\"a\\\"}\\n\", instance=\"i\"} 0 1700000000000\n\
                     egw_scale_test_failed_tests_total{instance=\"j\",} 1\n";
-        let clients = clients(parse_text(page).unwrap(), "page").unwrap();
+        let clients = clients(parse_text(page).unwrap(), "page").unwrap().readings;
         let names: Vec<&str> = clients.iter().map(|one| one.client.name.as_str()).collect();
         assert_eq!(names, ["a\"}\n", "j"]);
     }
@@ -265,6 +284,20 @@ process_open_fds{odd="\"} 1"#;
         assert_eq!(parse_answer(b"<html>").unwrap_err().kind(), "foreign");
         let refused = parse_answer(br#"{"status":"error","error":"no such thing"}"#);
         assert_eq!(refused, Err(Refusal::Unreadable("no such thing".to_owned())));
+    }
+
+    #[test]
+    fn a_client_with_a_value_that_cannot_be_is_damaged_by_name_and_the_others_are_read() {
+        let sample = |pod, value| {
+            format!(r#"{{"metric":{{"__name__":"{FAILED}","pod":"{pod}"}},"value":[0,"{value}"]}}"#)
+        };
+        for value in ["NaN", "-1", "+Inf", "1e300"] {
+            let answer = [sample("a", "0"), sample("b", value)].join(",");
+            let answer = format!(r#"{{"data":{{"result":[{answer}]}}}}"#);
+            let found = clients(parse_answer(answer.as_bytes()).unwrap(), "page").unwrap();
+            assert_eq!((found.readings.len(), found.readings[0].client.name.as_str()), (1, "a"));
+            assert_eq!((found.damaged[0].0.as_str(), found.damaged[0].1.kind()), ("b", "damaged"));
+        }
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub struct Limits {
     pub max_leaked: Option<u64>,
     /// Of clients that were not masqueraded.
     pub max_failed: Option<u64>,
+    /// Of disruptions, over all clients.
+    pub max_disruptions: Option<u64>,
+    /// Of the length of each.
+    pub max_disruption: Option<Duration>,
+    /// Fewest clients, by name.
+    pub min_clients: Option<u64>,
 }
 
 /// A limit, and whether it was kept.
@@ -54,5 +60,32 @@ pub fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
         let failed = run.clients.timed_out + run.clients.unfinished;
         judged(format!("--max-failed {max}"), failed <= max, format!("{failed} clients were not masqueraded"))
     });
-    [p99, leaks, failed].into_iter().flatten().collect()
+    let disruptions = &run.disruptions;
+    // One that is still open may have only begun: no limit is known to be kept.
+    let open = match disruptions.open {
+        0 => String::new(),
+        open => format!(", {open} without an end"),
+    };
+    let number = limits.max_disruptions.map(|max| {
+        let kept = disruptions.total <= max && disruptions.open == 0;
+        judged(format!("--max-disruptions {max}"), kept, format!("{} disruptions{open}", disruptions.total))
+    });
+    let length = limits.max_disruption.map(|max| {
+        let longest = disruptions.longest.first().map_or(Some(0.0), |one| one.length.upper_seconds);
+        let known = disruptions.open == 0 && disruptions.without_length == 0;
+        let kept = known && longest.is_some_and(|longest| longest <= max.as_secs_f64());
+        let found = match longest {
+            _ if disruptions.open > 0 => format!("{} disruptions{open}", disruptions.total),
+            _ if disruptions.without_length > 0 => {
+                format!("of {} disruptions nobody tells the length", disruptions.without_length)
+            }
+            longest => format!("the longest may have lasted {}", seconds(longest.unwrap_or(f64::INFINITY))),
+        };
+        judged(format!("--max-disruption {}", format_duration(max)), kept, found)
+    });
+    let clients = limits.min_clients.map(|min| {
+        let distinct = run.clients.distinct;
+        judged(format!("--min-clients {min}"), distinct >= min, format!("{distinct} clients by name"))
+    });
+    [p99, leaks, failed, number, length, clients].into_iter().flatten().collect()
 }

@@ -7,7 +7,7 @@ use plotters::style::RGBColor;
 use super::corpus::Corpus;
 use super::plots;
 use super::run::{Report, Run};
-use super::words::{self, bounds, count, difference, escape, longest, seconds, share, verdict};
+use super::words::{self, bounds, columns, count, difference, escape, longest, seconds, share, verdict};
 use crate::client::outcome::Outcome;
 
 /// The style sheet. It exchanges the pictures' colours where the page is dark.
@@ -95,7 +95,8 @@ fn delays(page: &mut String, report: &Report) {
         let values = [quantile.estimate, quantile.confidence, quantile.of_this_run].map(bounds);
         std::iter::once(quantile.name.to_owned()).chain(values).collect()
     });
-    table(page, &["", "estimate (a bracket)", "95 % confidence", "of these very clients"], rows);
+    let [estimate, confidence] = columns(&run.delay);
+    table(page, &["", estimate, confidence, "of these very clients"], rows);
     let _ = writeln!(page, "<p>The longest delay: {}.</p>", longest(run));
     let caption = format!(
         "Distribution of the delays; steps: {}. The line is the latest that the brackets allow; the shade is where inside a bracket \
@@ -142,10 +143,11 @@ fn comparison(page: &mut String, report: &Report) {
     table(page, &["", "clients", "not masqueraded", "leaked", "p50", "p99"], runs);
     let _ = writeln!(
         page,
-        "<p>Medians differ by {}; with 95 % confidence (conservative) by {}. Wilcoxon-Mann-Whitney test for interval-censored data, {} \
+        "<p>Medians differ by {}; with 95 % confidence (conservative) by {}. {} {} \
          permutations.</p>\n</section>",
         difference(comparison.median_difference),
         difference(comparison.median_difference_confidence),
+        comparison.method,
         count(u64::from(comparison.shuffles))
     );
 }

@@ -58,7 +58,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Every `*.json` and `*.jsonl` below, in order; links to folders are not followed, they might lead round.
+    /// Every file below that is not hidden, whatever its name, in order; links to folders are not followed, they might lead round.
     fn folder(&mut self, folder: &Path) -> Result<(), Interrupted> {
         let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut entries = match entries {
@@ -71,10 +71,18 @@ impl Reader<'_> {
         entries.sort_by_key(fs::DirEntry::path);
         for entry in entries {
             let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.folder(&path)?;
-            } else if path.extension().is_some_and(|ending| ending == "json" || ending == "jsonl") {
-                self.file(&path)?;
+            } else {
+                match path.metadata() {
+                    Ok(what) if what.is_file() => self.file(&path)?,
+                    // No results are in pipes and sockets, and links to folders might lead round.
+                    Ok(_) => {}
+                    Err(error) => self.unreadable(path.display().to_string(), &error),
+                }
             }
         }
         Ok(())
@@ -95,6 +103,7 @@ impl Reader<'_> {
         let mut chunk = vec![0; CHUNK];
         let mut splitter = Splitter::new();
         let mut number = 0;
+        let log_lines = self.corpus.log_lines;
         loop {
             self.wait_for(&stream)?;
             match stream.read(&mut chunk) {
@@ -113,7 +122,7 @@ impl Reader<'_> {
             self.show();
         }
         splitter.end(|piece| take(&mut self.corpus, name, &mut number, &piece));
-        if number == 0 {
+        if number == 0 && self.corpus.log_lines == log_lines {
             self.corpus.skip(name.to_owned(), Refusal::Foreign("it holds no document"));
         }
         Ok(())
@@ -162,7 +171,12 @@ impl Reader<'_> {
             .and_then(|page| parse(&page))
             .and_then(|series| exposition::clients(series, name));
         match clients {
-            Ok(clients) => clients.into_iter().for_each(|client| self.corpus.add(client)),
+            Ok(clients) => {
+                clients.readings.into_iter().for_each(|client| self.corpus.add(client));
+                for (client, refusal) in clients.damaged {
+                    self.corpus.skip(format!("{name}: {client}"), refusal);
+                }
+            }
             Err(refusal) => self.corpus.skip(name.to_owned(), refusal),
         }
     }
@@ -179,6 +193,10 @@ impl Reader<'_> {
 
 /// Takes a piece of a stream into the corpus. Documents of a stream are numbered from 1, those that are not read included.
 pub fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>) {
+    if *piece == Piece::LogLine {
+        corpus.log_lines += 1;
+        return;
+    }
     *number += 1;
     let refusal = match piece {
         Piece::Document(bytes) => match document::read(bytes) {
@@ -187,7 +205,8 @@ pub fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>
         },
         Piece::Truncated => Refusal::Truncated,
         Piece::TooLong => Refusal::Damaged("longer than any result".to_owned()),
-        Piece::Stray => Refusal::Foreign("text that is no JSON object"),
+        // A line of the log was counted above.
+        Piece::Stray | Piece::LogLine => Refusal::Foreign("text that is no JSON object"),
     };
     corpus.skip(format!("{name}: document {number}"), refusal);
 }

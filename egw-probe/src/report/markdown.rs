@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::run::{Report, Run};
-use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
+use super::words::{
+    self, at_most, bounds, columns, count, difference, longest, plain, seconds, share, short, verdict,
+};
 
 /// Writes a report as Markdown (GitHub's tables).
 pub fn markdown(report: &Report) -> String {
@@ -13,8 +15,9 @@ pub fn markdown(report: &Report) -> String {
         run(&mut text, other, "Compared with");
         let _ = writeln!(
             text,
-            "**{}** Medians differ by {}; with 95 % confidence (conservative) by {}.\n",
+            "**{}** {} Medians differ by {}; with 95 % confidence (conservative) by {}.\n",
             verdict(comparison),
+            comparison.method,
             difference(comparison.median_difference),
             difference(comparison.median_difference_confidence)
         );
@@ -48,17 +51,20 @@ fn run(text: &mut String, run: &Run, title: &str) {
         of(clients.unfinished),
         of(clients.leaked)
     );
-    text.push_str("| delay | estimate (a bracket) | 95 % confidence |\n|---|---|---|\n");
+    let [estimate, confidence] = columns(&run.delay);
+    let _ =
+        writeln!(text, "| delay | {estimate} | {confidence} | these clients, at most |\n|---|---|---|---|");
     for quantile in &run.delay.quantiles {
         let _ = writeln!(
             text,
-            "| {} | {} | {} |",
+            "| {} | {} | {} | {} |",
             quantile.name,
             bounds(quantile.estimate),
-            bounds(quantile.confidence)
+            bounds(quantile.confidence),
+            at_most(quantile.of_this_run)
         );
     }
-    let _ = writeln!(text, "| max | {} | |\n", longest(run));
+    let _ = writeln!(text, "| max | {} | | |\n", longest(run));
     for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {
         let Some(times) = times else { continue };
         let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);

@@ -15,6 +15,7 @@ pub mod html;
 pub mod input;
 pub mod junit;
 pub mod markdown;
+pub mod notes;
 pub mod npmle;
 pub mod plan;
 pub mod plots;
@@ -43,11 +44,24 @@ const EXIT_GATE: u8 = 1;
 /// No gate failed, but not everything could be read.
 const EXIT_SKIPPED: u8 = 3;
 
+/// The report is not whole: it could not be written, or a signal came first.
+const EXIT_BROKEN: u8 = 4;
+
 /// Refusals told one by one on stderr; the report counts all.
 const TOLD: usize = 20;
 
-/// Reads, judges and writes. The exit code is 0, 1 if a gate failed, or 3 if something was skipped.
+/// Reads, judges and writes. The exit code is 0, 1 if a gate failed, 3 if something was skipped, or 4 if that could not be done to
+/// the end: that is no verdict.
 pub fn run(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
+    Ok(judge(plan, signals).unwrap_or_else(|error| {
+        progress::clear();
+        // Where nobody can read, there is nobody to tell.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        ExitCode::from(EXIT_BROKEN)
+    }))
+}
+
+fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
     progress::enable();
     let corpus = input::read(&plan.inputs, signals)?;
     tell_skipped(&corpus);

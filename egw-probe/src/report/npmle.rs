@@ -18,6 +18,17 @@ impl Interval {
     /// Later than everything: a client that never got through.
     pub const NEVER: Self = Self { lower: f64::MAX, upper: f64::INFINITY };
 
+    /// The same, read as if its upper end were the delay: what never ended is later than everything.
+    #[must_use]
+    pub fn at_its_upper_end(self) -> Self {
+        if self.upper.is_finite() { Self { lower: self.upper.next_down(), ..self } } else { Self::NEVER }
+    }
+
+    /// Whether it ended, and nothing says how much earlier it could have: nothing leaked before.
+    pub fn is_without_lower_end(self) -> bool {
+        self.lower <= 0.0 && self.upper.is_finite()
+    }
+
     /// Whether this is [`Self::NEVER`].
     pub fn is_never(self) -> bool {
         self.lower >= f64::MAX

@@ -1,7 +1,7 @@
 //! What a report says of a run: plain data, made of everything that was read. The form of `--output json`; every other output is
 //! written from it, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -9,8 +9,9 @@ use super::client::{ClientResult, Verdict};
 use super::compare::Comparison;
 use super::corpus::{Corpus, worse_first};
 use super::gates::Gate;
+use super::notes::notes;
 use super::npmle::{Interval, Npmle, Step};
-use super::ranks::{ALPHA, Ends};
+use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
 use crate::client::disruptions::Kind;
 use crate::client::outcome::Outcome;
 
@@ -22,11 +23,13 @@ const WORST: usize = 10;
 const STEPS: usize = 600;
 
 /// The methods, as they are named wherever their results stand.
-pub const METHODS: [&str; 3] = [
+pub const METHODS: [&str; 4] = [
     "Estimate: Turnbull's NPMLE for interval-censored data (Peto 1973, Turnbull 1976; EM-ICM: Wellner and Zhan 1997). It is itself \
      a bracket: nothing says where inside the delay lies. A client that timed out is later than everything.",
     "95 % confidence: binomial order-statistic bounds (Conover; Hahn and Meeker), the lower one from lower ends, the upper one from \
      upper ends of the brackets; valid for any distribution and any censoring.",
+    "Where more than 1 in 20 clients have no lower end (nothing leaked before they were masqueraded), their likelihood says nothing, and \
+     quantiles are those of the upper ends, 'up to', with 95 % confidence for quantiles of upper ends.",
     "Gates judge this run's own quantile at the upper end of its bracket: no reading of the brackets is worse.",
 ];
 
@@ -46,7 +49,7 @@ pub struct Report {
     /// Limits, and whether they were kept.
     pub gates: Vec<Gate>,
     /// How the numbers were found.
-    pub methods: [&'static str; 3],
+    pub methods: [&'static str; 4],
 }
 
 /// One run.
@@ -83,6 +86,8 @@ pub struct Run {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Clients {
     pub total: u64,
+    /// Names among them.
+    pub distinct: u64,
     pub masqueraded: u64,
     pub timed_out: u64,
     /// Interrupted, or still under way.
@@ -112,9 +117,23 @@ impl From<Interval> for Bounds {
     }
 }
 
+/// What estimate, confidence and distribution of the delays are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Brackets: Turnbull's estimate.
+    Brackets,
+    /// Upper ends alone, because too many lower ends are missing: delays are these at most.
+    UpperEnds,
+}
+
 /// The delays of all clients.
 #[derive(Debug, Serialize)]
 pub struct Delay {
+    /// What estimate, confidence and distribution are of.
+    pub basis: Basis,
+    /// Clients that were masqueraded before anything of theirs leaked: nothing says how much earlier they could have been.
+    pub without_lower_end: u64,
     /// p50 to p99.
     pub quantiles: Vec<Quantile>,
     /// The longest delay. With clients that timed out it is later than everything; null without clients.
@@ -174,6 +193,8 @@ pub struct Disruptions {
     pub by_kind: BTreeMap<&'static str, u64>,
     /// Those without an end.
     pub open: u64,
+    /// Those of which only the number is known.
+    pub without_length: u64,
     /// The longest ones.
     pub longest: Vec<LongDisruption>,
 }
@@ -221,6 +242,8 @@ pub struct Read {
     pub results: u64,
     /// The same result once more: counted once.
     pub read_again: u64,
+    /// Lines of our own log among the documents.
+    pub log_lines: u64,
     pub skipped: u64,
     pub skipped_by_kind: BTreeMap<&'static str, u64>,
     /// The first of them by name.
@@ -241,11 +264,14 @@ impl Run {
         let clients = &corpus.clients;
         let delays: Vec<Interval> = clients.iter().map(|client| client.delay).collect();
         let count = |is: &dyn Fn(&ClientResult) -> bool| clients.iter().filter(|one| is(one)).count() as u64;
+        let distinct = clients.iter().map(|one| one.name.as_str()).collect::<HashSet<_>>().len() as u64;
         let leak: Vec<f64> = clients.iter().filter_map(|client| client.leak_seconds).collect();
         let blackhole: Vec<f64> = clients.iter().map(|client| client.blackhole_seconds).collect();
+        let delay = Delay::of(&delays);
         Self {
             clients: Clients {
                 total: clients.len() as u64,
+                distinct,
                 masqueraded: count(&|one| one.verdict == Verdict::Masqueraded),
                 timed_out: count(&|one| one.verdict == Verdict::TimedOut),
                 unfinished: count(&|one| one.verdict == Verdict::Unfinished),
@@ -254,7 +280,8 @@ impl Run {
                 disrupted: count(&|one| one.disruptions > 0),
             },
             probes: Outcome::ALL.iter().map(|one| one.name()).zip(corpus.outcomes).collect(),
-            delay: Delay::of(&delays),
+            notes: notes(corpus, &delay),
+            delay,
             leak: (!leak.is_empty()).then(|| Times::of(leak)),
             blackhole: Times::of(blackhole),
             disruptions: Disruptions::of(corpus),
@@ -271,13 +298,13 @@ impl Run {
             read: Read {
                 results: clients.len() as u64,
                 read_again: corpus.read_again,
+                log_lines: corpus.log_lines,
                 skipped: corpus.skipped_total(),
                 skipped_by_kind: corpus.skipped_by_kind.clone(),
                 skipped_documents: (corpus.skipped.iter())
                     .map(|one| SkippedDocument { place: one.place.clone(), reason: one.refusal.to_string() })
                     .collect(),
             },
-            notes: notes(corpus),
         }
     }
 
@@ -288,19 +315,34 @@ impl Run {
 
     /// Probes and, of clients that only metrics of the old program tell of, misses that leaked.
     pub fn leaked_of(clients: &[ClientResult]) -> u64 {
-        clients.iter().fold(0, |sum, client| sum.saturating_add(client.leaked))
+        saturating(clients.iter().map(|client| client.leaked))
     }
+}
+
+/// A sum that stops at the largest number, where it could only be too small.
+fn saturating(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Delay {
     fn of(delays: &[Interval]) -> Self {
-        let estimate = Npmle::of(delays);
-        let ends = Ends::of(delays);
+        let (basis, used) = if lower_ends_are_missing(delays) {
+            (Basis::UpperEnds, delays.iter().map(|one| one.at_its_upper_end()).collect())
+        } else {
+            (Basis::Brackets, delays.to_vec())
+        };
+        let estimate = Npmle::of(&used);
+        let (ends, ends_used) = (Ends::of(delays), Ends::of(&used));
+        // An upper end is the latest that a delay can be, and nothing more.
+        let told = |found: Interval| match basis {
+            Basis::UpperEnds if !found.is_never() => Interval { lower: 0.0, ..found },
+            _ => found,
+        };
         let quantiles = QUANTILES.iter().filter_map(|&(name, q)| {
             Some(Quantile {
                 name,
-                estimate: estimate.quantile(q)?.into(),
-                confidence: ends.confidence(q, ALPHA).into(),
+                estimate: told(estimate.quantile(q)?).into(),
+                confidence: ends_used.confidence(q, ALPHA).into(),
                 of_this_run: ends.of_sample(q)?.into(),
             })
         });
@@ -309,6 +351,8 @@ impl Delay {
         let distribution = thin(&estimate.steps)
             .map(|step| DistributionStep { within: step.within.into(), cumulative: step.cumulative });
         Self {
+            basis,
+            without_lower_end: delays.iter().filter(|one| one.is_without_lower_end()).count() as u64,
             quantiles: quantiles.collect(),
             max: max.map(Bounds::from),
             longest_known: Ends::of(&ended)
@@ -379,9 +423,10 @@ impl Disruptions {
             misses: one.disruption.misses,
         });
         Self {
-            total: (corpus.disruptions_by_kind.iter()).fold(0, |sum, kind| sum.saturating_add(*kind)),
+            total: saturating(corpus.disruptions_by_kind),
             by_kind: Kind::ALL.iter().map(|kind| kind.name()).zip(corpus.disruptions_by_kind).collect(),
             open: corpus.open_disruptions,
+            without_length: corpus.disruptions_without_length,
             longest: longest.collect(),
         }
     }
@@ -404,47 +449,4 @@ fn worst(clients: &[ClientResult]) -> Vec<Worst> {
         disruptions: client.disruptions,
     });
     worst.collect()
-}
-
-fn notes(corpus: &Corpus) -> Vec<String> {
-    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
-    names.sort_unstable();
-    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
-    let timeouts = corpus.outcomes[Outcome::Timeout as usize];
-    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
-    let of = |count: u64, one: &str, many: &str| {
-        (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
-    };
-    [
-        of(
-            names_again,
-            "client has several results (a Pod that ran again, or a shared name): each counts",
-            "clients have several results (Pods that ran again, or shared names): each counts",
-        ),
-        of(
-            corpus.read_again,
-            "result was read twice and counts once",
-            "results were read twice and count once",
-        ),
-        of(
-            corpus.tags_of_known_clients,
-            "entry of a target's /clients is of a client with a result of its own, which counts alone",
-            "entries of a target's /clients are of clients with results of their own, which count alone",
-        ),
-        of(
-            timeouts,
-            "probe timed out: only the target with --ebpf can tell whether it leaked",
-            "probes timed out: only the target with --ebpf can tell whether they leaked",
-        ),
-        of(corpus.warned, "client called its numbers weak", "clients called their numbers weak"),
-        of(corpus.own_gates_failed, "client failed gates of its own", "clients failed gates of their own"),
-        of(
-            unknown_leaks,
-            "client tells nothing of how long it leaked (no whole timeline)",
-            "clients tell nothing of how long they leaked (no whole timeline)",
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }

@@ -1,8 +1,13 @@
 //! From bytes to documents: JSON objects one to a line, one after another, or in an array. Pure, like a parser of bytes from
 //! anywhere: it holds one document at a time, and finds the next one behind a damaged one.
 
+use super::document::is_log_text;
+
 /// Longest document that is read; a target's `/clients` of 4095 clients is far below.
 const LONGEST: usize = 64 << 20;
+
+/// Bytes of a line between documents that are looked at.
+const LOOKED_AT: usize = 64;
 
 /// What bytes were made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +18,8 @@ pub enum Piece<'a> {
     Truncated,
     /// A document that went on for too long.
     TooLong,
+    /// A line of our own log between documents.
+    LogLine,
     /// Something between documents that is none.
     Stray,
 }
@@ -30,6 +37,8 @@ pub struct Splitter {
     /// Inside what is no document, up to the line's end; and whether the line before was such, too.
     stray: bool,
     stray_told: bool,
+    /// How that line begins.
+    line: Vec<u8>,
 }
 
 impl Splitter {
@@ -64,7 +73,8 @@ impl Splitter {
     }
 
     /// No more bytes will come.
-    pub fn end(self, mut take: impl FnMut(Piece<'_>)) {
+    pub fn end(mut self, mut take: impl FnMut(Piece<'_>)) {
+        self.end_stray(&mut take);
         if self.depth > 0 {
             take(if self.too_long { Piece::TooLong } else { Piece::Truncated });
         }
@@ -78,8 +88,12 @@ impl Splitter {
     /// A byte between documents. True if it begins one.
     fn between(&mut self, byte: u8, take: &mut impl FnMut(Piece<'_>)) -> bool {
         match byte {
-            b'\n' => self.stray = false,
-            _ if self.stray => {}
+            b'\n' => self.end_stray(take),
+            _ if self.stray => {
+                if self.line.len() < LOOKED_AT {
+                    self.line.push(byte);
+                }
+            }
             b'{' => {
                 self.depth = 1;
                 self.stray_told = false;
@@ -88,13 +102,24 @@ impl Splitter {
             b' ' | b'\t' | b'\r' | b',' | b'[' | b']' => {}
             _ => {
                 self.stray = true;
-                // Stray lines that follow each other are one thing that was not read.
-                if !std::mem::replace(&mut self.stray_told, true) {
-                    take(Piece::Stray);
-                }
+                self.line.clear();
+                self.line.push(byte);
             }
         }
         false
+    }
+
+    /// The end of a line between documents: what it was.
+    fn end_stray(&mut self, take: &mut impl FnMut(Piece<'_>)) {
+        if !std::mem::take(&mut self.stray) {
+            return;
+        }
+        if is_log_text(&self.line) {
+            take(Piece::LogLine);
+        } else if !std::mem::replace(&mut self.stray_told, true) {
+            // Stray lines that follow each other are one thing that was not read.
+            take(Piece::Stray);
+        }
     }
 
     /// A byte inside a document. True if it ends it.
@@ -178,6 +203,15 @@ mod tests {
             );
         }
         assert_eq!(split(b"", 1), [""; 0]);
+    }
+
+    #[test]
+    fn lines_of_our_own_log_are_told_from_other_text() {
+        let text =
+            b"2026-01-01T00:00:00.123456Z  WARN {weak} numbers\n{\"b\":2}\n2026-01-01 12:00 WARN not ours\n";
+        for chunk in [1, 4, 1000] {
+            assert_eq!(split(text, chunk), ["LogLine", "{\"b\":2}", "Stray"]);
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::run::{Report, Run, Times};
-use super::words::{self, bounds, count, difference, longest, plain, seconds, share, short, verdict};
+use super::words::{
+    self, at_most, bounds, columns, count, difference, longest, plain, seconds, share, short, verdict,
+};
 
 /// Columns.
 const WIDTH: usize = 80;
@@ -19,6 +21,7 @@ pub fn text(report: &Report) -> String {
         run(&mut text, other, "compared with ");
         text.push_str("\ncomparison\n");
         paragraph(&mut text, "  ", &verdict(comparison));
+        paragraph(&mut text, "  ", comparison.method);
         row(&mut text, "medians differ by", &difference(comparison.median_difference));
         row(
             &mut text,
@@ -50,10 +53,12 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     }
     let leaked = run.probes_of(crate::client::outcome::Outcome::Leaked);
     row(text, "leaked", &format!("{}, {} probes", share(clients.leaked, clients.total), count(leaked)));
-    let _ = writeln!(text, "\n  {:<6} {:<34} 95 % confidence", "delay", "estimate (a bracket)");
+    let [estimate, confidence] = columns(&run.delay);
+    let _ = writeln!(text, "\n  {:<6} {estimate:<27} {confidence:<27} these, at most", "delay");
     for quantile in &run.delay.quantiles {
         let (estimate, confidence) = (bounds(quantile.estimate), bounds(quantile.confidence));
-        let _ = writeln!(text, "  {:<6} {estimate:<34} {confidence}", quantile.name);
+        let these = at_most(quantile.of_this_run);
+        let _ = writeln!(text, "  {:<6} {estimate:<27} {confidence:<27} {these}", quantile.name);
     }
     paragraph(text, "  ", &format!("max    {}", longest(run)));
     text.push('\n');

@@ -1,7 +1,7 @@
 //! How numbers and foreign words are written in every output. Pure.
 
 use super::compare::{Comparison, SIGNIFICANCE};
-use super::run::{Bounds, Run};
+use super::run::{Basis, Bounds, Delay, Run};
 
 /// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
 pub fn plain(text: &str) -> String {
@@ -63,6 +63,23 @@ pub fn bounds(bounds: Bounds) -> String {
         (Some(lower), None) => format!("later than {}", seconds(lower)),
         (Some(lower), Some(upper)) if lower <= 0.0 => format!("up to {}", seconds(upper)),
         (Some(lower), Some(upper)) => range(lower, upper),
+    }
+}
+
+/// The latest that a time can be, for certain.
+pub fn at_most(bounds: Bounds) -> String {
+    match (bounds.lower_seconds, bounds.upper_seconds) {
+        (_, Some(upper)) => seconds(upper),
+        (None, None) => "never".to_owned(),
+        (Some(_), None) => "unknown".to_owned(),
+    }
+}
+
+/// What stands above the estimates and their confidence.
+pub fn columns(delay: &Delay) -> [&'static str; 2] {
+    match delay.basis {
+        Basis::Brackets => ["estimate (a bracket)", "95 % confidence"],
+        Basis::UpperEnds => ["upper ends", "their 95 % confidence"],
     }
 }
 

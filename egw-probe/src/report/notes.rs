@@ -1,0 +1,63 @@
+//! What to keep in mind about a run's numbers. Pure.
+
+use super::corpus::Corpus;
+use super::run::{Basis, Delay};
+use crate::client::outcome::Outcome;
+
+/// One line for each thing to keep in mind.
+pub fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
+    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
+    names.sort_unstable();
+    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
+    let timeouts = corpus.outcomes[Outcome::Timeout as usize];
+    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
+    let of = |count: u64, one: &str, many: &str| {
+        (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
+    };
+    let without_lower_end = if delay.basis == Basis::UpperEnds { delay.without_lower_end } else { 0 };
+    [
+        of(
+            without_lower_end,
+            "client has no lower end (nothing leaked before it was masqueraded): delays are told as 'up to', by their upper ends, and \
+             the 95 % confidence is for quantiles of upper ends",
+            "clients have no lower end (nothing leaked before they were masqueraded): delays are told as 'up to', by their upper \
+             ends, and the 95 % confidence is for quantiles of upper ends",
+        ),
+        of(
+            names_again,
+            "client has several results (a Pod that ran again, or a shared name): each counts",
+            "clients have several results (Pods that ran again, or shared names): each counts",
+        ),
+        of(
+            corpus.read_again,
+            "result was read twice and counts once",
+            "results were read twice and count once",
+        ),
+        of(
+            corpus.tags_of_known_clients,
+            "entry of a target's /clients is of a client with a result of its own, which counts alone",
+            "entries of a target's /clients are of clients with results of their own, which count alone",
+        ),
+        of(
+            timeouts,
+            "probe timed out: only the target with --ebpf can tell whether it leaked",
+            "probes timed out: only the target with --ebpf can tell whether they leaked",
+        ),
+        of(
+            corpus.open_disruptions,
+            "disruption has no end: the watch ended inside it",
+            "disruptions have no end: the watches ended inside them",
+        ),
+        of(corpus.log_lines, "log line was passed over", "log lines were passed over"),
+        of(corpus.warned, "client called its numbers weak", "clients called their numbers weak"),
+        of(corpus.own_gates_failed, "client failed gates of its own", "clients failed gates of their own"),
+        of(
+            unknown_leaks,
+            "client tells nothing of how long it leaked (no whole timeline)",
+            "clients tell nothing of how long they leaked (no whole timeline)",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
