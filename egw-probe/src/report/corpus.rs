@@ -230,10 +230,3 @@ pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
         .then(b.leaked.cmp(&a.leaked))
         .then_with(|| a.name.cmp(&b.name))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::document;
-    use crate::report::run::Run;
-}
