@@ -52,6 +52,27 @@ impl Apt {
         names.sort_by_key(|name| numbers(name));
         Ok(names.pop())
     }
+
+    /// Whether there is a package of this name.
+    fn offers(&self, name: &str) -> Result<bool> {
+        let output = self.command("apt-cache").args(["show", "--no-all-versions", name]).output()?;
+        Ok(output.status.success() && !output.stdout.is_empty())
+    }
+
+    /// Downloads a package and unpacks it into `to`.
+    fn unpack(&self, name: &str, folder: &Path, to: &Path) -> Result<()> {
+        let parts = folder.join("packages");
+        fs::create_dir_all(&parts)?;
+        let status = self.command("apt-get").current_dir(&parts).args(["-q", "download", name]).status()?;
+        ensure!(status.success(), "apt-get download {name} failed");
+        let package = entries(&parts)?
+            .into_iter()
+            .find(|path| file_name(path).starts_with(&format!("{name}_")))
+            .with_context(|| format!("{name} was downloaded and is not there"))?;
+        let status = Command::new("dpkg-deb").arg("-x").args([&package, to]).status()?;
+        ensure!(status.success(), "dpkg-deb -x {name} failed");
+        Ok(())
+    }
 }
 
 /// The numbers in a name, for sorting.
@@ -76,27 +97,27 @@ pub(super) fn fetch(series: &str, folder: &Path) -> Result<Option<Kernel>> {
         offers.extend(apt.newest(series)?.map(|name| (name, apt)));
     }
     let Some((name, apt)) = offers.into_iter().max_by_key(|(name, _)| numbers(name)) else { return Ok(None) };
+    let release = name.trim_start_matches("linux-image-").to_owned();
     let root = folder.join(&name);
     if !root.is_dir() {
-        let parts = folder.join("packages");
-        fs::create_dir_all(&parts)?;
-        let status = apt.command("apt-get").current_dir(&parts).args(["-q", "download", &name]).status()?;
-        ensure!(status.success(), "apt-get download {name} failed");
-        let package = entries(&parts)?
-            .into_iter()
-            .find(|path| file_name(path).starts_with(&format!("{name}_")))
-            .with_context(|| format!("{name} was downloaded and is not there"))?;
         let half = folder.join(format!("{name}.unpacking"));
-        let status = Command::new("dpkg-deb").arg("-x").args([&package, &half]).status()?;
-        ensure!(status.success(), "dpkg-deb -x {name} failed");
+        apt.unpack(&name, folder, &half)?;
+        // Since 7.x the image's package only depends on those that hold it and its modules.
+        for part in ["linux-binary", "linux-modules"] {
+            let part = format!("{part}-{release}");
+            if apt.offers(&part)? {
+                apt.unpack(&part, folder, &half)?;
+            }
+        }
         fs::rename(&half, &root)?;
     }
-    let release = name.trim_start_matches("linux-image-").to_owned();
-    Ok(Some(Kernel {
-        image: root.join("boot").join(format!("vmlinuz-{release}")),
-        modules: root.join("lib/modules").join(&release).join("kernel"),
-        release,
-    }))
+    let modules = ["lib", "usr/lib"].map(|lib| root.join(lib).join("modules").join(&release));
+    let modules = modules.into_iter().find(|folder| folder.is_dir());
+    let modules = modules.with_context(|| format!("{name} has no modules"))?;
+    let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+    let image = images.into_iter().find(|image| image.is_file());
+    let image = image.with_context(|| format!("{name} has no image"))?;
+    Ok(Some(Kernel { image, modules: modules.join("kernel"), release }))
 }
 
 /// The machine's own Debian sources, read for another release.
