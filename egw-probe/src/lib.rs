@@ -9,6 +9,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod output;
 pub mod poller;
 pub mod progress;
 pub mod report;

@@ -57,8 +57,11 @@ const COMMON: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fcntl,
+    // A result that goes to a file is put on the disk, or taken away again.
+    libc::SYS_fdatasync,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
+    libc::SYS_ftruncate,
     libc::SYS_futex,
     libc::SYS_getdents64,
     libc::SYS_getpeername,

@@ -19,7 +19,7 @@ pub mod stress;
 pub mod summary;
 pub mod tagging;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,7 @@ use crate::http::{HttpThread, Page, Pages};
 use crate::metrics::{self as shared_metrics, Exposition};
 use crate::sandbox::{self, Role};
 use crate::signals::Signals;
-use crate::{net, progress};
+use crate::{net, output, progress};
 
 /// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
 ///
@@ -321,16 +321,10 @@ fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Arc<Page
     })
 }
 
-/// Prints the result; a reader that has gone away is no error of ours.
-fn print(output: Output, document: &ResultDocument) -> io::Result<()> {
-    let text = match output {
+/// Prints the result.
+fn print(form: Output, document: &ResultDocument) -> io::Result<()> {
+    output::print(&match form {
         Output::Text => summary::text(document),
         Output::Json => serde_json::to_string(document)? + "\n",
-    };
-    progress::clear();
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
+    })
 }

@@ -36,8 +36,8 @@ use self::npmle::Interval;
 use self::plan::Plan;
 use self::run::{METHODS, Report, Run};
 use crate::cli::report::ReportOutput;
-use crate::progress;
 use crate::signals::Signals;
+use crate::{output, progress};
 
 /// A gate failed.
 const EXIT_GATE: u8 = 1;
@@ -117,11 +117,14 @@ fn tell_skipped(corpus: &Corpus) {
 }
 
 fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Result<()> {
+    let write = |file: &Path, text: &str| {
+        output::write_file(file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
     if let Some(file) = &plan.html {
-        write_file(file, &html::page(report, corpus))?;
+        write(file, &html::page(report, corpus))?;
     }
     if let Some(file) = &plan.junit {
-        write_file(file, &junit::xml(report))?;
+        write(file, &junit::xml(report))?;
     }
     let text = match plan.output {
         ReportOutput::Text => text::text(report),
@@ -129,29 +132,5 @@ fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Resul
         ReportOutput::Markdown => markdown::markdown(report),
         ReportOutput::Junit => junit::xml(report),
     };
-    progress::clear();
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // A reader that has gone away is no error of ours.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
-}
-
-/// Writes `file` whole or not at all: what was there stays until the new text is complete. A pipe or a device is written to
-/// as it is.
-fn write_file(file: &Path, text: &str) -> anyhow::Result<()> {
-    let written = if file.metadata().is_ok_and(|there| !there.is_file()) {
-        std::fs::write(file, text)
-    } else {
-        // In the same folder, because a rename does not cross file systems.
-        let mut part = file.as_os_str().to_owned();
-        part.push(format!(".{}.part", std::process::id()));
-        let moved = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, file));
-        if moved.is_err() {
-            let _ = std::fs::remove_file(&part);
-        }
-        moved
-    };
-    written.with_context(|| format!("cannot write {}", file.display()))
+    Ok(output::print(&text)?)
 }
