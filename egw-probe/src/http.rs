@@ -1,5 +1,6 @@
 //! The HTTP server of both ends: one GET or HEAD a connection, within limits.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -15,13 +16,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same for a request that is not whole yet: whoever dribbles holds a place, and there are few.
+/// The same for a request that is not whole yet.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections served at a time; further ones wait in the kernel's queue.
+/// Connections served at a time. Beyond it the oldest has to go: whoever asks gets an answer at once, whoever dribbles has had
+/// its time, so thousands of them keep nobody out.
 const CONNECTION_CAP: usize = 128;
 /// How long answers under way may take once the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
@@ -68,10 +71,9 @@ pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
 /// Serves `pages` on `listener` until `shutdown` is ready.
 pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(CONNECTION_CAP));
+    let mut conversations = VecDeque::new();
     let accept_all = async {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -81,11 +83,13 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
                     continue;
                 }
             };
-            let pages = Arc::clone(&pages);
-            tokio::spawn(async move {
-                converse(stream, pages).await;
-                drop(place);
-            });
+            conversations.retain(|conversation: &JoinHandle<()>| !conversation.is_finished());
+            if conversations.len() == CONNECTION_CAP
+                && let Some(oldest) = conversations.pop_front()
+            {
+                oldest.abort();
+            }
+            conversations.push_back(tokio::spawn(converse(stream, Arc::clone(&pages))));
         }
     };
     tokio::select! {
@@ -93,7 +97,8 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
         () = shutdown => {}
     }
     drop(listener);
-    let _ = tokio::time::timeout(SHUTDOWN_GRACE, places.acquire_many(CONNECTION_CAP as u32)).await;
+    let last_answers = futures_util::future::join_all(conversations);
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, last_answers).await;
 }
 
 /// Answers the one request of a connection, within the limits.
