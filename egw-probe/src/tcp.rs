@@ -21,6 +21,13 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
     })
 }
 
+/// How long ago the handshake of an accepted connection was complete, if nothing has been sent on it yet: `tcpi_last_data_sent`
+/// counts from the birth of the socket (tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), in ticks of the kernel's clock
+/// (1 to 10 ms).
+pub fn since_handshake(socket: impl AsFd) -> io::Result<Duration> {
+    info(socket).map(|info| Duration::from_millis(u64::from(info.tcpi_last_data_sent)))
+}
+
 fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -92,6 +99,18 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_accepted_connection_tells_how_long_it_has_waited() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let begun = crate::clock::Monotonic::now();
+        std::thread::sleep(Duration::from_millis(60));
+        let (accepted, _) = listener.accept().unwrap();
+        let waited = since_handshake(&accepted).unwrap();
+        let most = crate::clock::Monotonic::now().since(begun) + Duration::from_millis(20);
+        assert!(Duration::from_millis(40) <= waited && waited <= most, "{waited:?}");
+    }
 
     #[test]
     fn a_fresh_connection_has_nothing_outstanding_and_a_full_one_has() {

@@ -56,6 +56,7 @@ pub struct Shared {
 impl Shared {
     /// Accepts on `listener` until [`Shared::stop`]; `index` is the number of this loop.
     pub fn accept_loop(&self, listener: &TcpListener, index: usize) {
+        let mut waits = Waits::default();
         while !self.stopping.load(Ordering::Relaxed) {
             if let Some(held) = &self.held
                 && held.is_full()
@@ -64,7 +65,16 @@ impl Shared {
                 continue;
             }
             match listener.accept() {
-                Ok((stream, source)) => self.serve(stream, source, index),
+                Ok((stream, source)) => {
+                    let now = Monotonic::now();
+                    if let Some(wait) = waits.look(&stream, now) {
+                        self.metrics.accept_wait.observe(wait.as_secs_f64());
+                        if let Some(line) = waits.complain(wait) {
+                            tracing::warn!("{line}");
+                        }
+                    }
+                    self.serve(stream, source, index, now);
+                }
                 Err(error) => self.accept_failed(&error),
             }
         }
@@ -79,8 +89,7 @@ impl Shared {
         }
     }
 
-    fn serve(&self, stream: TcpStream, source: SocketAddr, index: usize) {
-        let now = Monotonic::now();
+    fn serve(&self, stream: TcpStream, source: SocketAddr, index: usize, now: Monotonic) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let verdict = self.allowed.verdict(source.ip());
         if let Some(clients) = &self.clients {
@@ -179,6 +188,42 @@ impl Shared {
     }
 }
 
+/// How long connections wait for their accept: the target's own lateness, looked at now and then.
+#[derive(Debug, Default)]
+struct Waits {
+    looked: Option<Monotonic>,
+    told: Duration,
+}
+
+impl Waits {
+    /// A look is a system call; at most one in so long is spent on it.
+    const PERIOD: Duration = Duration::from_millis(10);
+    /// Above this, instants told by accepts are called weak.
+    const BOUND: Duration = Duration::from_millis(50);
+
+    /// How long this connection has waited, if it is time for a look.
+    fn look(&mut self, stream: &TcpStream, now: Monotonic) -> Option<Duration> {
+        if self.looked.is_some_and(|looked| now.since(looked) < Self::PERIOD) {
+            return None;
+        }
+        self.looked = Some(now);
+        tcp::since_handshake(stream).ok()
+    }
+
+    /// What to say of a wait above the bound: the first, and each that is twice as long as the last one told.
+    fn complain(&mut self, wait: Duration) -> Option<String> {
+        if wait <= Self::BOUND.max(self.told * 2) {
+            return None;
+        }
+        self.told = wait;
+        Some(format!(
+            "weak numbers: a connection waited {wait:?} for its accept, more than {:?}: instants told by accepts (first and \
+             last of /sources, tags without --ebpf) are late by so much; give the target more CPU",
+            Self::BOUND
+        ))
+    }
+}
+
 /// Connections kept open for `--keep-open`: a descriptor and a registration with epoll each, no task and no buffer.
 #[derive(Debug)]
 pub struct Held {
@@ -256,4 +301,18 @@ impl Held {
 fn discard(stream: &OwnedFd) {
     let mut scratch = [MaybeUninit::<u8>::uninit(); 4096];
     let _ = recv(stream, &mut scratch, RecvFlags::DONTWAIT | RecvFlags::TRUNC);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_above_the_bound_are_told_and_then_only_those_twice_as_long() {
+        let mut waits = Waits::default();
+        let told = [10, 50, 51, 90, 102, 103, 150, 2000]
+            .map(Duration::from_millis)
+            .map(|wait| waits.complain(wait).is_some());
+        assert_eq!(told, [false, false, true, false, false, true, false, true]);
+    }
 }

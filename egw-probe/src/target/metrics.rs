@@ -10,6 +10,9 @@ use crate::metrics::Registrar;
 const DELAY_BUCKETS: [f64; 15] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// Buckets of waits for an accept, in seconds: from what the kernel's clock can tell to what a probe waits for at the most.
+const WAIT_BUCKETS: [f64; 8] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
 /// Every metric of the userspace target. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct TargetMetrics {
@@ -19,6 +22,8 @@ pub struct TargetMetrics {
     pub clients: Option<ClientMetrics>,
     /// Connections that the kernel dropped for want of room in an accept queue.
     pub listen_overflows: IntGauge,
+    /// How long finished handshakes waited for their accept.
+    pub accept_wait: Histogram,
     /// Accepts that failed because no descriptor or memory was left.
     pub accept_exhausted: IntCounter,
     /// Accepts that failed because the peer was gone already.
@@ -91,6 +96,12 @@ impl TargetMetrics {
                 "egw_probe_target_listen_overflows",
                 "Handshakes dropped because an accept queue was full, since the start; those of other listeners of this \
                  network namespace, too",
+            )?,
+            accept_wait: new.histogram(
+                "egw_probe_target_accept_wait_seconds",
+                "From a finished handshake to its accept, of one connection in 10 ms, in ticks of the kernel's clock (1 to \
+                 10 ms): what is told by accepts alone is late by so much",
+                &WAIT_BUCKETS,
             )?,
             accept_exhausted: failed.with_label_values(&["exhausted"]),
             accept_aborted: failed.with_label_values(&["aborted"]),
