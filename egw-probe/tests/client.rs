@@ -1,12 +1,15 @@
 //! The client against real sockets: outcomes, overlap, settling, limits, signals, exit codes.
 
 mod common;
+#[path = "common/told.rs"]
+mod told;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use common::{Program, free_port, measure, peer, target};
+use told::tried;
 
 #[test]
 fn each_way_a_connection_can_go_has_its_outcome() {
@@ -120,6 +123,15 @@ fn without_descriptors_ticks_are_skipped_and_the_result_says_so() {
     assert!(document["probes"]["skipped_ticks"].as_u64().unwrap() > 100);
     let warning = document["warnings"][0].as_str().unwrap();
     assert!(warning.contains("no descriptor left") && warning.contains("ulimit -n"), "{warning}");
+    tried(
+        "no descriptors left at the client",
+        "20 places at an interval of 2 ms",
+        "ticks beyond them are skipped and counted, the result says so, HTTP keeps its reserve",
+        format!(
+            "{} probes sent, {} ticks skipped, 0 errors, called weak",
+            document["probes"]["sent"], document["probes"]["skipped_ticks"]
+        ),
+    );
 }
 
 #[test]

@@ -1,24 +1,15 @@
 //! `external-target --ebpf` and `--tags` as a user runs them: with rights, and without.
 
 mod common;
+#[path = "common/told.rs"]
+mod told;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{Program, free_port, http, measure, metric, status, target, wait_for};
-
-/// Whether this test runs as root; says by name if not.
-fn as_root(name: &str) -> bool {
-    use std::io::Write;
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        // Past the harness, which swallows what eprintln! writes.
-        let _ =
-            writeln!(std::io::stderr(), "skipped: {name}: needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)");
-    }
-    is_root
-}
+use told::as_root;
 
 /// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
 fn without_rights(args: &[&str]) -> Command {
@@ -62,7 +53,9 @@ fn without_rights_the_target_warns_once_and_answers_from_userspace() {
     assert!(sources.contains("\"kernel\":null"), "{sources}");
     program.signal("-TERM");
     let log = String::from_utf8(program.finish().stderr).unwrap();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    // A machine short of CPU may add that accepts come late.
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("WARN") && !line.contains("weak numbers")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains(MISSING) && warnings[0].contains("setcap"), "{log}");
 }
@@ -83,7 +76,7 @@ fn what_is_required_and_not_to_be_had_fails_with_the_same_words_and_code_1() {
 
 #[test]
 fn the_kernel_counts_stamps_and_keeps_no_right() {
-    if !as_root("the_kernel_counts_stamps_and_keeps_no_right") {
+    if !as_root() {
         return;
     }
     let target =
@@ -115,7 +108,7 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
 
 #[test]
 fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
-    if !as_root("tags_tell_clients_apart_in_the_kernel_and_in_userspace") {
+    if !as_root() {
         return;
     }
     for mode in ["--ebpf=required", "--ebpf=off"] {

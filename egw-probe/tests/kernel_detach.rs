@@ -1,14 +1,15 @@
 //! The end of an observer, by itself and by SIGKILL: nothing of it stays on an interface for good.
 
-mod kernel;
 #[path = "kernel/net.rs"]
 mod net;
+#[path = "common/told.rs"]
+mod told;
 
 use std::process::{Command, Stdio};
 
 use egw_probe::target::kernel::{AttachMode, KernelConfig, Mode, view::Selection};
-use kernel::as_root;
 use net::{Pair, Running, V4, config, connect, eventually, inside};
+use told::as_root;
 
 /// Set in the child that is to be killed: the namespace it observes, and the mode.
 const CHILD: &str = "EGW_PROBE_TEST_CHILD";
@@ -34,7 +35,7 @@ fn hangs_on_veth0(pair: &Pair) -> String {
 
 #[test]
 fn a_normal_end_leaves_nothing_behind() {
-    if !as_root("a_normal_end_leaves_nothing_behind") {
+    if !as_root() {
         return;
     }
     let pair = Pair::new("end");
@@ -83,7 +84,7 @@ fn start_child(pair: &Pair, mode: &str) -> Observing {
 
 #[test]
 fn before_tcx_a_filter_counts_and_goes_with_a_normal_end() {
-    if !as_root("before_tcx_a_filter_counts_and_goes_with_a_normal_end") {
+    if !as_root() {
         return;
     }
     let pair = Pair::new("clsact");
@@ -98,7 +99,7 @@ fn before_tcx_a_filter_counts_and_goes_with_a_normal_end() {
 
 #[test]
 fn a_killed_owners_filter_is_removed_by_the_next_start_and_a_living_ones_is_not() {
-    if !as_root("a_killed_owners_filter_is_removed_by_the_next_start_and_a_living_ones_is_not") {
+    if !as_root() {
         return;
     }
     let pair = Pair::new("stale");
@@ -121,7 +122,7 @@ fn a_killed_owners_filter_is_removed_by_the_next_start_and_a_living_ones_is_not(
 
 #[test]
 fn a_killed_process_leaves_nothing_behind() {
-    if !as_root("a_killed_process_leaves_nothing_behind") {
+    if !as_root() {
         return;
     }
     let pair = Pair::new("kill");

@@ -5,6 +5,8 @@
 //! same body over the same reader, so it gets the table and a sample instead of the hundred thousand.
 
 mod kernel;
+#[path = "common/told.rs"]
+mod told;
 
 use std::{net::IpAddr, num::NonZeroU16};
 
@@ -25,7 +27,8 @@ use egw_probe_common::{
     tag::{Tag, TagKey, TagRecord},
 };
 use ipnet::IpNet;
-use kernel::{DESTINATIONS_V4, DESTINATIONS_V6, Random, SHORTEST, as_root, frame};
+use kernel::{DESTINATIONS_V4, DESTINATIONS_V6, Random, SHORTEST, frame};
+use told::{as_root, tried};
 
 const PORT: u16 = 1337;
 const RANDOM_FRAMES: usize = 120_000;
@@ -160,7 +163,7 @@ impl Bench {
 
 #[test]
 fn kernel_and_host_agree_on_random_frames() {
-    if !as_root("kernel_and_host_agree_on_random_frames") {
+    if !as_root() {
         return;
     }
     let mut bench = Bench::new(None);
@@ -198,7 +201,7 @@ fn kernel_and_host_agree_on_random_frames() {
 
 #[test]
 fn kernel_and_host_agree_on_packets_without_an_ethernet_header() {
-    if !as_root("kernel_and_host_agree_on_packets_without_an_ethernet_header") {
+    if !as_root() {
         return;
     }
     let mut bench = Bench::new(None);
@@ -213,7 +216,7 @@ fn kernel_and_host_agree_on_packets_without_an_ethernet_header() {
 
 #[test]
 fn xdp_and_tc_agree() {
-    if !as_root("xdp_and_tc_agree") {
+    if !as_root() {
         return;
     }
     let mut bench = Bench::new(None);
@@ -229,7 +232,7 @@ fn xdp_and_tc_agree() {
 
 #[test]
 fn a_syn_cut_off_at_any_byte_passes_uncounted_and_a_whole_one_counts() {
-    if !as_root("a_syn_cut_off_at_any_byte_passes_uncounted_and_a_whole_one_counts") {
+    if !as_root() {
         return;
     }
     let mut bench = Bench::new(None);
@@ -249,7 +252,7 @@ fn a_syn_cut_off_at_any_byte_passes_uncounted_and_a_whole_one_counts() {
 
 #[test]
 fn tags_are_recorded_for_the_right_client_only() {
-    if !as_root("tags_are_recorded_for_the_right_client_only") {
+    if !as_root() {
         return;
     }
     let key = TagKey::derive(99);
@@ -300,7 +303,7 @@ fn tags_are_recorded_for_the_right_client_only() {
 
 #[test]
 fn a_full_ring_loses_events_and_never_counts() {
-    if !as_root("a_full_ring_loses_events_and_never_counts") {
+    if !as_root() {
         return;
     }
     let mut bench = Bench::new(None);
@@ -322,4 +325,10 @@ fn a_full_ring_loses_events_and_never_counts() {
     assert_eq!(totals.denied.syns, u64::from(repeat));
     assert_eq!(events + totals.denied.lost, u64::from(repeat));
     assert!(totals.denied.lost > 0, "the ring was meant to be too small");
+    tried(
+        "the ring is full",
+        format!("{repeat} SYNs"),
+        "class totals exact; events + lost = totals",
+        format!("{} counted = {events} events + {} lost", totals.denied.syns, totals.denied.lost),
+    );
 }

@@ -2,7 +2,8 @@
 //!
 //! Capabilities belong to the thread in Linux, so each case gives up its rights on a thread of its own.
 
-mod kernel;
+#[path = "common/told.rs"]
+mod told;
 
 use std::num::NonZeroU16;
 
@@ -10,8 +11,8 @@ use caps::{CapSet, Capability};
 use egw_probe::target::kernel::{
     AttachMode, KernelConfig, KernelError, KernelMetrics, KernelObserver, privilege::NEEDED, view::Selection,
 };
-use kernel::as_root;
 use prometheus::Registry;
+use told::as_root;
 
 const NOBODY: libc::c_long = 65_534;
 
@@ -53,7 +54,7 @@ fn start() -> Result<KernelObserver, KernelError> {
 
 #[test]
 fn three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards() {
-    if !as_root("three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards") {
+    if !as_root() {
         return;
     }
     with_only(&NEEDED, || {
@@ -73,7 +74,7 @@ fn three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards
 
 #[test]
 fn each_missing_capability_is_called_by_its_name() {
-    if !as_root("each_missing_capability_is_called_by_its_name") {
+    if !as_root() {
         return;
     }
     for missing in NEEDED {

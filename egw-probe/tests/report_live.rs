@@ -3,13 +3,16 @@
 mod common;
 #[path = "common/files.rs"]
 mod files;
+#[path = "common/told.rs"]
+mod told;
 
 use std::net::SocketAddr;
 use std::process::Command;
 
 use common::{Program, free_port, metric, status, target, wait_for};
-use files::{Folder, report, skip};
+use files::{Folder, report};
 use serde_json::Value;
+use told::{as_root, skip};
 
 fn client(target: &str, flags: &[&str]) -> (Program, SocketAddr) {
     let http_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -70,8 +73,8 @@ fn what_does_not_answer_or_is_no_client_is_named_and_skipped() {
 /// Tags need `CAP_NET_ADMIN`.
 #[test]
 fn a_targets_clients_count_unless_their_own_results_are_there() {
-    if !rustix::process::geteuid().is_root() {
-        return skip("a_targets_clients_count_unless_their_own_results_are_there", "needs root");
+    if !as_root() {
+        return;
     }
     let target = target(&["--allowed-cidr=127.0.0.0/8", "--tags"]);
     let address = format!("127.0.0.1:{}", target.port);
@@ -94,9 +97,8 @@ fn a_targets_clients_count_unless_their_own_results_are_there() {
 
 #[test]
 fn a_prometheus_server_tells_of_the_clients_with_a_label() {
-    let name = "a_prometheus_server_tells_of_the_clients_with_a_label";
     if Command::new("prometheus").arg("--version").output().is_err() {
-        return skip(name, "needs the Debian package prometheus");
+        return skip("needs the Debian package prometheus");
     }
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
     let clients: Vec<(Program, SocketAddr)> =

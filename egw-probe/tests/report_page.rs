@@ -3,11 +3,14 @@
 #[path = "common/files.rs"]
 mod files;
 mod synthetic;
+#[path = "common/told.rs"]
+mod told;
 
 use std::process::Command;
 
-use files::{Folder, report, skip};
+use files::{Folder, report};
 use serde_json::Value;
+use told::skip;
 
 /// Measures the page from inside: boxes, colours as they are computed, and what would have come from the network.
 const MEASURE: &str = r"<script>
@@ -93,17 +96,17 @@ fn contrast(one: &Value, other: &Value) -> f64 {
     (a.max(b) + 0.05) / (a.min(b) + 0.05)
 }
 
-fn browser(test: &str) -> bool {
+fn browser() -> bool {
     let there = Command::new("chromium").arg("--version").output().is_ok();
     if !there {
-        skip(test, "needs the Debian package chromium");
+        skip("needs the Debian package chromium");
     }
     there
 }
 
 #[test]
 fn every_picture_is_drawn_inside_its_frame_and_can_be_read_in_light_and_dark() {
-    if !browser("every_picture_is_drawn_inside_its_frame_and_can_be_read_in_light_and_dark") {
+    if !browser() {
         return;
     }
     let folder = Folder::new();
@@ -140,7 +143,7 @@ fn every_picture_is_drawn_inside_its_frame_and_can_be_read_in_light_and_dark() {
 
 #[test]
 fn twenty_thousand_clients_are_drawn_as_one_picture_and_the_worst_rows() {
-    if !browser("twenty_thousand_clients_are_drawn_as_one_picture_and_the_worst_rows") {
+    if !browser() {
         return;
     }
     let page = draw(&Folder::new(), 20_000, 1);

@@ -263,7 +263,9 @@ fn without_any_it_falls_back_and_names_them(image: &Image) {
     let metrics = image.page_once_served(2113, "/metrics");
     assert!(metrics.contains(r#"egw_probe_target_ebpf_info{interface="",mode="userspace"} 1"#), "{metrics}");
     let log = String::from_utf8(target.end().stderr).unwrap();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    // A machine short of CPU may add that accepts come late.
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("WARN") && !line.contains("weak numbers")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains("missing CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON"), "{log}");
 }

@@ -41,7 +41,14 @@ impl Program {
     }
 
     /// Waits for the end; panics if it does not come.
-    pub fn finish(mut self) -> Output {
+    pub fn finish(self) -> Output {
+        self.finish_and_peak().0
+    }
+
+    /// Waits for the end, and tells the most memory that was resident, in KiB.
+    pub fn finish_and_peak(mut self) -> (Output, u64) {
+        let status_file = format!("/proc/{}/status", self.id());
+        let mut peak = 0;
         let child = self.child.as_mut().unwrap();
         // Read meanwhile: a pipe holds 64 KiB, and a program waits while it is full.
         let stdout = read_all(child.stdout.take().unwrap());
@@ -49,10 +56,14 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         while self.is_running() {
             assert!(Instant::now() < deadline, "the program does not end");
+            // A high-water mark; one that has ended, and is not waited for yet, has none.
+            let text = std::fs::read_to_string(&status_file).unwrap_or_default();
+            let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next());
+            peak = mark.map_or(peak, |kib| kib.parse().unwrap());
             std::thread::sleep(Duration::from_millis(5));
         }
         let status = self.child.take().unwrap().wait().unwrap();
-        Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+        (Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }, peak)
     }
 }
 
@@ -138,12 +149,18 @@ pub fn target(flags: &[&str]) -> Target {
 
 /// Runs a client with `--exit --output json` to its end: exit code, result document, stderr.
 pub fn measure(target: &str, flags: &[&str]) -> (i32, Value, String) {
+    let (code, document, said, _) = measure_and_peak(target, flags);
+    (code, document, said)
+}
+
+/// The same, and the most memory that was resident, in KiB.
+pub fn measure_and_peak(target: &str, flags: &[&str]) -> (i32, Value, String, u64) {
     let args =
         ["client", "--external-target-addr", target, "--exit", "--output=json", "--metrics-addr=127.0.0.1:0"];
-    let output = Program::start(&[&args, flags].concat()).finish();
+    let (output, peak) = Program::start(&[&args, flags].concat()).finish_and_peak();
     let stderr = String::from_utf8(output.stderr).unwrap();
     let document = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    (output.status.code().unwrap(), document, stderr)
+    (output.status.code().unwrap(), document, stderr, peak)
 }
 
 /// A peer of the test's own making: `serve` gets each connection with its number, on a thread of its own.

@@ -1,23 +1,6 @@
-//! What the kernel tests share: who may run them, and frames.
+//! What the kernel tests share: frames.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
-
-/// Whether the test of this name may run; says so on stderr when it may not.
-pub(crate) fn as_root(name: &str) -> bool {
-    // SAFETY: the call has no preconditions.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        skip(name, "needs root");
-    }
-    root
-}
-
-/// Says that the test of this name is skipped.
-pub(crate) fn skip(name: &str, why: &str) {
-    use std::io::Write as _;
-    // Past the harness, which swallows what eprintln! writes.
-    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
-}
 
 /// A small deterministic generator (`SplitMix64`, Steele et al. 2014): the same frames on every machine.
 pub(crate) struct Random(pub(crate) u64);

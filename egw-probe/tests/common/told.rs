@@ -1,0 +1,34 @@
+//! What a test tells past the harness, which swallows what `eprintln!` writes: `cargo xtask test` collects these lines.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
+
+use std::fmt::Display;
+use std::io::Write;
+
+fn tell(line: &str) {
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// The harness names a test's thread after the test.
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or_default().to_owned()
+}
+
+/// Says that the running test is skipped.
+pub fn skip(why: &str) {
+    tell(&format!("skipped: {}: {why}\n", test_name()));
+}
+
+/// Whether the running test may do what only root may; says that it is skipped where not.
+pub fn as_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip("needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN)");
+    }
+    root
+}
+
+/// Tells a row of docs/robustness.md: fault or input, how often tried, what was promised of it, what happened.
+pub fn tried(fault: &str, times: impl Display, promised: &str, happened: impl Display) {
+    let command = format!("--test {} {}", env!("CARGO_CRATE_NAME"), test_name());
+    tell(&format!("tried: {fault} | {times} | {promised} | {happened} | {command}\n"));
+}
