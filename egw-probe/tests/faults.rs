@@ -6,16 +6,14 @@ mod common;
 mod told;
 
 use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Program, Target, free_port, measure, metric, status, target, wait_for};
-use egw_probe::clock::Monotonic;
+use common::{Program, free_port, measure, metric, status, target, wait_for};
 use serde_json::{Value, json};
 use told::{as_root, tried};
 
@@ -350,141 +348,6 @@ fn a_target_that_is_killed_and_started_again_is_one_disruption_and_measuring_goe
         1,
         "one disruption with a length; probing goes on",
         format!("one of {lower:.3} to {upper:.3} s, {misses} misses"),
-    );
-}
-
-/// Instants between which a port came into the hands of a target that allows everybody.
-struct Switch {
-    before: Monotonic,
-    after: Monotonic,
-    _allowing: Program,
-}
-
-/// Puts a target that allows everybody into the place of one that allows nobody here.
-fn switch(leaking: Target) -> Switch {
-    let before = Monotonic::now();
-    let port = leaking.port;
-    drop(leaking);
-    let (listen, serve) = (format!("--listen-port={port}"), "--metrics-addr=127.0.0.1:0");
-    let allowing = Program::start(&["external-target", "--allowed-cidr=127.0.0.0/8", &listen, serve]);
-    let to = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("the second target", || TcpStream::connect(to).is_ok());
-    Switch { before, after: Monotonic::now(), _allowing: allowing }
-}
-
-/// Ends of the bracket of a document, relative to its start; asserts that the switch lies inside.
-fn bracket_that_holds(document: &Value, switch: &Switch) -> (f64, f64) {
-    let start_ns = document["start_monotonic_ns"].as_u64().unwrap();
-    let seconds = |instant: Monotonic| (instant.as_ns() - start_ns) as f64 / 1e9;
-    let end = |name: &str| document["bracket"][name].as_f64().unwrap();
-    let (lower, upper) = (end("lower_seconds"), end("upper_seconds"));
-    let (before, after) = (seconds(switch.before), seconds(switch.after));
-    assert!(lower < after && before <= upper, "{before} to {after}: {}", document["bracket"]);
-    (lower, upper)
-}
-
-#[test]
-fn a_process_that_is_stopped_counts_its_ticks_and_its_bracket_stays_true() {
-    let leaking = target(&["--allowed-cidr=192.0.2.0/24"]);
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let (to, serve) = (format!("127.0.0.1:{}", leaking.port), format!("--metrics-addr={address}"));
-    let args =
-        ["client", "--external-target-addr", &to, &serve, "--interval=10ms", "--exit", "--output=json"];
-    let client = Program::start(&args);
-    wait_for("leaks", || metric(address, "egw_probe_probes_total{outcome=\"leaked\"}") >= Some(10.0));
-    client.signal("-STOP");
-    let stopped = Instant::now();
-    std::thread::sleep(Duration::from_secs(1));
-    let switch = switch(leaking);
-    std::thread::sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed()));
-    client.signal("-CONT");
-    let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
-    let (lower, upper) = bracket_that_holds(&document, &switch);
-    let skipped = &document["probes"]["skipped_ticks"];
-    assert!(skipped.as_u64() > Some(150), "{}", document["probes"]);
-    let stall = document["stalls"][0]["length_seconds"].as_f64().unwrap();
-    assert!(stall > 1.9, "{}", document["stalls"]);
-    let warnings = document["warnings"].to_string();
-    assert!(warnings.contains("are this client's own: it was stopped or got no CPU"), "{warnings}");
-    tried(
-        "SIGSTOP for 2 s at an interval of 10 ms, the policy switched meanwhile",
-        1,
-        "ticks counted as skipped, the stop told, the switch inside the bracket, and the bracket called weak",
-        format!(
-            "{skipped} ticks skipped, a stall of {stall:.3} s, the switch inside {lower:.3} to {upper:.3} s, called weak"
-        ),
-    );
-}
-
-#[test]
-fn a_target_that_is_stopped_answers_late_loses_nothing_and_calls_its_instants_weak() {
-    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
-    target.program.signal("-STOP");
-    let mut waiting: Vec<TcpStream> =
-        (0..20).map(|_| TcpStream::connect(("127.0.0.1", target.port)).unwrap()).collect();
-    std::thread::sleep(Duration::from_millis(500));
-    target.program.signal("-CONT");
-    for stream in &mut waiting {
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).unwrap();
-        assert_eq!(reply, "pong\n");
-    }
-    let series =
-        |name: &str| metric(target.http, &format!("egw_probe_target_accept_wait_seconds_{name}")).unwrap();
-    assert!(series("count") >= 1.0 && series("sum") >= 0.4, "{} in {}", series("sum"), series("count"));
-    let waited = series("sum") / series("count");
-    target.program.signal("-TERM");
-    let said = String::from_utf8(target.program.finish().stderr).unwrap();
-    let weak: Vec<&str> =
-        said.lines().filter(|line| line.contains("weak numbers: a connection waited ")).collect();
-    assert_eq!(weak.len(), 1, "{said}");
-    tried(
-        "the target is stopped for 0.5 s",
-        "20 connections",
-        "all answered, and one warning that instants told by accepts are weak",
-        format!("20 pongs, a wait of {waited:.2} s told, one warning"),
-    );
-}
-
-#[test]
-fn a_client_that_gets_no_cpu_keeps_its_bracket_true_and_calls_it_weak() {
-    let leaking = target(&["--allowed-cidr=192.0.2.0/24"]);
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let (to, serve) = (format!("127.0.0.1:{}", leaking.port), format!("--metrics-addr={address}"));
-    // At the lowest class of all: it runs when nobody else wants to.
-    let mut command = Command::new("chrt");
-    command.args(["--idle", "0", env!("CARGO_BIN_EXE_egw-probe"), "client", "--external-target-addr", &to]);
-    command.args([&serve, "--interval=1ms", "--exit", "--output=json"]);
-    let client = Program::start_command(&mut command);
-    wait_for("leaks", || metric(address, "egw_probe_probes_total{outcome=\"leaked\"}") >= Some(10.0));
-    let over = AtomicBool::new(false);
-    let switch = std::thread::scope(|scope| {
-        for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        std::thread::sleep(Duration::from_millis(500));
-        let switch = switch(leaking);
-        std::thread::sleep(Duration::from_millis(500));
-        over.store(true, Ordering::Relaxed);
-        switch
-    });
-    let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
-    let (lower, upper) = bracket_that_holds(&document, &switch);
-    let (probes, warnings) = (&document["probes"], document["warnings"].to_string());
-    assert!(warnings.contains("CPU"), "{probes} {warnings}");
-    tried(
-        "CPU starved: the client in the idle class beside two busy threads for each processor",
-        1,
-        "ticks counted as skipped, the switch inside the bracket, the numbers called weak",
-        format!(
-            "{} of {} ticks skipped, the switch inside {lower:.3} to {upper:.3} s, called weak",
-            probes["skipped_ticks"],
-            probes["sent"].as_u64().unwrap() + probes["skipped_ticks"].as_u64().unwrap()
-        ),
     );
 }
 

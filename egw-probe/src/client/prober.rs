@@ -174,7 +174,10 @@ impl<'a> Prober<'a> {
         let mut progress = Progress::default();
         let mut interrupted = false;
         while !interrupted && (self.sending || !self.in_flight.is_empty()) {
-            self.poller.wait(Some(self.next_wake(Monotonic::now())), &mut ready)?;
+            // Whoever is held up behind this reading finds answers that came meanwhile when it looks: only what had
+            // expired before the look, and shows nothing in it, is a timeout.
+            let looked = Monotonic::now();
+            self.poller.wait(Some(self.next_wake(looked)), &mut ready)?;
             // Before the clock: a tick that falls due in between must ring again.
             if ready.iter().any(|ready| ready.token == TICK) {
                 self.clear_timer();
@@ -182,7 +185,7 @@ impl<'a> Prober<'a> {
             // One reading serves the whole batch: all of it had happened by now.
             let now = Monotonic::now();
             self.tick(now);
-            // After a stall there may be more to read than one batch holds: nothing expires before it is read.
+            // After a stall there may be more to read than one batch holds.
             let all_read = ready.len() < Poller::BATCH;
             for Ready { token, flags } in ready.drain(..) {
                 match token {
@@ -195,7 +198,7 @@ impl<'a> Prober<'a> {
                 }
             }
             self.judge_settled(now);
-            while let Some(id) = self.in_flight.expired(now).filter(|_| all_read) {
+            while let Some(id) = self.in_flight.expired(looked).filter(|_| all_read) {
                 self.settle(id, Outcome::Timeout, None, now);
                 self.judge_settled(now);
             }

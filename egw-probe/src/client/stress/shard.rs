@@ -188,17 +188,18 @@ impl<'a> Shard<'a> {
             if let Some(ended) = self.is_over(now) {
                 break ended;
             }
-            if self.in_flight < self.dials.len() && self.plan.claim() {
+            let all_read = if self.in_flight < self.dials.len() && self.plan.claim() {
                 self.dial(now);
                 // What the dial, or others meanwhile, brought about: a look after each keeps every latency its own.
-                self.wait(now)?;
+                self.wait(now)?
             } else {
                 let until =
                     self.next_timeout().into_iter().chain(self.plan.end).fold(now + GLANCE, Monotonic::min);
-                self.wait(until)?;
-            }
-            if now >= look_for_timeouts {
-                self.give_up(Monotonic::now());
+                self.wait(until)?
+            };
+            // What had run out of time before the look, and shows nothing in it.
+            if all_read && now >= look_for_timeouts {
+                self.give_up(now);
                 look_for_timeouts = now + GLANCE;
             }
         };
@@ -224,7 +225,7 @@ impl<'a> Shard<'a> {
 
     /// Takes in what has happened to open connections, without waiting.
     pub fn look(&mut self) -> io::Result<()> {
-        self.wait(Monotonic::now())
+        self.wait(Monotonic::now()).map(drop)
     }
 
     fn is_over(&self, now: Monotonic) -> Option<StressEnd> {
@@ -325,16 +326,18 @@ impl<'a> Shard<'a> {
         }
     }
 
-    fn wait(&mut self, until: Monotonic) -> io::Result<()> {
+    /// Takes in what happens until then; whether that was all that had happened.
+    fn wait(&mut self, until: Monotonic) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
         self.poller.wait(Some(until), &mut ready)?;
         // One reading for a batch: it is taken right after the kernel told of all of them.
         let now = Monotonic::now();
+        let all_read = ready.len() < Poller::BATCH;
         for event in ready.drain(..) {
             self.handle(event, now);
         }
         self.ready = ready;
-        Ok(())
+        Ok(all_read)
     }
 
     fn handle(&mut self, Ready { token, flags }: Ready, now: Monotonic) {

@@ -27,6 +27,9 @@ const ATTEMPTS: usize = 262_144;
 /// After this long without a further SYN an attempt is half-open. A client that still tries sends the second SYN after
 /// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
 const EXPIRY: Duration = Duration::from_secs(10);
+/// Whoever has not looked for this long was held up, and connections that stood meanwhile are still to be accepted: they get
+/// as long before an attempt is given up on.
+const HELD_UP: Duration = Duration::from_secs(1);
 /// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
 const ACCEPTED: usize = 65_536;
 
@@ -80,6 +83,9 @@ struct Core {
     clients: Option<Arc<ClientTable>>,
     unreadable: u64,
     reported: ClassTotals,
+    settled: Monotonic,
+    /// No attempt is given up on before.
+    patient_until: Monotonic,
 }
 
 /// Counts that tell how good the join is.
@@ -128,6 +134,8 @@ impl Shared {
                 clients,
                 unreadable: 0,
                 reported: ClassTotals::default(),
+                settled: Monotonic::now(),
+                patient_until: Monotonic::from_ns(0),
             }),
             waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
             attachments: Mutex::new(Vec::new()),
@@ -161,7 +169,13 @@ impl Shared {
     pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
         let totals = ClassTotals::from(self.tables.counters()?);
         let mut core = lock(&self.core);
-        core.correlator.expire(now);
+        if now.since(core.settled) > HELD_UP {
+            core.patient_until = now + HELD_UP;
+        }
+        core.settled = now;
+        if now >= core.patient_until {
+            core.correlator.expire(now);
+        }
         self.metrics.half_open(core.correlator.take_half_open());
         let before = std::mem::replace(&mut core.reported, totals);
         self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
