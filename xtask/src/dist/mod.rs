@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Only the programs and the image's context: what building an image takes
     #[arg(long)]
     image_only: bool,
+    /// Build each program a second time, from a copy of the sources in another folder, and compare every byte
+    #[arg(long)]
+    check: bool,
 }
 
 /// Makes everything anew.
@@ -47,6 +50,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for &arch in &options.arch {
         let built = program::build(root, arch)?;
         fs::copy(&built, dist.join(format!("egw-probe-linux-{arch}")))?;
+        if options.check {
+            let again = program::build(&copy_of_sources(root)?, arch)?;
+            let [first, second] =
+                [&built, &again].map(|file| fs::read(file).map(|bytes| Sha256::digest(&bytes)));
+            let (first, second) = (first?, second?);
+            ensure!(first == second, "{arch}: built in another folder it is {second:x}, not {first:x}");
+            println!("{arch}: built in two folders, both {first:x}");
+        }
         let archive = image.join(format!("rootfs-{arch}.tar"));
         rootfs::write(&built, time, &archive).with_context(|| archive.display().to_string())?;
     }
@@ -59,6 +70,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     fs::write(dist.join("SHA256SUMS"), &sums)?;
     print!("{sums}");
     Ok(())
+}
+
+/// What git tracks, as it lies here, in a folder of another name and depth.
+fn copy_of_sources(root: &Path) -> Result<PathBuf> {
+    let copy = root.join("target/another/folder");
+    if copy.exists() {
+        fs::remove_dir_all(&copy).context("cannot empty target/another/folder")?;
+    }
+    let listed = Command::new("git").current_dir(root).args(["ls-files", "-z"]).output().context("git")?;
+    ensure!(listed.status.success(), unready("--check copies what git tracks: this is no git repository"));
+    for file in String::from_utf8(listed.stdout)?.split_terminator('\0') {
+        let to = copy.join(file);
+        fs::create_dir_all(to.parent().expect("it lies below the copy"))?;
+        fs::copy(root.join(file), &to).with_context(|| file.to_owned())?;
+    }
+    Ok(copy)
 }
 
 /// Seconds since 1970 of the commit that is built; 0 outside a repository.

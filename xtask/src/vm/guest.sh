@@ -13,6 +13,8 @@ chmod 1777 /tmp
 # Symbols of BPF programs tell which of them the kernel still holds.
 echo 0 > /proc/sys/kernel/kptr_restrict
 echo 1 > /proc/sys/net/core/bpf_jit_kallsyms
+# The first words: whoever waits knows that this machine boots.
+echo "@ - - begin ."
 # In the order of their dependencies.
 for module in /modules/*.ko; do insmod "$module" || echo "@ - - module $module"; done
 
@@ -63,10 +65,10 @@ start() {
     return 1
 }
 
-# SYNs from one source: syns COUNT SOURCE DESTINATION
+# Connections from one source, and what each was answered: syns COUNT SOURCE DESTINATION
 syns() {
     pod ip route replace "$3" dev veth1 src "$2"
-    for _ in $(seq "$1"); do pod nc -w 2 "$3" 1337 < /dev/null > /dev/null; done
+    for _ in $(seq "$1"); do pod nc -w 2 "$3" 1337 < /dev/null; done
 }
 
 held() { grep -c 'egw_' /proc/kallsyms; }
@@ -92,10 +94,10 @@ one() {
     say mode "$(wget -q -O - http://127.0.0.1:2113/metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//')"
     say uid "$(awk '/^Uid/ { print $2 }' /proc/$target/status)"
     say capabilities "$(capabilities $target)"
-    syns 7 203.0.113.9 198.51.100.1
-    syns 5 198.51.100.9 198.51.100.1
-    syns 3 2001:db8:a::9 2001:db8:f::1
-    syns 2 2001:db8:f::9 2001:db8:f::1
+    syns 7 203.0.113.9 198.51.100.1 > /dev/null
+    syns 5 198.51.100.9 198.51.100.1 > /dev/null
+    syns 3 2001:db8:a::9 2001:db8:f::1 > /dev/null
+    syns 2 2001:db8:f::9 2001:db8:f::1 > /dev/null
     sleep 0.5
     say sources "$(wget -q -O - http://127.0.0.1:2113/sources | tr -d '\n')"
     say held_running "$(held)"
@@ -139,11 +141,11 @@ say document "$(cat /tmp/clock.json)"
 kill -TERM $target
 wait $target
 
-# Without one of the rights: refused, and in which words.
-mode=auto
-refused() {
+# Without one of the rights: refused where the kernel side is required, in which words; in userspace where it is not.
+short_of_rights() {
     who=$1
     shift
+    mode=required
     "$@" /egw-probe external-target --ebpf=required --interface veth0 --allowed-cidr 203.0.113.0/24 \
         > /tmp/target.log 2>&1 &
     target=$!
@@ -152,12 +154,29 @@ refused() {
     wait $target
     say exit $?
     say words "$(tail -n 1 /tmp/target.log | tr '\n' ' ')"
+
+    mode=auto
+    "$@" /egw-probe external-target --ebpf --interface veth0 --allowed-cidr 203.0.113.0/24 > /tmp/target.log 2>&1 &
+    target=$!
+    for _ in $(seq 200); do
+        wget -q -O /dev/null http://127.0.0.1:2113/healthz 2> /dev/null && break
+        kill -0 $target 2> /dev/null || break
+        sleep 0.05
+    done
+    say pongs "$(syns 2 203.0.113.9 198.51.100.1 | grep -c pong)"
+    say in_force "$(wget -q -O - http://127.0.0.1:2113/metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//')"
+    say accepted "$(wget -q -O - http://127.0.0.1:2113/metrics | grep 'connections_total{verdict="allowed"}' | sed 's/.* //')"
+    say warned "$(grep -c "WARN.*no kernel timestamps" /tmp/target.log)"
+    say warning "$(grep "WARN.*no kernel timestamps" /tmp/target.log | tr '\n' ' ' | cut -c 1-1000)"
+    kill -TERM $target 2> /dev/null
+    wait $target
+    say ended $?
 }
-refused without-bpf as +net_admin,+perfmon
-refused without-net_admin as +bpf,+perfmon
-refused without-perfmon as +bpf,+net_admin
+short_of_rights without-bpf as +net_admin,+perfmon
+short_of_rights without-net_admin as +bpf,+perfmon
+short_of_rights without-perfmon as +bpf,+net_admin
 ulimit -l 64
-refused with-64-KiB-memlock as +bpf,+net_admin,+perfmon
+short_of_rights with-64-KiB-memlock as +bpf,+net_admin,+perfmon
 
 echo "@ - - end ."
 # Busybox's own needs an init to talk to.

@@ -88,8 +88,10 @@ pub(super) fn fetch(series: &str, folder: &Path) -> Result<Option<Kernel>> {
         offers.extend(own.newest(series)?.map(|name| (name, own)));
     }
     let elsewhere: &[&str] = match series {
-        "5.10" if offers.is_empty() => &["bullseye"],
         NEWEST => &NEWEST_IN,
+        "5.10" if offers.is_empty() => &["bullseye"],
+        "6.1" if offers.is_empty() => &["bookworm"],
+        "6.12" if offers.is_empty() => &["trixie"],
         _ => &[],
     };
     for codename in elsewhere {
