@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -23,8 +24,8 @@ use tokio::task::JoinHandle;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a request that is not whole yet.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections served at a time. Beyond it the oldest has to go: whoever asks gets an answer at once, whoever dribbles has had
-/// its time, so thousands of them keep nobody out.
+/// Connections served at a time. Beyond it the oldest that has not asked yet has to go: whoever asks at once gets its answer,
+/// whoever dribbles has had its time, so thousands of them keep nobody out.
 const CONNECTION_CAP: usize = 128;
 /// How long answers under way may take once the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
@@ -83,13 +84,17 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
                     continue;
                 }
             };
-            conversations.retain(|conversation: &JoinHandle<()>| !conversation.is_finished());
-            if conversations.len() == CONNECTION_CAP
-                && let Some(oldest) = conversations.pop_front()
-            {
-                oldest.abort();
+            conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
+            if conversations.len() == CONNECTION_CAP {
+                let silent = |conversation: &Conversation| !conversation.asked.load(Ordering::Relaxed);
+                let oldest = conversations.iter().position(silent).unwrap_or(0);
+                if let Some(oldest) = conversations.remove(oldest) {
+                    oldest.task.abort();
+                    // Closes its descriptor, and gives everybody else a turn to ask.
+                    let _ = oldest.task.await;
+                }
             }
-            conversations.push_back(tokio::spawn(converse(stream, Arc::clone(&pages))));
+            conversations.push_back(Conversation::begin(stream, Arc::clone(&pages)));
         }
     };
     tokio::select! {
@@ -97,8 +102,27 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Futu
         () = shutdown => {}
     }
     drop(listener);
-    let last_answers = futures_util::future::join_all(conversations);
+    let last_answers = futures_util::future::join_all(conversations.into_iter().map(|one| one.task));
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, last_answers).await;
+}
+
+/// A connection that is being served.
+struct Conversation {
+    task: JoinHandle<()>,
+    /// Its request is whole, and the answer under way.
+    asked: Arc<AtomicBool>,
+}
+
+impl Conversation {
+    fn begin(stream: TcpStream, pages: Arc<Pages>) -> Self {
+        let asked = Arc::new(AtomicBool::new(false));
+        let asking = Arc::clone(&asked);
+        let pages: Arc<Pages> = Arc::new(move |path| {
+            asking.store(true, Ordering::Relaxed);
+            pages(path)
+        });
+        Self { task: tokio::spawn(converse(stream, pages)), asked }
+    }
 }
 
 /// Answers the one request of a connection, within the limits.

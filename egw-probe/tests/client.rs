@@ -104,18 +104,16 @@ fn without_descriptors_ticks_are_skipped_and_the_result_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let script = "ulimit -n 180; exec \"$0\" \"$@\"";
-    let flags = ["--interval=2ms", "--probe-timeout=500ms", "--test-timeout=400ms"];
-    let args = [
-        "client",
-        "--external-target-addr",
-        &address,
-        "--exit",
-        "--output=json",
-        "--metrics-addr=127.0.0.1:0",
-    ];
+    let flags = ["--interval=2ms", "--probe-timeout=4s", "--test-timeout=2s"];
+    let http_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let serve = format!("--metrics-addr={http_at}");
+    let args = ["client", "--external-target-addr", &address, "--exit", "--output=json", &serve];
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", script, env!("CARGO_BIN_EXE_egw-probe")]).args(args).args(flags);
-    let output = Program::start_command(&mut shell).finish();
+    let client = Program::start_command(&mut shell);
+    let skipped = || common::metric(http_at, "egw_probe_skipped_ticks_total");
+    common::wait_for("ticks that are skipped, told by HTTP from its reserve", || skipped() > Some(100.0));
+    let output = client.finish();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(document["probes"]["sent"], 20, "180 descriptors, 160 of them in reserve");

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{Program, free_port, http, measure, metric, status, target, wait_for};
-use told::as_root;
+use told::{as_root, tried};
 
 /// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
 fn without_rights(args: &[&str]) -> Command {
@@ -58,6 +58,12 @@ fn without_rights_the_target_warns_once_and_answers_from_userspace() {
         log.lines().filter(|line| line.contains("WARN") && !line.contains("weak numbers")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains(MISSING) && warnings[0].contains("setcap"), "{log}");
+    tried(
+        "`--ebpf` without any right",
+        1,
+        "serves from userspace after one warning that names what is missing, and says so in its metrics",
+        "so",
+    );
 }
 
 #[test]

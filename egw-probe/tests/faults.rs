@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Program, free_port, measure, metric, status, target, wait_for};
 use serde_json::{Value, json};
-use told::{as_root, tried};
+use told::{as_root, skip, tried};
 
 /// Runs a shell script in a mount namespace of its own, where it may mount what it likes.
 fn in_mount_namespace(script: &str) -> Output {
@@ -26,6 +26,9 @@ fn in_mount_namespace(script: &str) -> Output {
         .output()
         .unwrap()
 }
+
+/// Puts a copy in the place of /etc, in the mount namespace of a script, which may then write what it likes there.
+const OWN_ETC: &str = "mount -t tmpfs none /mnt; cp -a /etc/. /mnt; mount --bind /mnt /etc";
 
 fn all_threads(pid: u32, field: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -170,9 +173,8 @@ fn a_name_that_resolves_late_is_measured_from_the_start_all_the_same() {
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
     // No name server answers on that port of loopback; the name comes by /etc/hosts, after a second.
     let script = format!(
-        "mount -t tmpfs none /mnt; echo 'nameserver 127.0.0.1' >/mnt/resolv.conf; echo 'hosts: files' >/mnt/nsswitch.conf
-         : >/mnt/hosts; for f in resolv.conf hosts nsswitch.conf; do : >>/etc/$f; mount --bind /mnt/$f /etc/$f; done
-         (sleep 1; echo '127.0.0.1 late.test' >/mnt/hosts) &
+        "{OWN_ETC}; echo 'nameserver 127.0.0.1' >/etc/resolv.conf; echo 'hosts: files' >/etc/nsswitch.conf; : >/etc/hosts
+         (sleep 1; echo '127.0.0.1 late.test' >/etc/hosts) &
          $PROGRAM client --external-target-addr late.test:{} --exit --output json --metrics-addr 127.0.0.1:0",
         target.port
     );
@@ -192,12 +194,16 @@ fn a_name_that_resolves_late_is_measured_from_the_start_all_the_same() {
 }
 
 /// A name server on port 53 of an address of loopback that answers the `n`th question for an IPv4 address with
-/// `answer(n)`, or not at all. Returns the lines that make a resolver ask it, and the count of those questions.
+/// `answer(n)`, or not at all. Returns the lines that make a resolver ask it, and the count of those questions; `None`, and
+/// says that the test is skipped, where somebody has that port on every address.
 fn name_server(
     address: Ipv4Addr,
     answer: impl Fn(u32) -> Option<Ipv4Addr> + Send + 'static,
-) -> (String, Arc<AtomicU32>) {
-    let socket = UdpSocket::bind((address, 53)).unwrap();
+) -> Option<(String, Arc<AtomicU32>)> {
+    let Ok(socket) = UdpSocket::bind((address, 53)) else {
+        skip("needs port 53 of an address of loopback");
+        return None;
+    };
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
     std::thread::spawn(move || {
@@ -225,11 +231,10 @@ fn name_server(
         }
     });
     let resolver = format!(
-        "mount -t tmpfs none /mnt; echo 'hosts: dns' >/mnt/nsswitch.conf
-         printf 'nameserver {address}\\noptions timeout:1 attempts:5\\n' >/mnt/resolv.conf
-         for f in resolv.conf nsswitch.conf; do : >>/etc/$f; mount --bind /mnt/$f /etc/$f; done"
+        "{OWN_ETC}; echo 'hosts: dns' >/etc/nsswitch.conf
+         printf 'nameserver {address}\\noptions timeout:1 attempts:5\\n' >/etc/resolv.conf"
     );
-    (resolver, asked)
+    Some((resolver, asked))
 }
 
 #[test]
@@ -237,7 +242,7 @@ fn a_name_server_that_hangs_delays_the_test_and_never_its_end() {
     if !as_root() {
         return;
     }
-    let (resolver, _) = name_server(Ipv4Addr::new(127, 9, 9, 1), |_| None);
+    let Some((resolver, _)) = name_server(Ipv4Addr::new(127, 9, 9, 1), |_| None) else { return };
     let client = "$PROGRAM client --exit --output json --metrics-addr 127.0.0.1:0";
     let silent = format!("{resolver}\n{client} --external-target-addr silent.test:7 --test-timeout 1s");
     let begun = Instant::now();
@@ -245,12 +250,14 @@ fn a_name_server_that_hangs_delays_the_test_and_never_its_end() {
     let ended_after = begun.elapsed();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &document["outcome"]), (Some(1), &json!("timed_out")));
-    // The resolver itself asks for five seconds before it says that it has failed.
+    // The resolver itself goes on for five seconds before it says that it has failed.
+    assert!(ended_after < Duration::from_secs(5), "{ended_after:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("\"silent.test:7\": cannot be resolved: the resolver does not answer"), "{said}");
 
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
-    let (resolver, _) = name_server(Ipv4Addr::new(127, 9, 9, 2), |n| (n > 0).then_some(Ipv4Addr::LOCALHOST));
+    let late = name_server(Ipv4Addr::new(127, 9, 9, 2), |n| (n > 0).then_some(Ipv4Addr::LOCALHOST));
+    let Some((resolver, _)) = late else { return };
     let output =
         in_mount_namespace(&format!("{resolver}\n{client} --external-target-addr slow.test:{}", target.port));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -273,9 +280,10 @@ fn a_name_that_changes_its_address_changes_nothing_for_a_test_under_way() {
     }
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
     // Nothing is at the second address (RFC 5737).
-    let (resolver, asked) = name_server(Ipv4Addr::new(127, 9, 9, 3), |n| {
+    let moving = name_server(Ipv4Addr::new(127, 9, 9, 3), |n| {
         Some(if n == 0 { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(192, 0, 2, 1) })
     });
+    let Some((resolver, asked)) = moving else { return };
     let output = in_mount_namespace(&format!(
         "{resolver}\n$PROGRAM client --exit --output json --metrics-addr 127.0.0.1:0 --watch=1s --interval 10ms \\
          --external-target-addr moving.test:{}",

@@ -12,7 +12,7 @@ use egw_probe::target::kernel::{
     AttachMode, KernelConfig, KernelError, KernelMetrics, KernelObserver, privilege::NEEDED, view::Selection,
 };
 use prometheus::Registry;
-use told::as_root;
+use told::{as_root, tried};
 
 const NOBODY: libc::c_long = 65_534;
 
@@ -86,4 +86,10 @@ fn each_missing_capability_is_called_by_its_name() {
     let error = with_only(&[], || start().err().unwrap().to_string());
     assert!(error.starts_with("missing CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON for "), "{error}");
     assert!(error.contains("setcap cap_bpf,cap_net_admin,cap_perfmon+p"), "{error}");
+    tried(
+        "one capability missing, or all, with `--ebpf=required`",
+        NEEDED.len() + 1,
+        "refused by a line that names what is missing and how to grant it",
+        "so",
+    );
 }

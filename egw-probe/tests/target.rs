@@ -104,7 +104,8 @@ fn at_the_descriptor_limit_the_target_waits_without_spinning_serves_http_and_rec
     let http_at = SocketAddr::from(([127, 0, 0, 1], http_port));
     wait_for("the target", || status(http_at, "/healthz") == 200);
 
-    let clients: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let mut clients: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     let open = || metric(http_at, "egw_probe_target_open_connections");
     wait_for("held connections up to the limit", || open() >= Some(40.0));
     let cpu = || metric(http_at, "process_cpu_seconds_total").unwrap();
@@ -115,7 +116,14 @@ fn at_the_descriptor_limit_the_target_waits_without_spinning_serves_http_and_rec
     assert!(open() < Some(45.0));
     assert!(metric(http_at, "egw_probe_target_accept_failures_total{reason=\"exhausted\"}") > Some(10.0));
 
+    // The kernel's queue is in order: the last twenty wait.
+    let waiting = clients.split_off(40);
     drop(clients);
+    for mut stream in waiting {
+        let mut reply = [0; 5];
+        stream.read_exact(&mut reply).expect("nobody is closed unanswered");
+        assert_eq!(&reply, b"pong\n");
+    }
     wait_for("the target to let go", || open() == Some(0.0));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut reply = [0; 5];
@@ -148,13 +156,19 @@ fn peers_that_reset_at_once_stop_nothing() {
 fn the_default_metrics_port_being_taken_is_a_warning() {
     // Whoever holds it: another target, this test, or nobody yet.
     let _holder = std::net::TcpListener::bind("[::]:2113");
-    let listen = format!("--listen-port={}", free_port());
-    let mut second = Program::start(&["external-target", "--allowed-cidr=::/0", &listen]);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(second.is_running());
+    let port = free_port();
+    let listen = format!("--listen-port={port}");
+    let second = Program::start(&["external-target", "--allowed-cidr=0.0.0.0/0", &listen]);
+    wait_for("a pong", || {
+        let mut reply = [0; 5];
+        let asked =
+            TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| stream.read_exact(&mut reply));
+        asked.is_ok() && &reply == b"pong\n"
+    });
     second.signal("-TERM");
     let log = String::from_utf8(second.finish().stderr).unwrap();
     assert!(log.contains("no metrics of this target") && log.contains("2113 is in use"), "{log}");
+    tried("the target's default metrics port is in use", 1, "a warning, and everybody is served", "so");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! `cargo xtask fuzz`: every fuzz target for a while, over the committed corpus. What a run adds to the corpus stays below
-//! `target/`; findings stay in `fuzz/artifacts`, until somebody fixes them and adds them to the corpus.
+//! `cargo xtask fuzz`: every fuzz target for a while, over the committed corpus. What a run finds worth keeping stays below
+//! `target/`, and goes into the corpus with `--keep`; findings stay in `fuzz/artifacts`, until somebody fixes them and adds them
+//! to the corpus.
 
 use std::{
     fs,
@@ -19,6 +20,9 @@ pub(crate) struct Options {
     /// Seconds for each target
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// Afterwards take into the committed corpus whatever reaches something that nothing in it does
+    #[arg(long)]
+    keep: bool,
     /// Targets to run [default: all]
     target: Vec<String>,
 }
@@ -55,6 +59,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             tried.finding.as_deref().map_or("nothing found".into(), |finding| format!("FOUND: {finding}")),
         );
         findings += u8::from(tried.finding.is_some());
+        if options.keep {
+            keep(root, &triple, &name)?;
+        }
     }
     Ok(ExitCode::from(findings.min(1)))
 }
@@ -70,11 +77,29 @@ struct Tried {
     finding: Option<String>,
 }
 
+/// The committed corpus of a target, and the one that its runs have made.
+fn corpora(root: &Path, name: &str) -> Result<[PathBuf; 2]> {
+    let folders = ["fuzz/corpus", "target/fuzz-corpus"].map(|folder| root.join(folder).join(name));
+    folders.iter().try_for_each(fs::create_dir_all)?;
+    Ok(folders)
+}
+
+/// Copies what adds to the committed corpus into it, the smallest of those that do the same.
+fn keep(root: &Path, triple: &str, name: &str) -> Result<()> {
+    let [committed, grown] = corpora(root, name)?;
+    let merged = cargo_fuzz(root, "run", triple)
+        .arg(name)
+        .args([&committed, &grown])
+        .args(["--", "-merge=1"])
+        .output()
+        .context("cargo could not be started")?;
+    let said = String::from_utf8_lossy(&merged.stderr);
+    ensure!(merged.status.success(), "{name}: the corpora could not be merged: {said}");
+    Ok(())
+}
+
 fn one(root: &Path, triple: &str, name: &str, seconds: u32) -> Result<Tried> {
-    let (committed, grown) =
-        (root.join("fuzz/corpus").join(name), root.join("target/fuzz-corpus").join(name));
-    fs::create_dir_all(&committed)?;
-    fs::create_dir_all(&grown)?;
+    let [committed, grown] = corpora(root, name)?;
     // libFuzzer writes into the first folder only.
     let output = cargo_fuzz(root, "run", triple)
         .arg(name)

@@ -19,6 +19,8 @@ use crate::vm;
 const PAGE: &str = "docs/robustness.md";
 /// How the last cell of a row begins that a test told.
 const TOLD_BY_TEST: &str = "`--test ";
+/// Fault or input, how often tried, what was promised, what happened, the command.
+const CELLS: usize = 5;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -58,7 +60,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         if let Some(at) = line.find("skipped: ") {
             skipped.push(line[at..].to_owned());
         }
-        tried.extend(line.find("tried: ").and_then(|at| row(&line[at + "tried: ".len()..])));
+        if let Some((_, told)) = line.split_once("tried: ") {
+            tried.push(row(told)?);
+        }
     }
     let status = tests.wait()?;
     skipped.sort();
@@ -67,11 +71,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         println!("{row}");
     }
     if options.write {
-        ensure!(status.success(), "tests failed: {PAGE} stays as it is");
+        ensure!(
+            status.success() && options.args.is_empty(),
+            "{PAGE} is only written by a whole run that passed"
+        );
         let page =
             Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?.join(PAGE);
         let text = fs::read_to_string(&page).context(PAGE)?;
-        fs::write(&page, with_rows(&text, &tried)?).context(PAGE)?;
+        fs::write(&page, with_rows(&text, &tried, &skipped)?).context(PAGE)?;
     }
     for line in &skipped {
         println!("{line}");
@@ -81,23 +88,33 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!status.success())))
 }
 
-/// The row of a table for what a test told: five cells, the last one a command.
-fn row(told: &str) -> Option<String> {
-    let (cells, command) = told.rsplit_once(" | ")?;
-    Some(format!("| {cells} | `{command}` |"))
+/// The row of the table for what a test told.
+fn row(told: &str) -> Result<String> {
+    let cells: Vec<&str> = told.split(" | ").collect();
+    ensure!(cells.len() == CELLS, "{} cells and not {CELLS}: {told}", cells.len());
+    Ok(format!("| {} | `{}` |", cells[..CELLS - 1].join(" | "), cells[CELLS - 1]))
 }
 
-/// The page with these rows in place of those that tests had told before, in front of the others.
-fn with_rows(page: &str, rows: &[String]) -> Result<String> {
+/// The page with these rows in place of those that tests had told before, in front of the others. What a test that was
+/// skipped had told stays.
+fn with_rows(page: &str, rows: &[String], skipped: &[String]) -> Result<String> {
     let lines: Vec<&str> = page.lines().collect();
-    let rule = lines.iter().position(|line| line.starts_with("|---")).context("the page has no table")?;
+    let rule = format!("{}|", "|---".repeat(CELLS));
+    let rule = lines.iter().position(|line| *line == rule).context("the page has no such table")?;
     let end =
         lines[rule..].iter().position(|line| !line.starts_with('|')).map_or(lines.len(), |rows| rule + rows);
-    let told =
-        |line: &&str| line.rsplit(" | ").next().is_some_and(|command| command.starts_with(TOLD_BY_TEST));
-    let kept = lines[rule + 1..end].iter().copied().filter(|line| !told(line));
-    let lines = lines[..=rule].iter().copied().chain(rows.iter().map(String::as_str)).chain(kept);
-    let lines: Vec<&str> = lines.chain(page.lines().skip(end)).collect();
+    let command = |line: &str| line.rsplit(" | ").next().unwrap_or_default().to_owned();
+    let told = |line: &str| command(line).starts_with(TOLD_BY_TEST);
+    let is_skipped = |line: &str| {
+        let test = command(line).trim_end_matches("` |").rsplit(' ').next().unwrap_or_default().to_owned();
+        skipped.iter().any(|skipped| skipped.starts_with(&format!("skipped: {test}: ")))
+    };
+    let (before, others): (Vec<&str>, Vec<&str>) = lines[rule + 1..end].iter().partition(|line| told(line));
+    let mut by_tests: Vec<&str> = before.into_iter().filter(|line| is_skipped(line)).collect();
+    by_tests.extend(rows.iter().map(String::as_str));
+    by_tests.sort_by_key(|line| command(line));
+    let lines: Vec<&str> =
+        lines[..=rule].iter().chain(&by_tests).chain(&others).chain(&lines[end..]).copied().collect();
     Ok(lines.join("\n") + "\n")
 }
 
@@ -106,12 +123,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_row_has_five_cells() {
+        assert_eq!(row("a | 1 | b | c | --test x y").unwrap(), "| a | 1 | b | c | `--test x y` |");
+        assert!(row("a | 1 | b | --test x y").is_err());
+    }
+
+    #[test]
     fn rows_of_tests_replace_those_of_earlier_tests_and_leave_the_others() {
-        let page = "# T\n\n| what | with |\n|---|---|\n| old | `--test a b` |\n| long | `cargo xtask fuzz` |\n\nEnd.\n";
-        let new = row("new | --test a c").unwrap();
-        let expected = "# T\n\n| what | with |\n|---|---|\n| new | `--test a c` |\n| long | `cargo xtask fuzz` |\n\nEnd.\n";
-        let written = with_rows(page, &[new]).unwrap();
-        assert_eq!(written, expected);
-        assert_eq!(with_rows(&written, &[row("new | --test a c").unwrap()]).unwrap(), expected);
+        let head = "# T\n\n| what | n | promised | happened | with |\n|---|---|---|---|---|\n";
+        let tail = "| long | 1 | p | h | `cargo xtask fuzz` |\n\nEnd.\n";
+        let told = |what: &str, test: &str| row(&format!("{what} | 1 | p | h | --test t {test}")).unwrap();
+        let page = format!("{head}{}\n{}\n{tail}", told("gone", "a"), told("skipped", "b"));
+        let rows = [told("new", "d"), told("new", "c")];
+        let written = with_rows(&page, &rows, &["skipped: b: needs root".to_owned()]).unwrap();
+        assert_eq!(written, format!("{head}{}\n{}\n{}\n{tail}", told("skipped", "b"), rows[1], rows[0]));
+        assert!(with_rows("no table", &rows, &[]).is_err());
     }
 }

@@ -146,15 +146,16 @@ impl<'a> Hold<'a> {
         let mut ready = Vec::new();
         let mut next = Monotonic::now();
         while !stop.load(Ordering::Relaxed) {
+            let looked = Monotonic::now();
             // Not longer than a signal may be kept waiting.
-            self.poller.wait(Some(next.min(Monotonic::now() + GLANCE)), &mut ready)?;
+            self.poller.wait(Some(next.min(looked + GLANCE)), &mut ready)?;
             let now = Monotonic::now();
             for event in ready.drain(..) {
                 self.event(event, now);
             }
             if now >= next {
                 for index in 0..self.connections.len() {
-                    self.look(index, now);
+                    self.look(index, looked, now);
                 }
                 next = now + self.tick;
             }
@@ -170,7 +171,8 @@ impl<'a> Hold<'a> {
         Ok(self.report)
     }
 
-    fn look(&mut self, index: usize, now: Monotonic) {
+    /// Looks after a connection at `now`. What had happened to it by `looked` has been taken in.
+    fn look(&mut self, index: usize, looked: Monotonic, now: Monotonic) {
         let stall = match &mut self.connections[index] {
             Connection::Closed { reopen_at } if now < *reopen_at => return,
             Connection::Closed { .. } => {
@@ -184,7 +186,7 @@ impl<'a> Hold<'a> {
                 return;
             }
             Connection::Opening(_, since) => {
-                if now.since(*since) > HANDSHAKE {
+                if looked.since(*since) > HANDSHAKE {
                     self.connections[index] = Connection::Closed { reopen_at: now };
                 }
                 return;

@@ -16,6 +16,7 @@ pub type ProbeId = u64;
 #[derive(Debug)]
 struct Flight<S> {
     sent: Monotonic,
+    deadline: Monotonic,
     established: Option<Monotonic>,
     egress_ip: Option<IpAddr>,
     /// The socket of an open probe, or how it ended and when that was known.
@@ -42,11 +43,13 @@ impl<S> InFlight<S> {
         self.first + self.probes.len() as u64
     }
 
-    /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once.
-    pub fn launch(&mut self, sent: Monotonic, state: Result<S, Outcome>) {
+    /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once. It had
+    /// left by `left`, and has its time from then on.
+    pub fn launch(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
         self.open += usize::from(state.is_ok());
         let state = state.map_err(|outcome| (outcome, sent));
-        self.probes.push_back(Flight { sent, established: None, egress_ip: None, state });
+        let deadline = left + self.timeout;
+        self.probes.push_back(Flight { sent, deadline, established: None, egress_ip: None, state });
     }
 
     /// The socket of a probe that is still open.
@@ -109,12 +112,13 @@ impl<S> InFlight<S> {
     /// When the time of the oldest open probe is up.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let front = self.probes.front().filter(|flight| flight.state.is_ok())?;
-        Some(front.sent + self.timeout)
+        Some(front.deadline)
     }
 
     /// Takes the next probe in sent order, if it is settled.
     pub fn take_settled(&mut self) -> Option<Probe> {
-        let &Flight { sent, established, egress_ip, state: Err((outcome, settled)) } = self.probes.front()?
+        let &Flight { sent, established, egress_ip, state: Err((outcome, settled)), .. } =
+            self.probes.front()?
         else {
             return None;
         };
@@ -151,7 +155,7 @@ mod tests {
     fn three_in_flight() -> InFlight<&'static str> {
         let mut flight = InFlight::new(Duration::from_millis(900));
         for (sent, socket) in [(0, "a"), (50, "b"), (100, "c")] {
-            flight.launch(at(sent), Ok(socket));
+            flight.launch(at(sent), at(sent), Ok(socket));
         }
         flight
     }

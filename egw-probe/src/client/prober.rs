@@ -3,6 +3,7 @@
 //! What a probe's verdict means is not decided here: see [`super::outcome`], [`super::inflight`] and
 //! [`super::bracket`].
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
@@ -77,6 +78,8 @@ pub struct Measurement {
     pub watch: Watch,
     /// When this client itself was held up, the first of them, and how many there were in all.
     pub stalls: (Vec<Stall>, u64),
+    /// How much of the bracket they make up, as far as the latest of them tell.
+    pub stalled_in_bracket: Duration,
 }
 
 /// A time in which this client served no tick although some were due: it was stopped, or got no CPU.
@@ -109,6 +112,8 @@ pub struct Setup<'a> {
 /// The client's probing, from the first tick to the last verdict.
 pub struct Prober<'a> {
     setup: Setup<'a>,
+    /// The latest stalls, each from its first skipped tick to the next one served.
+    latest_stalls: VecDeque<(Monotonic, Monotonic)>,
     poller: Poller,
     timer: OwnedFd,
     pacer: Pacer,
@@ -156,7 +161,9 @@ impl<'a> Prober<'a> {
                 syn_retransmissions: counts_retransmissions.then_some(0),
                 watch: Watch::new(start),
                 stalls: (Vec::new(), 0),
+                stalled_in_bracket: Duration::ZERO,
             },
+            latest_stalls: VecDeque::new(),
             tagger,
             last_outcome: None,
             outcome_log: RateLimit::per_second(1),
@@ -276,6 +283,10 @@ impl<'a> Prober<'a> {
         if kept.len() < STALL_CAP {
             kept.push(stall);
         }
+        if self.latest_stalls.len() == STALL_CAP {
+            self.latest_stalls.pop_front();
+        }
+        self.latest_stalls.push_back((tick.awaited, now));
     }
 
     fn launch(&mut self) {
@@ -301,7 +312,7 @@ impl<'a> Prober<'a> {
             tracing::debug!(%error, outcome = outcome.name(), "probe did not leave");
             outcome
         });
-        self.in_flight.launch(sent, launched);
+        self.in_flight.launch(sent, Monotonic::now(), launched);
     }
 
     fn socket_ready(&mut self, id: ProbeId, flags: EventFlags, now: Monotonic) {
@@ -388,6 +399,7 @@ impl<'a> Prober<'a> {
     fn name_winner(&mut self, winner: Winner) {
         self.setup.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
         self.setup.metrics.set_bracket(self.measured.judge.bracket());
+        self.measured.stalled_in_bracket = self.stalled_in_bracket();
         let misses = self.measured.judge.before_winner().misses();
         tracing::info!(delay = ?winner.masquerade_delay, misses, "masqueraded");
         if let Some(watch) = self.setup.config.watch {
@@ -397,6 +409,15 @@ impl<'a> Prober<'a> {
                 self.pacer.set_end(end.unwrap_or(Monotonic::from_ns(u64::MAX)));
             }
         }
+    }
+
+    fn stalled_in_bracket(&self) -> Duration {
+        let bracket = self.measured.judge.bracket();
+        let (Some(lower), Some(upper)) = (bracket.lower, bracket.upper) else { return Duration::ZERO };
+        let (lower, upper) = (self.setup.start + lower, self.setup.start + upper);
+        // An instant since a later one is zero.
+        let inside = |&(begin, end): &(Monotonic, Monotonic)| end.min(upper).since(begin.max(lower));
+        self.latest_stalls.iter().map(inside).sum()
     }
 
     /// One log line when a disruption begins, one when it ends.

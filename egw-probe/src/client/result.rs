@@ -366,9 +366,13 @@ fn warnings(config: &ClientConfig, measured: &Measurement) -> Vec<String> {
             format_duration(lateness)
         ));
     }
-    if let Some((own, width)) = own_part_of_bracket(measured).filter(|(own, width)| *own > width / 2.0) {
+    let (bracket, own) = (measured.judge.bracket(), measured.stalled_in_bracket);
+    let width = bracket.upper.unwrap_or_default().saturating_sub(bracket.lower.unwrap_or_default());
+    if own > width / 2 {
         warnings.push(format!(
-            "{own:.6}s of the bracket's {width:.6}s are this client's own: it was stopped or got no CPU, and probed nothing"
+            "{} of the bracket's {} are this client's own: it was stopped or got no CPU, and probed nothing",
+            format_duration(own),
+            format_duration(width)
         ));
     }
     if judged.of(Outcome::Error) > 0 {
@@ -379,15 +383,4 @@ fn warnings(config: &ClientConfig, measured: &Measurement) -> Vec<String> {
         ));
     }
     warnings
-}
-
-/// How much of the bracket this client itself was held up, and how wide the bracket is, in seconds; `None` if an end is open.
-fn own_part_of_bracket(measured: &Measurement) -> Option<(f64, f64)> {
-    let bracket = measured.judge.bracket();
-    let (lower, upper) = (bracket.lower?.as_secs_f64(), bracket.upper?.as_secs_f64());
-    let inside = |stall: &Stall| {
-        let end = stall.at_seconds + stall.length_seconds;
-        (end.min(upper) - stall.at_seconds.max(lower)).max(0.0)
-    };
-    Some((measured.stalls.0.iter().map(inside).sum(), upper - lower))
 }

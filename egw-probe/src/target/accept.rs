@@ -26,6 +26,8 @@ use crate::poller::{EventFlags, Poller};
 use crate::tcp;
 
 const PONG: &[u8] = b"pong\n";
+/// Above this, instants told by accepts are called weak.
+const WEAK_WAIT: Duration = Duration::from_millis(50);
 /// Pause after an accept that failed for want of descriptors or memory: others need time to give some back.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
@@ -51,6 +53,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// Lets a line a second through.
     pub log: Mutex<RateLimit>,
+    /// The longest wait for an accept that the log has told of; zero at first.
+    pub wait_told: Mutex<Duration>,
 }
 
 impl Shared {
@@ -68,10 +72,7 @@ impl Shared {
                 Ok((stream, source)) => {
                     let now = Monotonic::now();
                     if let Some(wait) = waits.look(&stream, now) {
-                        self.metrics.accept_wait.observe(wait.as_secs_f64());
-                        if let Some(line) = waits.complain(wait) {
-                            tracing::warn!("{line}");
-                        }
+                        self.note_wait(wait);
                     }
                     self.serve(stream, source, index, now);
                 }
@@ -86,6 +87,16 @@ impl Shared {
         for listener in listeners {
             // Wakes the blocked accept with EINVAL (inet_csk_accept, net/ipv4/inet_connection_sock.c).
             let _ = shutdown(listener, Shutdown::Both);
+        }
+    }
+
+    fn note_wait(&self, wait: Duration) {
+        self.metrics.accept_wait.observe(wait.as_secs_f64());
+        if wait > WEAK_WAIT {
+            let mut told = self.wait_told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(line) = complaint(wait, &mut told) {
+                tracing::warn!("{line}");
+            }
         }
     }
 
@@ -176,6 +187,9 @@ impl Shared {
     /// Waits for descriptors. Connections stay in the kernel's queue: closing them would look like a leak to the client.
     fn exhausted(&self, line: &str) {
         self.metrics.accept_exhausted.inc();
+        if let Some(kernel) = &self.kernel {
+            kernel.accepting_waits(Monotonic::now());
+        }
         self.warn(line);
         std::thread::sleep(EXHAUSTED_PAUSE);
     }
@@ -188,18 +202,15 @@ impl Shared {
     }
 }
 
-/// How long connections wait for their accept: the target's own lateness, looked at now and then.
+/// How long connections wait for their accept: the target's own lateness, looked at now and then by each loop.
 #[derive(Debug, Default)]
 struct Waits {
     looked: Option<Monotonic>,
-    told: Duration,
 }
 
 impl Waits {
     /// A look is a system call; at most one in so long is spent on it.
     const PERIOD: Duration = Duration::from_millis(10);
-    /// Above this, instants told by accepts are called weak.
-    const BOUND: Duration = Duration::from_millis(50);
 
     /// How long this connection has waited, if it is time for a look.
     fn look(&mut self, stream: &TcpStream, now: Monotonic) -> Option<Duration> {
@@ -209,19 +220,19 @@ impl Waits {
         self.looked = Some(now);
         tcp::since_handshake(stream).ok()
     }
+}
 
-    /// What to say of a wait above the bound: the first, and each that is twice as long as the last one told.
-    fn complain(&mut self, wait: Duration) -> Option<String> {
-        if wait <= Self::BOUND.max(self.told * 2) {
-            return None;
-        }
-        self.told = wait;
-        Some(format!(
-            "weak numbers: a connection waited {wait:?} for its accept, more than {:?}: instants told by accepts (first and \
-             last of /sources, tags without --ebpf) are late by so much; give the target more CPU",
-            Self::BOUND
-        ))
+/// What to say of a wait above [`WEAK_WAIT`]: of the first, and of each that is twice as long as the longest one told.
+fn complaint(wait: Duration, told: &mut Duration) -> Option<String> {
+    if wait <= *told * 2 {
+        return None;
     }
+    *told = wait;
+    Some(format!(
+        "weak numbers: a connection waited {wait:?} for its accept, more than {WEAK_WAIT:?}: instants told by accepts (first \
+         and last of /sources, tags without --ebpf) are late by so much; give the target more CPU, or more descriptors if it \
+         lacks them"
+    ))
 }
 
 /// Connections kept open for `--keep-open`: a descriptor and a registration with epoll each, no task and no buffer.
@@ -308,11 +319,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_above_the_bound_are_told_and_then_only_those_twice_as_long() {
-        let mut waits = Waits::default();
-        let told = [10, 50, 51, 90, 102, 103, 150, 2000]
-            .map(Duration::from_millis)
-            .map(|wait| waits.complain(wait).is_some());
-        assert_eq!(told, [false, false, true, false, false, true, false, true]);
+    fn waits_are_told_once_and_then_only_those_twice_as_long() {
+        let mut told = Duration::ZERO;
+        let waits = [51, 90, 102, 103, 150, 2000].map(Duration::from_millis);
+        let lines = waits.map(|wait| complaint(wait, &mut told).is_some());
+        assert_eq!(lines, [true, false, false, true, false, true]);
     }
 }

@@ -81,6 +81,7 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         metrics,
         stopping: AtomicBool::new(false),
         log: Mutex::new(RateLimit::per_second(1)),
+        wait_told: Mutex::default(),
     });
     let http =
         http.map(|listener| HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))).transpose()?;

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -84,9 +85,17 @@ impl Drop for Program {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, handed out once, and below those that the kernel gives to whoever connects (`ip_local_port_range`).
 pub fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = HANDED_OUT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id() * 64 + number) % 20_000;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("::", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One HTTP exchange: status line and headers, body.

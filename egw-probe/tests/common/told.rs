@@ -20,7 +20,9 @@ pub fn skip(why: &str) {
 
 /// Whether the running test may do what only root may; says that it is skipped where not.
 pub fn as_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
+    use caps::Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+    let may = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
+    let root = [CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN].into_iter().all(may);
     if !root {
         skip("needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN)");
     }

@@ -72,15 +72,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What git tracks, as it lies here, in a folder of another name and depth.
+/// What git tracks or would, as it lies here, in a folder of another name and depth.
 fn copy_of_sources(root: &Path) -> Result<PathBuf> {
     let copy = root.join("target/another/folder");
     if copy.exists() {
         fs::remove_dir_all(&copy).context("cannot empty target/another/folder")?;
     }
-    let listed = Command::new("git").current_dir(root).args(["ls-files", "-z"]).output().context("git")?;
+    let listed = Command::new("git")
+        .current_dir(root)
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .output()
+        .context("git")?;
     ensure!(listed.status.success(), unready("--check copies what git tracks: this is no git repository"));
-    for file in String::from_utf8(listed.stdout)?.split_terminator('\0') {
+    for file in
+        String::from_utf8(listed.stdout)?.split_terminator('\0').filter(|file| root.join(file).exists())
+    {
         let to = copy.join(file);
         fs::create_dir_all(to.parent().expect("it lies below the copy"))?;
         fs::copy(root.join(file), &to).with_context(|| file.to_owned())?;

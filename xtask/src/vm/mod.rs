@@ -78,9 +78,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         guests
             .into_iter()
             .map(|guest| guest.join().expect("a guest's thread does not panic"))
-            .collect::<Result<Vec<_>>>()
-    })?;
+            .collect::<Vec<_>>()
+    });
     for (kernel, console) in kernels.iter().zip(consoles) {
+        let console = console.unwrap_or_else(|error| {
+            eprintln!("{}: {error:#}", kernel.release);
+            String::new()
+        });
         table.add(&kernel.release, &console);
     }
     println!("{}", table.markdown());
@@ -157,7 +161,7 @@ impl Guest<'_> {
             .context("QEMU could not be started")?;
         let why = loop {
             if let Some(status) = machine.try_wait()? {
-                if status.success() {
+                if status.success() && self.has_spoken() {
                     return Ok(begun.elapsed());
                 }
                 let said = std::io::read_to_string(machine.stderr.take().expect("stderr is piped"))?;

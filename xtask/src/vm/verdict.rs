@@ -153,7 +153,9 @@ fn short_row(release: &str, seen: &Seen, (who, rights, named): (&str, &str, &str
     let enough = who == MEMLOCK && numbers(release) >= (5, 11);
     let well = served
         && if enough {
-            required("exit") == "0" && auto("warned") == "0" && auto("in_force") != "userspace"
+            required("exit") == "0"
+                && auto("warned") == "0"
+                && auto("in_force") == expected_mode(release, "auto")
         } else {
             // In front of what to do, which names all three.
             let says = |words: &str| words.split(';').next().is_some_and(|what| what.contains(named));

@@ -197,12 +197,15 @@ impl<'a> Shard<'a> {
                     self.next_timeout().into_iter().chain(self.plan.end).fold(now + GLANCE, Monotonic::min);
                 self.wait(until)?
             };
-            // What had run out of time before the look, and shows nothing in it.
-            if all_read && now >= look_for_timeouts {
-                self.give_up(now);
+            // What had run out of time before the look, and shows nothing in it. A peer that keeps all looks full does not
+            // keep a dial for ever.
+            if now >= look_for_timeouts {
+                self.give_up(now, if all_read { DIAL_TIMEOUT } else { 2 * DIAL_TIMEOUT });
                 look_for_timeouts = now + GLANCE;
             }
         };
+        // What happened while nobody looked.
+        self.wait(Monotonic::now())?;
         let patience = Monotonic::now() + LAST_ANSWERS;
         while self.report.answered > 0 && self.unanswered > 0 && Monotonic::now() < patience {
             self.wait(patience)?;
@@ -275,10 +278,10 @@ impl<'a> Shard<'a> {
         self.dials.iter().flatten().map(|dial| dial.begun + DIAL_TIMEOUT).min()
     }
 
-    fn give_up(&mut self, now: Monotonic) {
+    fn give_up(&mut self, now: Monotonic, after: Duration) {
         for place in 0..self.dials.len() {
             let Some(dial) = self.dials[place] else { continue };
-            if now >= dial.begun + DIAL_TIMEOUT {
+            if now >= dial.begun + after {
                 self.settle(place as u16);
                 self.release(dial.slot);
                 let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within 5s");

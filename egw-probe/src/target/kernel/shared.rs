@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 262_144;
 /// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
 const EXPIRY: Duration = Duration::from_secs(10);
 /// Whoever has not looked for this long was held up, and connections that stood meanwhile are still to be accepted: they get
-/// as long before an attempt is given up on.
+/// as long, from then on, before an attempt is given up on.
 const HELD_UP: Duration = Duration::from_secs(1);
 /// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
 const ACCEPTED: usize = 65_536;
@@ -226,6 +226,11 @@ impl ObserverHandle {
         } else {
             waiting.dropped += 1;
         }
+    }
+
+    /// Tells that connections wait for an accept that cannot be made now: no attempt is given up on meanwhile.
+    pub fn accepting_waits(&self, now: Monotonic) {
+        lock(&self.0.core).patient_until = now + HELD_UP;
     }
 
     /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
