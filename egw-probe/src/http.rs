@@ -133,6 +133,8 @@ pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pa
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
+        // Who has asked and closes its half (`nc -N`) still wants its answer.
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);

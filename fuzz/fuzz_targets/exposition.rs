@@ -3,14 +3,14 @@
 #![no_main]
 
 use egw_probe::report::client::Reading;
-use egw_probe::report::exposition::{clients, parse_answer, parse_text};
+use egw_probe::report::exposition::{Clients, clients, parse_answer, parse_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&str, &str)| {
     let (name, page) = input;
-    let sound = |read: Vec<Reading>| {
-        assert!(!read.is_empty());
-        for Reading { client, .. } in read {
+    let sound = |read: Clients| {
+        assert!(!read.readings.is_empty() || !read.damaged.is_empty());
+        for Reading { client, .. } in read.readings {
             assert!(client.delay.lower <= client.delay.upper && client.delay.upper >= 0.0, "{client:?}");
             assert!(client.blackhole_seconds.is_finite() && client.blackhole_seconds >= 0.0, "{client:?}");
         }
@@ -21,5 +21,5 @@ fuzz_target!(|input: (&str, &str)| {
     let escaped = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let line = format!("egw_scale_test_failed_tests_total{{pod=\"{escaped}\"}} 0");
     let read = clients(parse_text(&line).expect(&line), "page").expect("a client");
-    assert_eq!(read[0].client.name, name);
+    assert_eq!(read.readings[0].client.name, name);
 });

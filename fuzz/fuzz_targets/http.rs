@@ -1,5 +1,5 @@
-//! HTTP: whatever a peer says, in whichever pieces, it gets one whole answer of this server's or none, the same one; and
-//! the conversation ends.
+//! HTTP: whatever a peer says, in whichever pieces, it gets one whole answer of this server's or none, to a request the same
+//! one; and the conversation ends.
 #![no_main]
 
 use std::sync::Arc;
@@ -17,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 fuzz_target!(|input: (u8, &[u8])| {
     let (size, bytes) = input;
     let whole = answer(bytes, bytes.len().max(1));
-    assert_eq!(whole, answer(bytes, usize::from(size) + 1), "pieces make a difference");
+    let in_pieces = answer(bytes, usize::from(size) + 1);
+    // What is no request, and never ends, is told so at its first wrong byte or not at all: hyper reads a head that came in
+    // part again only once its end is there.
+    let to_a_request = |(status, _): &(u16, String)| [200, 404, 405].contains(status);
+    assert_eq!(whole.filter(to_a_request), in_pieces.filter(to_a_request), "pieces make a difference");
 });
 
 /// Status and body.

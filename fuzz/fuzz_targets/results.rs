@@ -22,19 +22,22 @@ fuzz_target!(|input: (u8, &[u8])| {
 fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
     let (mut corpus, mut number, mut pieces) = (Corpus::default(), 0, Vec::new());
     // Clients, entries of targets, pages of sources.
-    let mut found = [0_u64; 3];
+    let (mut found, mut log_lines) = ([0_u64; 3], 0);
     let mut take = |piece: Piece<'_>| {
         pieces.push(format!("{piece:?}"));
+        log_lines += u64::from(piece == Piece::LogLine);
         if let Piece::Document(bytes) = &piece {
             match document::read(bytes) {
                 Ok(Found::Client(_)) => found[0] += 1,
                 Ok(Found::Tags(entries)) => found[1] += entries.len() as u64,
                 Ok(Found::Sources(_)) => found[2] += 1,
+                Ok(Found::LogLine) => {}
                 Err(refusal) => assert!(!refusal.to_string().is_empty()),
             }
         }
         let before = corpus.skipped_total();
-        let read = matches!(&piece, Piece::Document(bytes) if document::read(bytes).is_ok());
+        let read = piece == Piece::LogLine
+            || matches!(&piece, Piece::Document(bytes) if document::read(bytes).is_ok());
         input::take(&mut corpus, "stream", &mut number, &piece);
         assert_eq!(corpus.skipped_total(), before + u64::from(!read));
     };
@@ -43,7 +46,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
         splitter.feed(chunk, &mut take);
     }
     splitter.end(&mut take);
-    assert_eq!(number, pieces.len() as u64);
+    assert_eq!(number + log_lines, pieces.len() as u64);
     corpus.finish();
     let counted = corpus.clients.len() as u64 + corpus.read_again + corpus.tags_of_known_clients;
     assert_eq!(counted, found[0] + found[1]);

@@ -386,16 +386,24 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, String> {
         let length = if address.is_ipv4() { 32 } else { 128 };
         return Err(format!("the prefix length is missing: write {address}/{length}"));
     }
-    text.parse::<IpNet>()
-        .map(|net| match net.trunc() {
-            // Sources in 4-in-6 mapped form are IPv4 addresses, so a CIDR of them is one of IPv4.
-            IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
-                Some(address) => Ipv4Net::new_assert(address, mapped.prefix_len() - 96).into(),
-                None => mapped.into(),
-            },
-            net => net,
-        })
-        .map_err(|_| "not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64".to_owned())
+    let net = address_and_length(text)
+        .ok_or("not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64")?;
+    Ok(match net.trunc() {
+        // Sources in 4-in-6 mapped form are IPv4 addresses, so a CIDR of them is one of IPv4.
+        IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
+            Some(address) => Ipv4Net::new_assert(address, mapped.prefix_len() - 96).into(),
+            None => mapped.into(),
+        },
+        net => net,
+    })
+}
+
+/// By the standard library's reading of an address, which, as Go's and unlike ipnet's, refuses octets with leading zeros: some
+/// programs take those for octal.
+fn address_and_length(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let length = length.bytes().all(|byte| byte.is_ascii_digit()).then(|| length.parse().ok())??;
+    IpNet::new(address.parse().ok()?, length).ok()
 }
 
 #[cfg(test)]
@@ -472,5 +480,12 @@ mod tests {
             target("--allowed-cidr 192.0.2.77/24,2001:db8::5/64 --allowed-cidr ::ffff:198.51.100.1/128");
         let written: Vec<String> = args.allowed_cidr.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["192.0.2.0/24", "2001:db8::/64", "198.51.100.1/32"]);
+    }
+
+    #[test]
+    fn an_octet_that_may_be_octal_and_a_length_with_a_sign_are_refused_as_in_go() {
+        for text in ["010.0.0.0/8", "10.00.0.0/8", "::ffff:0:10.00.0.0/90", "10.0.0.0/+8", "10.0.0.0/"] {
+            assert!(parse_cidr(text).is_err(), "{text}");
+        }
     }
 }
