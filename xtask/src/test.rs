@@ -60,11 +60,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         if let Some(at) = line.find("skipped: ") {
             skipped.push(line[at..].to_owned());
         }
-        if let Some((_, told)) = line.split_once("tried: ") {
-            tried.push(row(told)?);
-        }
+        tried.extend(line.strip_prefix("tried: ").map(str::to_owned));
     }
     let status = tests.wait()?;
+    let tried = tried.iter().map(|told| row(told)).collect::<Result<Vec<_>>>()?;
     skipped.sort();
     println!();
     for row in &tried {
