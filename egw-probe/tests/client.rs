@@ -332,9 +332,9 @@ fn a_stopped_client_counts_its_skipped_ticks_and_says_when_it_was_stopped() {
     let args = ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr];
     let client = Program::start(&[&args[..], &["--watch", "--output=json", "--interval=10ms"]].concat());
     common::wait_for("the winner", || common::status(metrics, "/readyz") == 200);
-    client.signal("-STOP");
+    client.stop();
     std::thread::sleep(Duration::from_secs(2));
-    client.signal("-CONT");
+    client.go_on();
     common::wait_for("the skipped ticks", || {
         common::metric(metrics, "egw_probe_skipped_ticks_total") >= Some(195.0)
     });

@@ -67,12 +67,12 @@ fn a_process_that_is_stopped_counts_its_ticks_and_its_bracket_stays_true() {
         ["client", "--external-target-addr", &to, &serve, "--interval=10ms", "--exit", "--output=json"];
     let client = Program::start(&args);
     wait_for("leaks", || metric(address, "egw_probe_probes_total{outcome=\"leaked\"}") >= Some(10.0));
-    client.signal("-STOP");
+    client.stop();
     let stopped = Instant::now();
     std::thread::sleep(Duration::from_secs(1));
     let switch = switch(leaking);
     std::thread::sleep(Duration::from_secs(2).saturating_sub(stopped.elapsed()));
-    client.signal("-CONT");
+    client.go_on();
     let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
     let (lower, upper) = bracket_that_holds(&document, &switch);
     let skipped = &document["probes"]["skipped_ticks"];
@@ -99,12 +99,12 @@ fn a_target_that_is_stopped_for_longer_than_a_syn_may_wait_calls_none_of_them_ha
         return;
     }
     let target = target(&["--allowed-cidr=127.0.0.0/8", "--ebpf=required", "--interface=lo"]);
-    target.program.signal("-STOP");
+    target.program.stop();
     let waiting: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(("127.0.0.1", target.port)).unwrap()).collect();
     // Ten seconds after its last SYN an attempt without a connection is half open.
     std::thread::sleep(Duration::from_secs(11));
-    target.program.signal("-CONT");
+    target.program.go_on();
     for mut stream in waiting {
         stream.read_exact(&mut [0; 5]).unwrap();
     }
@@ -171,9 +171,9 @@ fn an_answer_that_came_while_the_client_was_stopped_is_no_timeout() {
     let client = Program::start(&[&["client", "--external-target-addr", &to, &serve], &paces[..]].concat());
     wait_for("leaks", || metric(address, "egw_probe_probes_total{outcome=\"leaked\"}") >= Some(10.0));
     for _ in 0..STOPS {
-        client.signal("-STOP");
+        client.stop();
         std::thread::sleep(Duration::from_millis(800));
-        client.signal("-CONT");
+        client.go_on();
         std::thread::sleep(Duration::from_millis(100));
     }
     client.signal("-TERM");
@@ -193,11 +193,11 @@ fn an_answer_that_came_while_the_client_was_stopped_is_no_timeout() {
 fn a_target_that_is_stopped_answers_late_loses_nothing_and_calls_its_instants_weak() {
     let _machine = shared_machine();
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
-    target.program.signal("-STOP");
+    target.program.stop();
     let mut waiting: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(("127.0.0.1", target.port)).unwrap()).collect();
     std::thread::sleep(Duration::from_millis(500));
-    target.program.signal("-CONT");
+    target.program.go_on();
     for stream in &mut waiting {
         let mut reply = String::new();
         stream.read_to_string(&mut reply).unwrap();
@@ -283,12 +283,12 @@ fn a_dial_that_was_answered_while_the_stress_client_was_stopped_has_not_failed()
     pongs.join().unwrap();
     let opened = || metric(address, "egw_scale_test_stress_connections_total{operation=\"open\"}");
     wait_for("the first dials", || opened() >= Some(1.0));
-    client.signal("-STOP");
+    client.stop();
     let accepting =
         std::thread::spawn(move || (0..8).map(|_| listener.accept().unwrap()).collect::<Vec<_>>());
     // A dial may take five seconds.
     std::thread::sleep(Duration::from_secs(6));
-    client.signal("-CONT");
+    client.go_on();
     let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
     let stress = &document["stress"];
     assert_eq!(

@@ -129,10 +129,10 @@ fn a_reset_at_any_step_of_a_connection_stops_nothing_and_leaves_nothing_behind()
     let steps: [(&str, &dyn Fn()); 6] = [
         ("before it was accepted", &|| {
             // Nobody accepts meanwhile.
-            target.program.signal("-STOP");
+            target.program.stop();
             let waiting: Vec<_> = (0..EACH).map(|_| connect(to)).collect();
             waiting.into_iter().for_each(reset);
-            target.program.signal("-CONT");
+            target.program.go_on();
         }),
         ("as soon as it stood", &|| (0..EACH).for_each(|_| reset(connect(to)))),
         ("after half of the pong", &|| {
@@ -280,12 +280,12 @@ fn thousands_of_http_connections_that_dribble_do_not_keep_prometheus_out() {
     let to = format!("127.0.0.1:{}", target.port);
     assert_eq!(measure(&to, &[]).0, 0, "probes are served all the while");
     // In the middle of a thousand that came while nobody accepted.
-    target.program.signal("-STOP");
+    target.program.stop();
     let mut burst: Vec<_> = (0..100).map(|_| dribble()).collect();
     let mut honest = TcpStream::connect(target.http).unwrap();
     honest.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     burst.extend((0..900).map(|_| dribble()));
-    target.program.signal("-CONT");
+    target.program.go_on();
     let mut answer = String::new();
     honest.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");

@@ -212,8 +212,7 @@ fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_
         let target = target(&["--allowed-cidr=127.0.0.0/8"]);
         let overflows = || common::metric(target.http, "egw_probe_target_listen_overflows");
         assert_eq!(overflows(), Some(0.0));
-        let pid = target.program.id().to_string();
-        run(&format!("kill -STOP {pid}"));
+        target.program.stop();
         // More than fit into the queues of its two or more listeners.
         let clients: Vec<socket2::Socket> = (0..40)
             .map(|_| {
@@ -224,7 +223,7 @@ fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_
                 socket
             })
             .collect();
-        run(&format!("kill -CONT {pid}"));
+        target.program.go_on();
         for socket in clients {
             socket.set_nonblocking(false).unwrap();
             socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
@@ -360,7 +359,6 @@ fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
         std::fs::write("/proc/sys/net/core/somaxconn", "16").unwrap();
         let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
         let address = format!("127.0.0.1:{}", target.port);
-        let pid = target.program.id().to_string();
         let http = target.http;
         // Stopped once it has some connections, it completes no more than its queues hold.
         let stopper = std::thread::scope(|scope| {
@@ -368,13 +366,13 @@ fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
                 common::wait_for("connections", || {
                     common::metric(http, "egw_probe_target_open_connections") >= Some(50.0)
                 });
-                run(&format!("kill -STOP {pid}"));
+                target.program.stop();
             });
             let measured = measure(&address, &["--stress", "--stress-concurrency=3"]);
             watch.join().unwrap();
             measured
         });
-        run(&format!("kill -CONT {pid}"));
+        target.program.go_on();
         let (_, document, log) = stopper;
         let stress = &document["stress"];
         assert_eq!(stress["failed_by"], json!({"timeout": 3}), "{stress}\n{log}");

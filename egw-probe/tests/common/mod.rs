@@ -37,6 +37,24 @@ impl Program {
         assert!(sent.success());
     }
 
+    /// Stops the program. A thread that has not run since the signal was sent does not know of it yet, and goes on: it
+    /// is stopped only when all of them say so.
+    pub fn stop(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.id());
+        wait_for("every thread to stop", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+                stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            })
+        });
+    }
+
+    /// Lets it run again.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_none()
     }
