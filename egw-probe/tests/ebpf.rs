@@ -1,6 +1,10 @@
 //! `external-target --ebpf` and `--tags` as a user runs them: with rights, and without.
 
 mod common;
+#[path = "kernel/net.rs"]
+mod net;
+#[path = "kernel/program.rs"]
+mod program;
 #[path = "common/told.rs"]
 mod told;
 
@@ -9,6 +13,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{Program, free_port, http, measure, metric, status, target, wait_for};
+use net::{Pair, V4, inside, pong_from};
+use program::{metric_inside, target_in};
 use told::{as_root, tried};
 
 /// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
@@ -110,6 +116,45 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
             assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
         }
     }
+}
+
+#[test]
+fn an_interface_that_goes_away_is_observed_again_when_it_is_back_by_a_target_without_any_right() {
+    const TIMES: u32 = 3;
+    if !as_root() {
+        return;
+    }
+    for (requested, mode) in [("auto", "tcx"), ("xdp-native", "xdp-native"), ("xdp-generic", "xdp-generic")] {
+        let pair = Pair::new("again");
+        let attach = format!("--ebpf-attach={requested}");
+        let target = target_in(&pair, &["--allowed-cidr=198.51.100.0/24", "--ebpf=required", &attach]);
+        let observed = || {
+            let series = format!("egw_probe_target_ebpf_info{{interface=\"veth0\",mode=\"{mode}\"}}");
+            metric_inside(&pair, &series) == Some(1.0)
+        };
+        for time in 0..=TIMES {
+            if time > 0 {
+                pair.ip("link del veth0");
+                wait_for("veth0 let go", || !observed());
+                pair.join();
+            }
+            wait_for("veth0 observed", observed);
+            inside(&pair.outside, || (0..5).for_each(|_| pong_from(V4)));
+        }
+        let counted = "egw_probe_target_syns_total{class=\"allowed\",kind=\"first\"}";
+        assert_eq!(metric_inside(&pair, counted), Some(f64::from(5 * (1 + TIMES))), "{mode}");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", target.id())).unwrap();
+        assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+        target.signal("-TERM");
+        let said = String::from_utf8(target.finish().stderr).unwrap();
+        assert_eq!(said.matches("interface is gone, no longer observed").count(), TIMES as usize, "{said}");
+    }
+    tried(
+        "an observed interface is removed and made again, under a target that has dropped its rights",
+        format!("{TIMES} times, by TCX, native and generic XDP"),
+        "told, attached to again, no count lost",
+        format!("attached again each time; {0} of {0} SYNs counted, in each mode", 5 * (1 + TIMES)),
+    );
 }
 
 #[test]

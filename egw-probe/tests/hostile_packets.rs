@@ -4,43 +4,26 @@
 mod common;
 #[path = "kernel/net.rs"]
 mod net;
+#[path = "kernel/program.rs"]
+mod program;
 #[path = "common/told.rs"]
 mod told;
 
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{Program, metric, status, wait_for};
+use common::{Program, wait_for};
 use etherparse::PacketBuilder;
 use net::{Pair, inside};
+use program::{metric_inside, target_in};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use told::{as_root, skip, tried};
 
-/// The program in the namespace of the pair that is the target's.
-fn target_in(pair: &Pair, flags: &[&str]) -> Program {
-    let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", &pair.inside, env!("CARGO_BIN_EXE_egw-probe"), "external-target"])
-        .args(flags);
-    let target = Program::start_command(&mut command);
-    wait_for("the target", || status_inside(pair, "/healthz") == 200);
-    target
-}
-
 const TARGET: &str = "198.51.100.1:1337";
-const TARGET_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2113);
-
-fn status_inside(pair: &Pair, path: &str) -> u16 {
-    inside(&pair.inside, || status(TARGET_HTTP, path))
-}
-
-fn metric_inside(pair: &Pair, series: &str) -> Option<f64> {
-    inside(&pair.inside, || metric(TARGET_HTTP, series))
-}
 
 fn client_outside(pair: &Pair, flags: &[&str]) -> Value {
     let mut command = Command::new("ip");

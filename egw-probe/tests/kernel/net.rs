@@ -37,13 +37,18 @@ impl Pair {
             ip(&format!("netns add {namespace}"));
             ip(&format!("-n {namespace} link set lo up"));
         }
-        ip(&format!("-n {} link add veth0 type veth peer name veth0 netns {}", pair.inside, pair.outside));
-        for (namespace, host) in [(&pair.inside, 1), (&pair.outside, 9)] {
+        pair.join();
+        pair
+    }
+
+    /// Makes the veth pair, `veth0` on both sides: for the first time, or after `link del veth0`.
+    pub(crate) fn join(&self) {
+        self.ip(&format!("link add veth0 type veth peer name veth0 netns {}", self.outside));
+        for (namespace, host) in [(&self.inside, 1), (&self.outside, 9)] {
             ip(&format!("-n {namespace} addr add 198.51.100.{host}/24 dev veth0"));
             ip(&format!("-n {namespace} addr add 2001:db8:f::{host}/64 dev veth0 nodad"));
             ip(&format!("-n {namespace} link set veth0 up"));
         }
-        pair
     }
 
     pub(crate) fn ip(&self, args: &str) {
@@ -180,13 +185,17 @@ pub(crate) fn connect(pair: &Pair, from: &str, to: IpAddr, count: usize, handle:
         });
         inside(from, || {
             for _ in 0..count {
-                let mut stream = TcpStream::connect(SocketAddr::new(to, PORT)).unwrap();
-                let mut reply = String::new();
-                stream.read_to_string(&mut reply).unwrap();
-                assert_eq!(reply, "pong\n");
+                pong_from(to);
             }
         });
     });
+}
+
+/// One connection that is answered.
+pub(crate) fn pong_from(target: IpAddr) {
+    let mut reply = String::new();
+    TcpStream::connect(SocketAddr::new(target, PORT)).unwrap().read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "pong\n");
 }
 
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
