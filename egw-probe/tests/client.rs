@@ -360,9 +360,11 @@ fn held_connections_survive_a_healthy_path_and_their_loss_is_told() {
     assert_eq!(common::metric(metrics, "egw_probe_held_stall_seconds_count"), Some(0.0));
     let listen = format!("--listen-port={}", first.port);
     drop(first);
-    common::wait_for("three losses", || {
-        common::metric(metrics, "egw_probe_held_lost_total{reason=\"closed\"}") == Some(3.0)
-    });
+    let lost = |reason: &str| {
+        common::metric(metrics, &format!("egw_probe_held_lost_total{{reason=\"{reason}\"}}")).unwrap()
+    };
+    // The kernel resets those whose latest byte the target had not come to read.
+    common::wait_for("three losses", || lost("closed") + lost("reset") >= 3.0);
     common::wait_for("a refused probe", || {
         common::metric(metrics, "egw_probe_probes_total{outcome=\"refused\"}") > Some(0.0)
     });
@@ -442,5 +444,7 @@ fn held_connections_that_are_closed_at_once_are_told() {
     let held = &document["held"];
     assert!(held["lost_total"].as_u64() > Some(2), "{held}");
     assert_eq!(held["lost_total"], held["opened"]);
-    assert_eq!(held["lost"][0]["reason"], "closed");
+    // Where a byte crossed the close, the kernel says that it was reset.
+    let closed = |lost: &serde_json::Value| lost["reason"] == "closed";
+    assert!(held["lost"].as_array().unwrap().iter().any(closed), "{held}");
 }

@@ -64,7 +64,7 @@ pub struct Loss {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossReason {
-    /// By an RST: its NAT state or its other end is gone.
+    /// By an RST: its NAT state or its other end is gone, or its other end ended before it had read everything.
     Reset,
     /// The other end closed it: a target without `--keep-open`, or one that ended.
     Closed,
