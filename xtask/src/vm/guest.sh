@@ -20,19 +20,23 @@ for module in /modules/*.ko; do insmod "$module" || echo "@ - - module $module";
 
 ip link set lo up
 ip netns add pod
-ip link add veth0 type veth peer name veth1 netns pod
-ip addr add 198.51.100.1/24 dev veth0
-ip addr add 2001:db8:f::1/64 dev veth0 nodad
-ip link set veth0 up
-ip route add 203.0.113.0/24 dev veth0
-ip route add 2001:db8:a::/64 dev veth0
 pod() { ip netns exec pod "$@"; }
 pod ip link set lo up
-for address in 198.51.100.9/24 203.0.113.9/24; do pod ip addr add $address dev veth1; done
-for address in 2001:db8:f::9/64 2001:db8:a::9/64; do pod ip addr add $address dev veth1 nodad; done
-pod ip link set veth1 up
-pod ping -c 1 -W 2 198.51.100.1 > /dev/null
-pod ping6 -c 1 -W 2 2001:db8:f::1 > /dev/null
+# The two ends of the wire: veth0, which is observed, and the pod's.
+join() {
+    ip link add veth0 type veth peer name veth1 netns pod
+    ip addr add 198.51.100.1/24 dev veth0
+    ip addr add 2001:db8:f::1/64 dev veth0 nodad
+    ip link set veth0 up
+    ip route add 203.0.113.0/24 dev veth0
+    ip route add 2001:db8:a::/64 dev veth0
+    for address in 198.51.100.9/24 203.0.113.9/24; do pod ip addr add $address dev veth1; done
+    for address in 2001:db8:f::9/64 2001:db8:a::9/64; do pod ip addr add $address dev veth1 nodad; done
+    pod ip link set veth1 up
+    pod ping -c 1 -W 2 198.51.100.1 > /dev/null
+    pod ping6 -c 1 -W 2 2001:db8:f::1 > /dev/null
+}
+join
 ulimit -l unlimited
 
 # say KEY VALUE
@@ -71,6 +75,18 @@ syns() {
     for _ in $(seq "$1"); do pod nc -w 2 "$3" 1337 < /dev/null; done
 }
 
+page() { wget -q -O - "http://127.0.0.1:2113/$1"; }
+# The mode in force; nothing while no interface is observed.
+in_force() { page metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//'; }
+
+# until_so CONDITION: waits for it, for ten seconds at the most
+until_so() {
+    for _ in $(seq 100); do
+        eval "$1" && return
+        sleep 0.1
+    done
+}
+
 held() { grep -c 'egw_' /proc/kallsyms; }
 filters() { tc filter show dev veth0 ingress 2> /dev/null | grep -c direct-action; }
 
@@ -91,7 +107,7 @@ capabilities() {
 one() {
     say kernel "$(uname -r)"
     start || return
-    say mode "$(wget -q -O - http://127.0.0.1:2113/metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//')"
+    say mode "$(in_force)"
     say uid "$(awk '/^Uid/ { print $2 }' /proc/$target/status)"
     say capabilities "$(capabilities $target)"
     syns 7 203.0.113.9 198.51.100.1 > /dev/null
@@ -99,7 +115,7 @@ one() {
     syns 3 2001:db8:a::9 2001:db8:f::1 > /dev/null
     syns 2 2001:db8:f::9 2001:db8:f::1 > /dev/null
     sleep 0.5
-    say sources "$(wget -q -O - http://127.0.0.1:2113/sources | tr -d '\n')"
+    say sources "$(page sources | tr -d '\n')"
     say held_running "$(held)"
     kill -TERM $target
     wait $target
@@ -107,6 +123,15 @@ one() {
     say held_after_term "$(held_after)"
 
     start || return
+    ip link del veth0
+    until_so '[ -z "$(in_force)" ]'
+    say gone "$(grep -c "interface is gone" /tmp/target.log)"
+    join
+    until_so '[ -n "$(in_force)" ]'
+    say again "$(in_force)"
+    syns 2 203.0.113.9 198.51.100.1 > /dev/null
+    sleep 0.5
+    say sources_again "$(page sources | tr -d '\n')"
     kill -KILL $target
     wait $target
     say held_after_kill "$(held_after)"
@@ -164,8 +189,8 @@ short_of_rights() {
         sleep 0.05
     done
     say pongs "$(syns 2 203.0.113.9 198.51.100.1 | grep -c pong)"
-    say in_force "$(wget -q -O - http://127.0.0.1:2113/metrics | grep -o 'ebpf_info{.*mode="[a-z-]*"' | sed 's/.*mode="//; s/"//')"
-    say accepted "$(wget -q -O - http://127.0.0.1:2113/metrics | grep 'connections_total{verdict="allowed"}' | sed 's/.* //')"
+    say in_force "$(in_force)"
+    say accepted "$(page metrics | grep 'connections_total{verdict="allowed"}' | sed 's/.* //')"
     say warned "$(grep -c "WARN.*no kernel timestamps" /tmp/target.log)"
     say warning "$(grep "WARN.*no kernel timestamps" /tmp/target.log | tr '\n' ' ' | cut -c 1-1000)"
     kill -TERM $target 2> /dev/null

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// SYNs that `guest.sh` sends from inside the allowed CIDRs and from outside them, both families.
 const ALLOWED: u64 = 7 + 3;
 const DENIED: u64 = 5 + 2;
+/// Allowed SYNs once more, after the interface was removed and made again.
+const AGAIN: u64 = 2;
 
 const MODES: [&str; 4] = ["auto", "tc", "xdp-native", "xdp-generic"];
 const USERS: [(&str, &str); 2] =
@@ -82,8 +84,8 @@ impl Table {
 
     pub(super) fn markdown(&self) -> String {
         let mut text = String::from(
-            "| kernel | user | `--ebpf-attach` | in force | allowed, denied SYNs | capabilities kept | after SIGTERM | \
-             after SIGKILL | next start | result |\n|---|---|---|---|---|---|---|---|---|---|\n",
+            "| kernel | user | `--ebpf-attach` | in force | allowed, denied SYNs | capabilities kept | interface made again | \
+             after SIGTERM | after SIGKILL | next start | result |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         write_rows(&mut text, &self.rows);
         text.push_str(
@@ -103,7 +105,8 @@ impl Table {
         format!(
             "# Kernels\n\nWritten by `cargo xtask test vm --write`: the static program in a virtual machine with Debian's kernels, \
              observing one veth with `--ebpf=required` while {ALLOWED} SYNs come from inside the allowed CIDRs and {DENIED} \
-             from outside them.\nThe columns *after* tell how many of the program's BPF programs the kernel still holds; \
+             from outside them. Then the interface is removed and made again, with {AGAIN} SYNs more for a target that has \
+             dropped its rights.\nThe columns *after* tell how many of the program's BPF programs the kernel still holds; \
              *next start* how many filters of ours are then at the interface.\n\n{}",
             self.markdown()
         )
@@ -190,6 +193,9 @@ fn row(release: &str, seen: &Seen, (who, user): (&str, &str), mode: &str) -> Row
     expect("counts", counts == Some((ALLOWED, DENIED)));
     expect("capabilities", kept(get("capabilities")) == expected_capabilities(release, clsact));
     expect("exit", get("exit") == "0");
+    let again = (get("again"), self::counts(get("sources_again")));
+    expect("interface gone", get("gone") == "1");
+    expect("interface made again", again == (in_force, Some((AGAIN, 0))));
     expect("held while running", get("held_running").parse().is_ok_and(|held: u32| held > 0));
     expect("held after SIGTERM", get("held_after_term") == "0");
     // Only a filter outlives a killed owner, until the next start.
@@ -211,6 +217,7 @@ fn row(release: &str, seen: &Seen, (who, user): (&str, &str), mode: &str) -> Row
             in_force.to_owned(),
             counts.map_or(String::new(), |(allowed, denied)| format!("{allowed}, {denied}")),
             kept(get("capabilities")),
+            again.1.map_or(String::new(), |(allowed, _)| format!("{}, {allowed} SYNs", again.0)),
             get("held_after_term").to_owned(),
             get("held_after_kill").to_owned(),
             get("filters_after_restart").to_owned(),
