@@ -14,7 +14,7 @@ use aya::{
     maps::{Array, HashMap, RingBuf},
     programs::{TestRun, TestRunOptions},
 };
-use egw_probe::target::kernel::object::{self, Programs, Settings, TagSettings};
+use egw_probe::observer::object::{self, Programs, Settings, TagSettings};
 use egw_probe_common::{
     address::Address,
     event::OwnFew,

@@ -2,18 +2,9 @@
 
 pub mod cli;
 pub mod client;
-pub mod clock;
 pub mod config;
-pub mod go;
-pub mod http;
-pub mod log;
-pub mod metrics;
-pub mod net;
-pub mod output;
-pub mod poller;
-pub mod progress;
+pub mod document;
+pub mod external_target;
+pub mod observer;
 pub mod report;
-pub mod sandbox;
-pub mod signals;
-pub mod target;
-pub mod tcp;
+pub mod sys;

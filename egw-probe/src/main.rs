@@ -4,12 +4,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use egw_probe::cli::{self, Command, Stop};
-use egw_probe::client::{self, result::Start};
-use egw_probe::config::{ClientConfig, ConfigError, TargetConfig};
-use egw_probe::log;
-use egw_probe::report::{self, plan::Plan};
-use egw_probe::signals::Signals;
-use egw_probe::target;
+use egw_probe::config::client::ClientConfig;
+use egw_probe::config::error::ConfigError;
+use egw_probe::config::target::TargetConfig;
+use egw_probe::report::plan::Plan;
+use egw_probe::sys::clock::Start;
+use egw_probe::sys::log;
+use egw_probe::sys::signals::Signals;
+use egw_probe::{client, external_target, report};
 
 fn main() -> ExitCode {
     let start = Start::now();
@@ -39,15 +41,15 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Client(args) => {
-            log::init(&args.log);
+            log::init(args.log.log_level, args.log.log_format);
             client::run(&ClientConfig::try_from(*args)?, start, &signals)
         }
         Command::ExternalTarget(args) => {
-            log::init(&args.log);
-            target::run(&TargetConfig::try_from(args)?, &signals)
+            log::init(args.log.log_level, args.log.log_format);
+            external_target::run(&TargetConfig::try_from(args)?, &signals)
         }
         Command::Report(args) => {
-            log::init(&args.log);
+            log::init(args.log.log_level, args.log.log_format);
             report::run(&Plan::try_from(*args)?, &signals)
         }
     }

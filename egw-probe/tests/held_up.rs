@@ -13,7 +13,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use common::{Program, Target, free_port, metric, peer, status, target, wait_for};
-use egw_probe::clock::Monotonic;
+use egw_probe::sys::clock::Monotonic;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use told::{as_root, tried};

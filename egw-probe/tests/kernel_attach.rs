@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use egw_probe::target::kernel::{AttachMode, KernelError, Mode, view::Selection};
+use egw_probe::config::choice::{AttachMode, Selection};
+use egw_probe::observer::attach::Mode;
+use egw_probe::observer::error::KernelError;
 use net::{Pair, Running, V4, config, connect, eventually, inside, ip, v6};
 use told::{as_root, skip};
 

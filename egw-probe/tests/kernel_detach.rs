@@ -7,7 +7,9 @@ mod told;
 
 use std::process::{Command, Stdio};
 
-use egw_probe::target::kernel::{AttachMode, KernelConfig, Mode, view::Selection};
+use egw_probe::config::choice::{AttachMode, Selection};
+use egw_probe::observer::attach::Mode;
+use egw_probe::observer::observer::KernelConfig;
 use net::{Pair, Running, V4, config, connect, eventually, inside};
 use told::as_root;
 

@@ -15,11 +15,11 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
     programs::{TestRun, TestRunOptions},
 };
-use egw_probe::target::kernel::{
+use egw_probe::document::verdict::Verdict;
+use egw_probe::observer::{
     event::{SynSeen, parse},
     object::{self, Programs, Settings, TagSettings},
 };
-use egw_probe::target::verdict::Verdict;
 use egw_probe_common::{
     address::Address,
     event::{Counters, SourceRecord},

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya_obj::{Object, ProgramSection, generated::bpf_map_type};
-use egw_probe::target::kernel::object::OBJECT;
+use egw_probe::observer::object::OBJECT;
 use egw_probe_common::{
     address::Address,
     event::{Counters, OwnFew, SourceRecord},

@@ -8,9 +8,11 @@ mod told;
 use std::num::NonZeroU16;
 
 use caps::{CapSet, Capability};
-use egw_probe::target::kernel::{
-    AttachMode, KernelConfig, KernelError, KernelMetrics, KernelObserver, privilege::NEEDED, view::Selection,
-};
+use egw_probe::config::choice::{AttachMode, Selection};
+use egw_probe::observer::error::KernelError;
+use egw_probe::observer::metrics::KernelMetrics;
+use egw_probe::observer::observer::{KernelConfig, KernelObserver};
+use egw_probe::observer::privilege::NEEDED;
 use prometheus::Registry;
 use told::{as_root, tried};
 
@@ -44,12 +46,13 @@ fn start() -> Result<KernelObserver, KernelError> {
         // By name, because the new namespace's lo is down.
         interfaces: Selection::Named(vec!["lo".to_owned()]),
         attach: AttachMode::Auto,
-        clients: None,
+        tags: None,
         trace: false,
         without_tcx: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(KernelObserver::start(&config, KernelMetrics::register(&Registry::new()).unwrap()))
+    let metrics = KernelMetrics::register(&Registry::new()).unwrap();
+    runtime.block_on(KernelObserver::start(&config, metrics, None))
 }
 
 #[test]
@@ -60,7 +63,7 @@ fn three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards
     with_only(&NEEDED, || {
         let observer = start().unwrap();
         let needed = observer.needed_capabilities();
-        egw_probe::sandbox::keep_only(&needed).unwrap();
+        egw_probe::sys::sandbox::keep_only(&needed).unwrap();
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             let left = caps::read(None, set).unwrap();
             assert_eq!(left, needed.iter().copied().collect(), "{set:?}");

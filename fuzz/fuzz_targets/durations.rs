@@ -2,7 +2,7 @@
 //! read reads back the same once it is written.
 #![no_main]
 
-use egw_probe::go::{GoError, format_duration, parse_duration};
+use egw_probe::document::go::{GoError, format_duration, parse_duration};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

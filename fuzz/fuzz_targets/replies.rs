@@ -2,7 +2,8 @@
 //! is cut off tells the address of the whole one, or none.
 #![no_main]
 
-use egw_probe::client::outcome::{Outcome, Reply};
+use egw_probe::client::outcome::Reply;
+use egw_probe::document::outcome::Outcome;
 use egw_probe::client::probe::egress_ip;
 use libfuzzer_sys::fuzz_target;
 

@@ -3,8 +3,8 @@
 
 use std::net::Ipv6Addr;
 
-use egw_probe::target::kernel::event::parse;
-use egw_probe::target::verdict::Verdict;
+use egw_probe::observer::event::parse;
+use egw_probe::document::verdict::Verdict;
 use egw_probe_common::class;
 use libfuzzer_sys::fuzz_target;
 

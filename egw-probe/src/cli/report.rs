@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::LogArgs;
-use crate::go;
+use crate::cli::log::LogArgs;
+use crate::document::go;
 
 /// What stands under the flags in `--help`.
 pub(super) const EXAMPLES: &str = "\

@@ -2,7 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::go;
+use crate::document::go;
 
 /// What, where, and what to do, in one line.
 pub(super) fn one_line(error: &clap::Error) -> String {
@@ -72,7 +72,7 @@ pub(super) fn one_line(error: &clap::Error) -> String {
 mod tests {
     use std::ffi::OsString;
 
-    use super::super::{Stop, parse};
+    use crate::cli::{Stop, parse};
 
     fn refused(line: &str) -> String {
         let words = format!("egw-probe {line}");

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::outcome::{Outcome, Probe};
-use crate::clock::Monotonic;
+use crate::client::outcome::Probe;
+use crate::document::outcome::Outcome;
+use crate::document::result::TimelineRun;
+use crate::sys::clock::Monotonic;
 
 /// Runs kept in the timeline; what comes after is counted.
 const TIMELINE_CAP: usize = 1_000;
@@ -36,19 +36,6 @@ impl Counts {
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
-}
-
-/// Probes with one outcome, one after another in sent order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TimelineRun {
-    /// The outcome they share.
-    pub outcome: Outcome,
-    /// When the first was sent, from the start.
-    pub from_seconds: f64,
-    /// When the last was sent, from the start.
-    pub to_seconds: f64,
-    /// How many there are.
-    pub probes: u64,
 }
 
 /// Of the probes that got a pong, the one sent first.
@@ -195,8 +182,9 @@ impl Judge {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use Outcome::{Error, Leaked, Pong, Timeout};
+
+    use super::*;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
-use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
-use super::metrics::ClientMetrics;
-use super::probe::Destination;
-use super::stall::{HeldStall, Seen, StallEnd, StallJudge};
-use crate::clock::Monotonic;
-use crate::log::RateLimit;
-use crate::poller::{EventFlags, Poller, Ready};
-use crate::tcp;
+use crate::client::failure::loss_reason;
+use crate::client::metrics::ClientMetrics;
+use crate::client::probe::Destination;
+use crate::client::stall::{Seen, StallJudge};
+use crate::document::held::{HeldStall, HoldReport, Loss, LossReason, StallEnd};
+use crate::sys::clock::Monotonic;
+use crate::sys::log::RateLimit;
+use crate::sys::poller::{EventFlags, Poller, Ready};
+use crate::sys::tcp;
 
 /// Stalls and losses kept in the result; what comes after is counted.
 const CAP: usize = 1_000;
@@ -31,73 +32,6 @@ const GLANCE: Duration = Duration::from_millis(50);
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Pause before a connection that was lost, or did not come about, is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
-
-/// What became of the held connections.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct HoldReport {
-    /// How many were to be held.
-    pub connections: u64,
-    /// Connections established, those opened again after a loss included.
-    pub opened: u64,
-    /// Connections lost, in order.
-    pub lost: Vec<Loss>,
-    /// All losses, those beyond the list included.
-    pub lost_total: u64,
-    /// Stalls, in the order in which they ended.
-    pub stalls: Vec<HeldStall>,
-    /// All stalls, those beyond the list included.
-    pub stalls_total: u64,
-}
-
-/// A held connection that was lost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Loss {
-    /// Number of the connection.
-    pub connection: u64,
-    /// When it was seen, from the start.
-    pub at_seconds: f64,
-    /// How.
-    pub reason: LossReason,
-}
-
-/// How a held connection was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossReason {
-    /// By an RST: its NAT state or its other end is gone, or its other end ended before it had read everything.
-    Reset,
-    /// The other end closed it: a target without `--keep-open`, or one that ended.
-    Closed,
-    /// The kernel gave up sending again.
-    TimedOut,
-    /// By another error of the path.
-    Unreachable,
-}
-
-impl LossReason {
-    /// Every reason.
-    pub const ALL: [Self; 4] = [Self::Reset, Self::Closed, Self::TimedOut, Self::Unreachable];
-
-    /// The name in metrics and results.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::Closed => "closed",
-            Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
-        }
-    }
-
-    /// The reason behind the error that a connection ended with; none is an orderly close.
-    pub fn of(error: Option<&io::Error>) -> Self {
-        match error.and_then(io::Error::raw_os_error) {
-            None => Self::Closed,
-            Some(libc::ECONNRESET | libc::EPIPE) => Self::Reset,
-            Some(libc::ETIMEDOUT) => Self::TimedOut,
-            Some(_) => Self::Unreachable,
-        }
-    }
-}
 
 #[derive(Debug)]
 enum Connection {
@@ -230,13 +164,13 @@ impl<'a> Hold<'a> {
                 let error = socket.take_error().ok().flatten();
                 self.metrics.held_connections.dec();
                 self.note_stall(judge.end(StallEnd::Lost, now));
-                self.note_loss(index, LossReason::of(error.as_ref()), now);
+                self.note_loss(index, loss_reason(error.as_ref()), now);
             }
             Connection::Opening(socket, _) if gone => match socket.take_error().ok().flatten() {
                 // Established, and closed in the same moment: a target without --keep-open, or a denied source.
                 error @ None => {
                     self.report.opened += 1;
-                    self.note_loss(index, LossReason::of(error.as_ref()), now);
+                    self.note_loss(index, loss_reason(error.as_ref()), now);
                 }
                 Some(error) => tracing::debug!(%error, connection = index, "held connection does not open"),
             },

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::outcome::{Outcome, Probe};
-use crate::clock::Monotonic;
+use crate::client::outcome::Probe;
+use crate::document::outcome::Outcome;
+use crate::sys::clock::Monotonic;
 
 /// Names a probe in flight. Counts up from 0 in sent order.
 pub type ProbeId = u64;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use prometheus::{Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::bracket::Bracket;
-use super::disruptions::{Disruption, Kind};
-use super::hold::LossReason;
-use super::outcome::Outcome;
-use super::stress::failure::DialFailure;
-use crate::metrics::{CONNECT_BUCKETS, Registrar};
+use crate::client::bracket::Bracket;
+use crate::document::disruption::{Disruption, Kind};
+use crate::document::held::LossReason;
+use crate::document::outcome::Outcome;
+use crate::document::stress::DialFailure;
+use crate::sys::metrics::{CONNECT_BUCKETS, Registrar};
 
 /// Buckets of the old program's histogram: the defaults of the Go client library.
 const STRESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

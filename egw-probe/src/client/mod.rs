@@ -5,6 +5,7 @@
 
 pub mod bracket;
 pub mod disruptions;
+pub mod failure;
 pub mod hold;
 pub mod inflight;
 pub mod metrics;
@@ -29,24 +30,26 @@ use anyhow::Context;
 use caps::Capability;
 use hyper::StatusCode;
 
-use self::hold::{Hold, HoldReport};
-use self::metrics::ClientMetrics;
-use self::probe::Destination;
-use self::prober::{Ended, Measurement, Prober, Setup};
-use self::resolve::{Resolved, resolve};
-use self::result::{ResultDocument, Start, TestOutcome};
-use self::stress::Ways;
-use self::stress::report::StressReport;
-use self::tagging::Tagger;
-use crate::cli::Output;
-use crate::clock::Monotonic;
-use crate::config::{ClientConfig, ConfigError, FIRST_SYN_RETRANSMISSION, Route, StressConfig};
-use crate::go::format_duration;
-use crate::http::{HttpThread, Page, Pages};
-use crate::metrics::{self as shared_metrics, Exposition};
-use crate::sandbox::{self, Role};
-use crate::signals::Signals;
-use crate::{net, output, progress};
+use crate::client::hold::Hold;
+use crate::client::metrics::ClientMetrics;
+use crate::client::probe::Destination;
+use crate::client::prober::{Ended, Measurement, Prober, Setup};
+use crate::client::resolve::{Resolved, resolve};
+use crate::client::stress::Ways;
+use crate::client::tagging::Tagger;
+use crate::config::choice::Output;
+use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig};
+use crate::config::error::ConfigError;
+use crate::document::go::format_duration;
+use crate::document::held::HoldReport;
+use crate::document::result::{ResultDocument, TestOutcome};
+use crate::document::stress::StressReport;
+use crate::sys::clock::{Monotonic, Start};
+use crate::sys::http::{HttpThread, Page, Pages};
+use crate::sys::metrics::Exposition;
+use crate::sys::sandbox::{self, Role};
+use crate::sys::signals::Signals;
+use crate::sys::{metrics as shared_metrics, net, output, progress};
 
 /// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
 ///
@@ -61,7 +64,9 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let registry = shared_metrics::registry()?;
     let metrics = ClientMetrics::register(&registry)?;
     let test_over = Arc::new(AtomicBool::new(false));
-    let listener = net::listen_for_metrics(config.metrics_addr)?;
+    let address = config.metrics_addr.address;
+    let listener =
+        net::listen(address).map_err(|error| ConfigError::listening("--metrics-addr", address, &error))?;
     sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
     let http = HttpThread::spawn(listener, pages(registry, Arc::clone(&test_over)))?;
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
@@ -92,7 +97,7 @@ fn measure(
                 metrics.failed_tests.inc();
             }
             test_over.store(true, Ordering::Relaxed);
-            print(config.output, &ResultDocument::without_probes(config, start, outcome))?;
+            print(config.output, &result::without_probes(config, start, outcome))?;
             if outcome == TestOutcome::TimedOut && !config.exit {
                 sandbox::enter(Role::Client);
                 signals.wait();
@@ -114,8 +119,7 @@ fn measure(
     let mut failed = false;
     let mut over = |stress: Option<StressReport>| -> anyhow::Result<bool> {
         test_over.store(true, Ordering::Relaxed);
-        let document =
-            ResultDocument::new(config, start, target.to_string(), &measured, held.clone(), stress);
+        let document = result::document(config, start, target.to_string(), &measured, held.clone(), stress);
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
         }

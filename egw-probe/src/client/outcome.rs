@@ -3,75 +3,28 @@
 use std::io;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use crate::document::outcome::Outcome;
+use crate::sys::clock::Monotonic;
 
-use crate::clock::Monotonic;
-
-/// What became of one probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The line `pong\n` came.
-    Pong,
-    /// Established, then closed or reset without a pong: the target saw a source outside the CIDR.
-    Leaked,
-    /// No verdict within the probe timeout.
-    Timeout,
-    /// RST to the SYN.
-    Refused,
-    /// An ICMP or routing error.
-    Unreachable,
-    /// Some other reply.
-    Garbled,
-    /// A local failure: no port, no descriptor, forbidden.
-    Error,
-}
-
-impl Outcome {
-    /// Every outcome, in the order in which they are reported.
-    pub const ALL: [Self; 7] = [
-        Self::Pong,
-        Self::Leaked,
-        Self::Timeout,
-        Self::Refused,
-        Self::Unreachable,
-        Self::Garbled,
-        Self::Error,
-    ];
-
-    /// The name in metrics and results.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pong => "pong",
-            Self::Leaked => "leaked",
-            Self::Timeout => "timeout",
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::Garbled => "garbled",
-            Self::Error => "error",
-        }
-    }
-
-    /// The outcome of a connection attempt that failed before it was established. `ECONNRESET` is not among them: the
-    /// kernel reports an RST to the SYN as `ECONNREFUSED` (`tcp_reset`, net/ipv4/tcp_input.c).
-    pub fn of_connect_error(error: &io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ECONNREFUSED) => Self::Refused,
-            Some(libc::ETIMEDOUT) => Self::Timeout,
-            Some(
-                libc::ENETUNREACH
-                | libc::EHOSTUNREACH
-                | libc::EHOSTDOWN
-                | libc::ENONET
-                | libc::ENETDOWN
-                | libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::EMSGSIZE
-                | libc::EACCES,
-            ) => Self::Unreachable,
-            _ => Self::Error,
-        }
+/// The outcome of a connection attempt that failed before it was established. `ECONNRESET` is not among them: the
+/// kernel reports an RST to the SYN as `ECONNREFUSED` (`tcp_reset`, net/ipv4/tcp_input.c).
+pub fn of_connect_error(error: &io::Error) -> Outcome {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => Outcome::Refused,
+        Some(libc::ETIMEDOUT) => Outcome::Timeout,
+        Some(
+            libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::ENETDOWN
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::EMSGSIZE
+            | libc::EACCES,
+        ) => Outcome::Unreachable,
+        _ => Outcome::Error,
     }
 }
 
@@ -160,7 +113,7 @@ mod tests {
             (libc::EMFILE, Outcome::Error),
             (libc::EPERM, Outcome::Error),
         ] {
-            assert_eq!(Outcome::of_connect_error(&io::Error::from_raw_os_error(errno)), expected);
+            assert_eq!(of_connect_error(&io::Error::from_raw_os_error(errno)), expected);
         }
     }
 }

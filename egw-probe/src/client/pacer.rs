@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Monotonic;
+use crate::sys::clock::Monotonic;
 
 /// A tick to be served now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +90,9 @@ impl Pacer {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn at(us: u64) -> Monotonic {
         Monotonic::from_ns(us * 1_000)

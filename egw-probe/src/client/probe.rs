@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::outcome::{Outcome, Reply};
-use super::tagging::Tagger;
-use crate::config::Route;
-use crate::net::set_option;
+use crate::client::outcome::Reply;
+use crate::client::tagging::Tagger;
+use crate::config::client::Route;
+use crate::document::outcome::Outcome;
+use crate::sys::sockopt::set_option;
 
 /// Where connections go and how they leave: made once, used for every one.
 #[derive(Debug, Clone)]

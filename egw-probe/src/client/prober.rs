@@ -14,25 +14,27 @@ use hdrhistogram::Histogram;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
-use serde::{Deserialize, Serialize};
 
-use super::bracket::{Judge, Winner};
-use super::disruptions::{Disruption, EgressChange, Event, Watch};
-use super::inflight::{InFlight, ProbeId};
-use super::metrics::ClientMetrics;
-use super::outcome::{Outcome, Probe};
-use super::pacer::{Pacer, Tick};
-use super::probe::{Destination, ProbeSocket, Verdict};
-use super::result::Quantiles;
-use super::tagging::Tagger;
-use crate::clock::Monotonic;
-use crate::config::{ClientConfig, FIRST_SYN_RETRANSMISSION};
-use crate::log::RateLimit;
-use crate::net::RESERVED_DESCRIPTORS;
-use crate::poller::{EventFlags, Poller, Ready, timespec};
-use crate::progress::Progress;
-use crate::signals::Signals;
-use crate::tcp;
+use crate::client::bracket::{Judge, Winner};
+use crate::client::disruptions::{Event, Watch};
+use crate::client::inflight::{InFlight, ProbeId};
+use crate::client::metrics::ClientMetrics;
+use crate::client::outcome::{Probe, of_connect_error};
+use crate::client::pacer::{Pacer, Tick};
+use crate::client::probe::{Destination, ProbeSocket, Verdict};
+use crate::client::tagging::Tagger;
+use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION};
+use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::outcome::Outcome;
+use crate::document::quantiles::Quantiles;
+use crate::document::result::Stall;
+use crate::sys::clock::Monotonic;
+use crate::sys::log::RateLimit;
+use crate::sys::net::RESERVED_DESCRIPTORS;
+use crate::sys::poller::{EventFlags, Poller, Ready, timespec};
+use crate::sys::progress::Progress;
+use crate::sys::signals::Signals;
+use crate::sys::tcp;
 
 const TICK: u64 = u64::MAX;
 const SIGNAL: u64 = u64::MAX - 1;
@@ -80,15 +82,6 @@ pub struct Measurement {
     pub stalls: (Vec<Stall>, u64),
     /// How much of the bracket they make up, as far as the latest of them tell.
     pub stalled_in_bracket: Duration,
-}
-
-/// A time in which this client served no tick although some were due: it was stopped, or got no CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Stall {
-    /// The first skipped tick, from the start.
-    pub at_seconds: f64,
-    /// Until the next tick was served.
-    pub length_seconds: f64,
 }
 
 /// What the client owns, lent for the time of the probing.
@@ -301,7 +294,7 @@ impl<'a> Prober<'a> {
                     }
                     Ok(socket)
                 }
-                Err(error) => Err((Outcome::of_connect_error(&error), error)),
+                Err(error) => Err((of_connect_error(&error), error)),
             }
         });
         let launched = launched.and_then(|socket| {
@@ -323,7 +316,7 @@ impl<'a> Prober<'a> {
             match error.as_ref().and_then(io::Error::raw_os_error) {
                 Some(libc::ECONNRESET | libc::EPIPE) | None => {}
                 Some(_) => {
-                    let outcome = error.as_ref().map_or(Outcome::Error, Outcome::of_connect_error);
+                    let outcome = error.as_ref().map_or(Outcome::Error, of_connect_error);
                     self.settle(id, outcome, None, now);
                     return;
                 }

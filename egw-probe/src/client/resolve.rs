@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::clock::Monotonic;
-use crate::config::{ConfigError, TargetAddr};
-use crate::poller::timespec;
-use crate::signals::Signals;
+use crate::config::client::TargetAddr;
+use crate::config::error::ConfigError;
+use crate::sys::clock::Monotonic;
+use crate::sys::poller::timespec;
+use crate::sys::signals::Signals;
 
 /// In a fresh Pod the resolver may come up later than we do.
 const RETRY_AFTER: Duration = Duration::from_millis(250);

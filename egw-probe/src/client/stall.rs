@@ -8,39 +8,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::disruptions::LengthBracket;
-use crate::clock::Monotonic;
-
-/// A stall of one held connection. Instants are counted from the client's start.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeldStall {
-    /// Number of the connection, from 0.
-    pub connection: u64,
-    /// The byte that was lost first was sent then.
-    pub at_seconds: f64,
-    /// Until it was acknowledged; without an upper end while it was not.
-    pub length_seconds: LengthBracket,
-    /// How long the path itself was interrupted: the retransmissions that failed and the one that succeeded bound it.
-    pub outage_seconds: LengthBracket,
-    /// How often the kernel sent again.
-    pub retransmissions: u64,
-    /// How it ended.
-    pub ended: StallEnd,
-}
-
-/// How a stall ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StallEnd {
-    /// The connection survived.
-    Recovered,
-    /// The connection was lost meanwhile.
-    Lost,
-    /// The watch ended first.
-    Open,
-}
+use crate::document::disruption::LengthBracket;
+use crate::document::held::{HeldStall, StallEnd};
+use crate::sys::clock::Monotonic;
 
 /// What was seen of a connection on a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::disruptions::{Disruption, EgressChange};
-use super::hold::HoldReport;
-use super::outcome::Outcome;
-use super::result::{Quantiles, ResultDocument, TestOutcome};
-use super::stress::limit::Limit;
-use super::stress::report::StressReport;
+use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::held::HoldReport;
+use crate::document::outcome::Outcome;
+use crate::document::quantiles::Quantiles;
+use crate::document::result::{ResultDocument, TestOutcome};
+use crate::document::stress::{Limit, StressReport};
 
 /// Disruptions and changes named in the text; a result document has more of them.
 const SHOWN: usize = 10;

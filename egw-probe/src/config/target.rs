@@ -5,10 +5,9 @@ use std::num::NonZeroU16;
 use egw_probe_common::tag::TagKey;
 use ipnet::IpNet;
 
-use super::{ConfigError, MetricsAddr};
-use crate::cli::{Ebpf, EbpfAttach, ExternalTargetArgs, Reply};
-use crate::target::kernel::AttachMode;
-use crate::target::kernel::view::Selection;
+use crate::cli::target::{EbpfArgs, ExternalTargetArgs};
+use crate::config::choice::{AttachMode, Ebpf, MetricsAddr, Reply, Selection};
+use crate::config::error::ConfigError;
 
 /// Everything `egw-probe external-target` is to do.
 #[derive(Debug, Clone)]
@@ -53,34 +52,36 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
     type Error = ConfigError;
 
     fn try_from(args: ExternalTargetArgs) -> Result<Self, ConfigError> {
-        let attach = match args.ebpf_attach {
-            EbpfAttach::Auto => AttachMode::Auto,
-            EbpfAttach::XdpNative => AttachMode::XdpNative,
-            EbpfAttach::XdpGeneric => AttachMode::XdpGeneric,
-            EbpfAttach::Tc => AttachMode::Tc,
-        };
-        if args.ebpf == Ebpf::Off {
-            for (flag, is_set) in [
-                ("--interface", !args.interface.is_empty()),
-                ("--ebpf-attach", args.ebpf_attach != EbpfAttach::Auto),
-            ] {
-                if is_set {
-                    return Err(ConfigError::new(flag, "set", "says how the kernel observes: add --ebpf"));
-                }
-            }
-        }
-        let interfaces =
-            if args.interface.is_empty() { Selection::All } else { Selection::Named(args.interface) };
-        let ebpf = EbpfConfig { required: args.ebpf == Ebpf::Required, attach, interfaces };
+        let ExternalTargetArgs { answer, observing, tagging, metrics_addr, log: _ } = args;
+        let reads_tags = tagging.tags || tagging.expect_clients.is_some();
         Ok(Self {
-            allowed: args.allowed_cidr,
-            listen_port: args.listen_port,
-            keep_open: args.keep_open,
-            reply: args.reply,
-            tags: (args.tags || args.expect_clients.is_some())
-                .then(|| TagsConfig { key: TagKey::derive(args.tag_key), expected: args.expect_clients }),
-            ebpf: (args.ebpf != Ebpf::Off).then_some(ebpf),
-            metrics_addr: MetricsAddr::new(args.metrics_addr, 2113),
+            allowed: answer.allowed_cidr,
+            listen_port: answer.listen_port,
+            keep_open: answer.keep_open,
+            reply: answer.reply,
+            ebpf: ebpf(observing)?,
+            tags: reads_tags.then(|| TagsConfig {
+                key: TagKey::derive(tagging.tag_key),
+                expected: tagging.expect_clients,
+            }),
+            metrics_addr: MetricsAddr::new(metrics_addr, 2113),
         })
     }
+}
+
+fn ebpf(args: EbpfArgs) -> Result<Option<EbpfConfig>, ConfigError> {
+    if args.ebpf == Ebpf::Off {
+        for (flag, is_set) in [
+            ("--interface", !args.interface.is_empty()),
+            ("--ebpf-attach", args.ebpf_attach != AttachMode::Auto),
+        ] {
+            if is_set {
+                return Err(ConfigError::new(flag, "set", "says how the kernel observes: add --ebpf"));
+            }
+        }
+        return Ok(None);
+    }
+    let interfaces =
+        if args.interface.is_empty() { Selection::All } else { Selection::Named(args.interface) };
+    Ok(Some(EbpfConfig { required: args.ebpf == Ebpf::Required, attach: args.ebpf_attach, interfaces }))
 }

@@ -1,9 +1,9 @@
 //! One client's part of a run: what is kept of it, and what is passed on and forgotten.
 
 use super::npmle::Interval;
-use crate::client::bracket::TimelineRun;
-use crate::client::disruptions::{Disruption, Kind};
-use crate::client::outcome::Outcome;
+use crate::document::disruption::{Disruption, Kind};
+use crate::document::outcome::Outcome;
+use crate::document::result::TimelineRun;
 
 /// How a client's test ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

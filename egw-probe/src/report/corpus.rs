@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use super::client::{ClientResult, Reading, WatchedDisruption};
 use super::density::Density;
 use super::document::{Found, Refusal, SourcesSeen, TagTimeline};
-use crate::client::bracket::TimelineRun;
-use crate::client::disruptions::Kind;
-use crate::client::outcome::Outcome;
+use crate::document::disruption::Kind;
+use crate::document::outcome::Outcome;
+use crate::document::result::TimelineRun;
 
 /// Timelines and disruptions kept: the worst ones.
 pub const KEPT: usize = 200;

@@ -1,8 +1,8 @@
 //! What all clients together went through over time, in memory that does not grow: bins that double their width whenever time
 //! goes beyond the last. Pure.
 
-use crate::client::bracket::TimelineRun;
-use crate::client::outcome::Outcome;
+use crate::document::outcome::Outcome;
+use crate::document::result::TimelineRun;
 
 /// Bins; when time outgrows them, each two become one.
 const BINS: usize = 2_048;

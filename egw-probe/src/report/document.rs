@@ -10,10 +10,10 @@ use serde::de::IgnoredAny;
 
 use super::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use super::npmle::Interval;
-use crate::client::bracket::TimelineRun;
-use crate::client::disruptions::Disruption;
-use crate::client::outcome::Outcome;
-use crate::client::result::TestOutcome;
+use crate::document::disruption::Disruption;
+use crate::document::outcome::Outcome;
+use crate::document::result::TestOutcome;
+use crate::document::result::TimelineRun;
 
 /// The newest form of result documents that is understood.
 const SCHEMA: u64 = 1;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::client::{ClientResult, Reading, Verdict};
 use super::document::{LONGEST_SECONDS, MOST, Refusal, bracket};
 use super::npmle::Interval;
-use crate::client::disruptions::Kind;
-use crate::client::outcome::Outcome;
+use crate::document::disruption::Kind;
+use crate::document::outcome::Outcome;
 
 const FAILED: &str = "egw_scale_test_failed_tests_total";
 const LEAKED: &str = "egw_scale_test_leaked_requests_total";

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::run::Run;
 use super::words::seconds;
-use crate::go::format_duration;
+use crate::document::go::format_duration;
 
 /// The limits, as the user set them.
 #[derive(Debug, Clone, Copy, Default)]

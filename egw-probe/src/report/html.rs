@@ -8,7 +8,7 @@ use super::corpus::Corpus;
 use super::plots;
 use super::run::{Report, Run};
 use super::words::{self, bounds, columns, count, difference, escape, longest, seconds, share, verdict};
-use crate::client::outcome::Outcome;
+use crate::document::outcome::Outcome;
 
 /// The style sheet. It exchanges the pictures' colours where the page is dark.
 const STYLE: &str = include_str!("page.css");

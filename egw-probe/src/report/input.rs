@@ -14,9 +14,9 @@ use super::document::{self, Refusal};
 use super::plan::Input;
 use super::split::{Piece, Splitter};
 use super::{exposition, fetch};
-use crate::clock::Monotonic;
-use crate::progress::Progress;
-use crate::signals::Signals;
+use crate::sys::clock::Monotonic;
+use crate::sys::progress::Progress;
+use crate::sys::signals::Signals;
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 * 1024;

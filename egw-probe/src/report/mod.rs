@@ -36,8 +36,8 @@ use self::npmle::Interval;
 use self::plan::Plan;
 use self::run::{METHODS, Report, Run};
 use crate::cli::report::ReportOutput;
-use crate::signals::Signals;
-use crate::{output, progress};
+use crate::sys::signals::Signals;
+use crate::sys::{output, progress};
 
 /// A gate failed.
 const EXIT_GATE: u8 = 1;

@@ -2,7 +2,7 @@
 
 use super::corpus::Corpus;
 use super::run::{Basis, Delay};
-use crate::client::outcome::Outcome;
+use crate::document::outcome::Outcome;
 
 /// One line for each thing to keep in mind.
 pub fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {

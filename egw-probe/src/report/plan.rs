@@ -6,7 +6,7 @@ use hyper::Uri;
 
 use super::gates::Limits;
 use crate::cli::report::{ReportArgs, ReportOutput};
-use crate::config::ConfigError;
+use crate::config::error::ConfigError;
 
 /// Everything `egw-probe report` is to do.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use super::corpus::{Corpus, KeptTimeline};
 use super::density::Bin;
 use super::run::Run;
 use super::words::{count, short};
-use crate::client::disruptions::Kind;
-use crate::client::outcome::Outcome;
+use crate::document::disruption::Kind;
+use crate::document::outcome::Outcome;
 
 /// Text and axes.
 const INK: RGBColor = RGBColor(0x1f, 0x24, 0x30);
@@ -429,7 +429,7 @@ pub fn disruptions(corpus: &Corpus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::bracket::TimelineRun;
+    use crate::document::result::TimelineRun;
     use crate::report::client::{ClientResult, Reading};
     use crate::report::npmle::Interval;
 

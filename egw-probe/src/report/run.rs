@@ -12,8 +12,8 @@ use super::gates::Gate;
 use super::notes::notes;
 use super::npmle::{Interval, Npmle, Step};
 use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
-use crate::client::disruptions::Kind;
-use crate::client::outcome::Outcome;
+use crate::document::disruption::Kind;
+use crate::document::outcome::Outcome;
 
 /// Quantiles of the delay that are told.
 pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];

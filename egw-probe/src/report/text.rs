@@ -51,7 +51,7 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     if clients.unfinished > 0 {
         row(text, "unfinished", &share(clients.unfinished, clients.total));
     }
-    let leaked = run.probes_of(crate::client::outcome::Outcome::Leaked);
+    let leaked = run.probes_of(crate::document::outcome::Outcome::Leaked);
     row(text, "leaked", &format!("{}, {} probes", share(clients.leaked, clients.total), count(leaked)));
     let [estimate, confidence] = columns(&run.delay);
     let _ = writeln!(text, "\n  {:<6} {estimate:<27} {confidence:<27} these, at most", "delay");

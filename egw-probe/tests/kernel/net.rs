@@ -13,11 +13,15 @@ use std::{
 };
 
 use egw_probe::{
-    clock::Monotonic,
-    target::kernel::{
-        AttachMode, ClassTotals, KernelConfig, KernelError, KernelMetrics, KernelObserver, Mode,
-        ObserverHandle, view::Selection,
+    config::choice::{AttachMode, Selection},
+    observer::{
+        attach::Mode,
+        error::KernelError,
+        metrics::KernelMetrics,
+        observer::{KernelConfig, KernelObserver},
+        shared::{ClassTotals, ObserverHandle},
     },
+    sys::clock::Monotonic,
 };
 use prometheus::{Registry, TextEncoder};
 
@@ -94,7 +98,7 @@ pub(crate) fn config(attach: AttachMode, interfaces: Selection) -> KernelConfig 
         allowed: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/64".parse().unwrap()],
         interfaces,
         attach,
-        clients: None,
+        tags: None,
         trace: false,
         without_tcx: false,
     }
@@ -119,7 +123,7 @@ impl Running {
             enter(&namespace);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let observer = match KernelObserver::start(&config, metrics).await {
+                let observer = match KernelObserver::start(&config, metrics, None).await {
                     Ok(observer) => observer,
                     Err(e) => {
                         started.send(Err(e)).unwrap();

@@ -2,12 +2,11 @@
 //! them.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "the example and each test use a part of it")]
 
-use egw_probe::client::bracket::TimelineRun;
-use egw_probe::client::disruptions::{Disruption, Kind, LengthBracket};
-use egw_probe::client::outcome::Outcome;
-use egw_probe::client::result::{
-    BracketSeconds, ProbeCounts, Quantiles, ResultDocument, Settings, TestOutcome,
-};
+use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
+use egw_probe::document::outcome::Outcome;
+use egw_probe::document::quantiles::Quantiles;
+use egw_probe::document::result::TimelineRun;
+use egw_probe::document::result::{BracketSeconds, ProbeCounts, ResultDocument, Settings, TestOutcome};
 
 /// No delay is shorter.
 pub const SHORTEST: f64 = 0.2;

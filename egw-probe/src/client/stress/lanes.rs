@@ -4,25 +4,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
-use super::Ways;
 use crate::client::probe::Destination;
-use crate::config::Route;
-use crate::net::set_option;
+use crate::client::stress::Ways;
+use crate::config::client::Route;
+use crate::document::stress::PortRange;
+use crate::sys::sockopt::set_option;
 
 /// `IP_LOCAL_PORT_RANGE` (include/uapi/linux/in.h), since Linux 6.3.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
-
-/// The ports that the kernel chooses from: `net.ipv4.ip_local_port_range`, which IPv6 goes by as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRange {
-    /// The lowest.
-    pub low: u16,
-    /// The highest.
-    pub high: u16,
-}
 
 impl PortRange {
     /// That of this network namespace; `None` where it cannot be read.

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use super::failure::DialFailure;
-use super::lanes::PortRange;
-use super::report::StressEnd;
+use crate::document::stress::{DialFailure, Limit, LimitKind, PortRange, StressEnd};
 
 /// Ranges that gateways choose ports from, per egress IP, remote IP and remote port.
 const KNOWN_POOLS: [(u64, &str); 3] = [
@@ -16,51 +12,6 @@ const KNOWN_POOLS: [(u64, &str); 3] = [
 ];
 /// How far from a known pool still counts as its size: others may hold some of its ports.
 const POOL_TOLERANCE: f64 = 0.02;
-
-/// A limit, how sure that is, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Which one.
-    pub kind: LimitKind,
-    /// Seen on this host, not only concluded.
-    pub certain: bool,
-    /// What it is concluded from.
-    pub evidence: String,
-    /// What moves it.
-    pub remedy: String,
-}
-
-/// What there was not enough of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitKind {
-    /// Descriptors of this process or host.
-    Descriptors,
-    /// Local ports of this host.
-    LocalPorts,
-    /// Memory for sockets on this host.
-    Memory,
-    /// Ports, or connection tracking entries, of the gateway's NAT.
-    NatPorts,
-    /// The target: its descriptors, its accept queue, or it is gone.
-    Target,
-    /// The way there, whatever the number of connections.
-    Path,
-}
-
-impl LimitKind {
-    /// As text shows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Descriptors => "descriptors of this host",
-            Self::LocalPorts => "local ports of this host",
-            Self::Memory => "socket memory of this host",
-            Self::NatPorts => "the gateway's NAT ports",
-            Self::Target => "the target",
-            Self::Path => "the path",
-        }
-    }
-}
 
 /// What is known when the test is over.
 #[derive(Debug, Clone, Copy)]

@@ -3,10 +3,8 @@
 //! As the old program: connections are dialled and kept, and the test ends after 3 failed dials. A kept connection
 //! costs a descriptor, a registration with epoll and a few bytes in a table: no task and no buffer.
 
-pub mod failure;
 pub mod lanes;
 pub mod limit;
-pub mod report;
 pub mod series;
 pub mod shard;
 
@@ -17,19 +15,20 @@ use std::time::Duration;
 
 use socket2::TcpKeepalive;
 
-use self::lanes::{Lanes, PortRange};
-use self::limit::Evidence;
-use self::report::{CAP, StressEnd, StressReport};
-use self::series::Series;
-use self::shard::{Plan, Shard, ShardReport, Total};
-use super::metrics::ClientMetrics;
-use super::result::Quantiles;
-use crate::clock::Monotonic;
-use crate::config::{ConfigError, Route, StressConfig};
-use crate::net::RESERVED_DESCRIPTORS;
-use crate::poller::{EventFlags, Poller};
-use crate::progress::Progress;
-use crate::signals::Signals;
+use crate::client::metrics::ClientMetrics;
+use crate::client::stress::lanes::Lanes;
+use crate::client::stress::limit::Evidence;
+use crate::client::stress::series::Series;
+use crate::client::stress::shard::{Plan, Shard, ShardReport, Total};
+use crate::config::client::{Route, StressConfig};
+use crate::config::error::ConfigError;
+use crate::document::quantiles::Quantiles;
+use crate::document::stress::{CAP, PortRange, StressEnd, StressReport};
+use crate::sys::clock::Monotonic;
+use crate::sys::net::RESERVED_DESCRIPTORS;
+use crate::sys::poller::{EventFlags, Poller};
+use crate::sys::progress::Progress;
+use crate::sys::signals::Signals;
 
 /// Keepalive checks that a connection may miss, as in the old program.
 const KEEPALIVE_RETRIES: u32 = 15;

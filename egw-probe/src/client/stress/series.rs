@@ -2,31 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::document::stress::Point;
 
 /// Most points: enough for a plot, and some kilobytes.
 const CAP: usize = 600;
 /// Width of a point at first.
 const FINEST: Duration = Duration::from_millis(10);
-
-/// One point: what happened from `from_seconds` to the next point.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// From the first dial.
-    pub from_seconds: f64,
-    /// Connections open at the point's end.
-    pub open: u64,
-    /// Connections established meanwhile.
-    pub opened: u64,
-    /// Connections that closed by themselves meanwhile.
-    pub closed: u64,
-    /// Dials that failed meanwhile.
-    pub failed: u64,
-    /// Mean time of the dials that succeeded meanwhile; null if none did.
-    pub latency_mean_seconds: Option<f64>,
-    /// Longest of them.
-    pub latency_max_seconds: Option<f64>,
-}
 
 /// What can happen.
 #[derive(Debug, Clone, Copy)]

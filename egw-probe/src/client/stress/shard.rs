@@ -2,23 +2,23 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::net::{RecvFlags, recv};
 use socket2::{Socket, TcpKeepalive};
 
-use super::failure::DialFailure;
-use super::lanes::Lanes;
-use super::report::{CAP, Closing, FailedDial, StressEnd, StressReport};
-use super::series::{Event, Series};
-use crate::client::hold::LossReason;
+use crate::client::failure::{dial_failure, loss_reason};
 use crate::client::metrics::ClientMetrics;
-use crate::client::result::Quantiles;
-use crate::clock::Monotonic;
-use crate::log::RateLimit;
-use crate::poller::{EventFlags, Poller, Ready};
+use crate::client::stress::lanes::Lanes;
+use crate::client::stress::series::{Event, Series};
+use crate::document::quantiles::Quantiles;
+use crate::document::stress::{CAP, Closing, FailedDial, StressEnd, StressReport};
+use crate::sys::clock::Monotonic;
+use crate::sys::log::RateLimit;
+use crate::sys::poller::{EventFlags, Poller, Ready};
 
 /// How long one dial may take, as in the old program.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -303,7 +303,7 @@ impl<'a> Shard<'a> {
     }
 
     fn fail(&mut self, error: &io::Error, lane: u16, begun: Monotonic, now: Monotonic) {
-        let reason = DialFailure::of(error);
+        let reason = dial_failure(error);
         let elapsed = Monotonic::now().since(begun);
         let open = self.plan.total.open.load(Relaxed);
         self.plan.give_back();
@@ -423,7 +423,7 @@ impl<'a> Shard<'a> {
                 .as_secs_f64(),
             target: self.lanes.target(*lane).to_string(),
             answered: *answered,
-            reason: LossReason::of(error.as_ref()),
+            reason: loss_reason(error.as_ref()),
         };
         self.unanswered -= u64::from(!*answered);
         self.release(slot);

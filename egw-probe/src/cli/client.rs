@@ -1,0 +1,236 @@
+//! The raw flags of `egw-probe client`, by what they are about.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use egw_probe_common::tag::MAX_CLIENT;
+use ipnet::IpAddrRange;
+
+use crate::cli::addresses;
+use crate::cli::log::LogArgs;
+use crate::config::choice::{Output, TagNumber};
+use crate::document::go;
+
+/// Flags of `egw-probe client`.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// What is probed, and how often.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
+
+    /// How connections leave this host.
+    #[command(flatten)]
+    pub route: RouteArgs,
+
+    /// Probing beyond the winner.
+    #[command(flatten)]
+    pub watching: WatchArgs,
+
+    /// The stress test.
+    #[command(flatten)]
+    pub stressing: StressArgs,
+
+    /// When and how the client exits.
+    #[command(flatten)]
+    pub gates: GateArgs,
+
+    /// The tags in SYNs.
+    #[command(flatten)]
+    pub tagging: TagArgs,
+
+    /// What is printed and served.
+    #[command(flatten)]
+    pub result: ResultArgs,
+
+    /// Flags of every command.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What is probed, and how often.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Probing")]
+pub struct ProbingArgs {
+    /// The external target: IP:port, [IPv6]:port or host:port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub external_target_addr: String,
+
+    /// Time between two probes; probes overlap, so it can be far below the round-trip time
+    #[arg(long, value_name = "DURATION", default_value = "50ms",
+          value_parser = go::parse_duration)]
+    pub interval: Duration,
+
+    /// How long the client tries before the test counts as failed
+    #[arg(long, value_name = "DURATION", default_value = "1m",
+          value_parser = go::parse_duration)]
+    pub test_timeout: Duration,
+
+    /// How long one probe may take; under 1s one probe is one SYN
+    #[arg(long, value_name = "DURATION", default_value = "900ms",
+          value_parser = go::parse_duration)]
+    pub probe_timeout: Duration,
+}
+
+/// How connections leave this host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct RouteArgs {
+    /// Connect from this local address
+    #[arg(long, value_name = "IP")]
+    pub source_addr: Option<IpAddr>,
+
+    /// Connect through this interface (SO_BINDTODEVICE)
+    #[arg(long, value_name = "INTERFACE")]
+    pub bind_device: Option<String>,
+}
+
+/// Probing beyond the winner.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watch")]
+pub struct WatchArgs {
+    /// Go on after the winner and record disruptions, for DURATION or until SIGTERM
+    #[arg(long, value_name = "DURATION", default_missing_value = "0", num_args = 0..=1,
+          require_equals = true, value_parser = go::parse_duration)]
+    pub watch: Option<Duration>,
+
+    /// With --watch: hold this many connections open to a target with --keep-open, and record stalls and losses
+    #[arg(long, value_name = "CONNECTIONS", default_value = "0",
+          value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub hold: u32,
+}
+
+/// The stress test.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Stress test")]
+pub struct StressArgs {
+    /// After the pong, open connections and keep them, until 3 dials have failed
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
+    pub stress: bool,
+
+    /// Pause between the pong and the stress test, so that metrics can be scraped
+    #[arg(long, value_name = "DURATION", default_value = "0s",
+          value_parser = go::parse_duration)]
+    pub stress_delay: Duration,
+
+    /// End the stress test after this long; 0 is unbounded
+    #[arg(long, value_name = "DURATION", default_value = "0s",
+          value_parser = go::parse_duration)]
+    pub stress_duration: Duration,
+
+    /// Stress dials under way at a time
+    #[arg(long, value_name = "DIALS", default_value = "1",
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub stress_concurrency: u16,
+
+    /// Open this many stress connections, and no more; with --stress-duration they are held to its end
+    #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub stress_connections: Option<u32>,
+
+    /// Failed dials that end the stress test
+    #[arg(long, value_name = "DIALS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    pub stress_max_failed: u32,
+
+    /// Local addresses that stress connections leave from in turn, each with a port range of its own: IP, CIDR or
+    /// IP-IP; repeatable or comma-separated [default: --source-addr]
+    #[arg(long, value_name = "IP|CIDR|IP-IP", value_delimiter = ',', action = ArgAction::Append,
+          value_parser = addresses::parse_range)]
+    pub stress_source_addr: Vec<IpAddrRange>,
+
+    /// Further targets that stress connections go to in turn, beside --external-target-addr; repeatable or
+    /// comma-separated
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', action = ArgAction::Append)]
+    pub stress_target_addr: Vec<String>,
+
+    /// Idle time after which a held stress connection is checked (TCP keepalive), and between the 15 checks that it may
+    /// miss; 0 never checks
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = go::parse_duration)]
+    pub stress_keepalive: Duration,
+}
+
+/// When and how the client exits.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Exit code")]
+pub struct GateArgs {
+    /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
+    pub exit: bool,
+
+    /// Gate for --exit: fail if the masquerade delay is longer
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_delay: Option<Duration>,
+
+    /// Gate for --exit: fail if more probes leaked before the winner
+    #[arg(long, value_name = "PROBES")]
+    pub max_leaked: Option<u64>,
+
+    /// Gate for --exit with --watch: fail if a disruption may have lasted longer
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
+    pub max_disruption: Option<Duration>,
+
+    /// Gate for --exit with --watch: fail if there were more disruptions
+    #[arg(long, value_name = "COUNT")]
+    pub max_disruptions: Option<u64>,
+}
+
+/// The tags in SYNs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tags")]
+pub struct TagArgs {
+    /// Number of this client, 1 to 4095, written into the sequence number of its SYNs for external-target --tags;
+    /// auto makes it from the client's name, job-index is JOB_COMPLETION_INDEX plus 1. Needs CAP_NET_ADMIN
+    #[arg(long, value_name = "NUMBER|auto|job-index", value_parser = parse_tag)]
+    pub tag: Option<TagNumber>,
+
+    /// Secret shared with the target, so that foreign SYNs are not taken for tagged ones
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    pub tag_key: u64,
+
+    /// Fail if SYNs cannot be tagged, instead of going on with a warning
+    #[arg(long, value_name = "BOOL", default_value = "false",
+          default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          value_parser = go::parse_bool)]
+    pub tag_required: bool,
+}
+
+/// What is printed and served.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Result")]
+pub struct ResultArgs {
+    /// The result on stdout: text for people, json for one result document
+    #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    pub output: Output,
+
+    /// Name of this client in results [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub client_id: Option<String>,
+
+    /// Where /metrics and /readyz are served [default: [::]:2112, IPv4 too]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+fn parse_tag(text: &str) -> Result<TagNumber, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(TagNumber::Auto);
+    }
+    if text.eq_ignore_ascii_case("job-index") {
+        // Kubernetes sets it in the Pods of an indexed Job; it counts from 0.
+        let index = std::env::var("JOB_COMPLETION_INDEX").ok().and_then(|index| index.parse::<u16>().ok());
+        return match index {
+            Some(index) if index < MAX_CLIENT => Ok(TagNumber::Number(index + 1)),
+            Some(index) => {
+                Err(format!("JOB_COMPLETION_INDEX is {index}; tags go up to {MAX_CLIENT} clients"))
+            }
+            None => {
+                Err("JOB_COMPLETION_INDEX is not set: the Pod's Job needs completionMode: Indexed".into())
+            }
+        };
+    }
+    match text.parse() {
+        Ok(number @ 1..=MAX_CLIENT) => Ok(TagNumber::Number(number)),
+        _ => Err(format!("not a client number: write 1 to {MAX_CLIENT}, auto, or job-index")),
+    }
+}

@@ -1,0 +1,37 @@
+//! What is wrong with a flag, in one line.
+
+use std::net::SocketAddr;
+use std::{fmt, io};
+
+/// A flag whose value makes no sense: what, where, and what to do. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}: \"{value}\": {remedy}")]
+pub struct ConfigError {
+    flag: &'static str,
+    value: String,
+    remedy: String,
+}
+
+impl ConfigError {
+    /// An error of `flag` with `value`; `remedy` says what was wrong and what to write instead.
+    pub fn new(flag: &'static str, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self { flag, value: value.to_string(), remedy: remedy.into() }
+    }
+
+    /// Why an address of `flag` cannot be listened on, and what to do.
+    pub fn listening(flag: &'static str, address: SocketAddr, error: &io::Error) -> Self {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("port {} is in use: stop the other program, or choose another port", address.port())
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("port {} needs CAP_NET_BIND_SERVICE: choose one above 1023", address.port())
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "not an address of this host: `ip address` lists them".to_owned()
+            }
+            _ => format!("cannot be listened on: {error}"),
+        };
+        Self::new(flag, address, remedy)
+    }
+}

@@ -1,0 +1,89 @@
+//! What a target with `--tags` knows of its clients: the page `/clients`.
+
+use serde::{Deserialize, Serialize};
+
+/// What `/clients` tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientsPage {
+    /// `CLOCK_MONOTONIC` when this was read, in nanoseconds.
+    pub now_monotonic_ns: u64,
+    /// How many clients are how far.
+    pub progress: Progress,
+    /// SYNs without a tag of an expected client.
+    pub foreign_syns: u64,
+    /// Every client seen, by number.
+    pub clients: Vec<ClientEntry>,
+}
+
+/// One client, as `/clients` tells it. Instants are `CLOCK_MONOTONIC` nanoseconds of the target's host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClientEntry {
+    /// The client's number.
+    pub client: u16,
+    /// SYNs from outside the allowed CIDRs.
+    pub leaked_syns: u64,
+    /// SYNs from inside them.
+    pub masqueraded_syns: u64,
+    /// Its first SYN.
+    pub first_syn_ns: u64,
+    /// Its last SYN.
+    pub last_syn_ns: u64,
+    /// Its last leaked SYN before the first masqueraded one; null if none leaked.
+    pub last_leaked_ns: Option<u64>,
+    /// Its first masqueraded SYN; null until there is one.
+    pub first_masqueraded_ns: Option<u64>,
+    /// Its last leaked SYN after the first masqueraded one; null without such a flap.
+    pub flapped_at_ns: Option<u64>,
+    /// Where its policy became effective.
+    pub bracket: ClientBracket,
+    /// SYNs that it sent and that never came: gaps in its counter, a lower bound (modulo 4096).
+    pub missing_syns: u64,
+    /// SYNs that its kernel sent again.
+    pub retransmissions: u64,
+    /// How often its counter began anew or stepped back.
+    pub restarts: u64,
+    /// Its counter steps back again and again: two clients share this number, and this record mixes both.
+    pub conflict: bool,
+}
+
+/// Bounds of the instant at which a client's policy became effective, `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClientBracket {
+    /// Not before this: the last leaked SYN less the path delay. Null if none leaked.
+    pub lower_ns: Option<u64>,
+    /// Not after this: the first masqueraded SYN. Null until there is one.
+    pub upper_ns: Option<u64>,
+    /// Upper less lower end.
+    pub width_seconds: Option<f64>,
+    /// The stamp is the kernel's and the path delay was known. Without, `lower_ns` is the SYN's own stamp, and the policy may have become effective up
+    /// to one path delay earlier.
+    pub corrected: bool,
+    /// What bounds the path delay: the round-trip time of that SYN's own handshake, or, as a handshake often does not
+    /// survive the switch, the longest of the client's other leaked connections. Null if none of them was completed.
+    pub path_delay_from: Option<PathDelay>,
+}
+
+/// Whose round-trip time bounds a path delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathDelay {
+    /// That of the SYN's own connection.
+    OwnHandshake,
+    /// The longest of the same client's leaked connections.
+    SameClient,
+}
+
+/// How many clients are how far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Clients expected (`--expect-clients`), or 4095.
+    pub expected: u64,
+    /// Clients of which a SYN was seen.
+    pub seen: u64,
+    /// Of these, clients with a masqueraded SYN.
+    pub masqueraded: u64,
+    /// Clients seen of which every SYN leaked so far.
+    pub leaking: u64,
+    /// Clients whose number another one uses too, as far as their counters tell.
+    pub conflicts: u64,
+}

@@ -1,0 +1,388 @@
+//! Every client's masquerade timeline, from the tags in its SYNs.
+//!
+//! Pure: takes tagged SYNs and round-trip times of accepted connections, returns timelines. With the kernel side the
+//! exact record of a client comes from its map; what only the order of SYNs tells (gaps, restarts, two clients under one
+//! number) is followed here from events. In userspace, accepted connections stand in for SYNs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use egw_probe_common::tag::{COUNTER_MODULUS, MAX_CLIENT, Tag, TagKey, TagRecord};
+
+use crate::document::clients::{ClientBracket, ClientEntry, PathDelay, Progress};
+use crate::document::verdict::Verdict;
+use crate::observer::object::TagSettings;
+use crate::sys::clock::Monotonic;
+
+/// Round-trip times of leaked connections remembered per client, until its bracket is corrected.
+const ROUND_TRIPS: usize = 64;
+/// Steps back of a client's counter after which two clients are taken to share a number; one alone is a restart.
+const STEPS_BACK_OF_A_CONFLICT: u64 = 3;
+
+/// A tagged SYN, as the kernel saw it or as an accepted connection tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct TaggedSyn {
+    /// What its sequence number says.
+    pub tag: Tag,
+    /// The verdict on its source.
+    pub verdict: Verdict,
+    /// When it was seen.
+    pub at: Monotonic,
+    /// Its source port.
+    pub port: u16,
+    /// The kernel of the client sent it again.
+    pub retransmitted: bool,
+}
+
+/// What is known of one client number.
+#[derive(Debug, Default, Clone)]
+struct Client {
+    record: TagRecord,
+    retransmissions: u64,
+    /// Counters passed from the first to the newest, wraps included; 0 before the first SYN.
+    span: u64,
+    newest: u16,
+    steps_back: u64,
+    leaked_round_trips: Vec<(u16, Duration)>,
+    /// That of the bracket's lower end, once found: later leaks push it out of those above.
+    pinned: Option<(u16, Duration)>,
+    told: Option<Duration>,
+}
+
+/// The timelines as every thread of the target shares them, and the key that tags are read with.
+#[derive(Debug)]
+pub struct ClientTable {
+    key: TagKey,
+    clients: Mutex<Clients>,
+    foreign: AtomicU64,
+}
+
+impl ClientTable {
+    /// No client seen yet, of numbers `1..=expected`, whose tags carry `key`.
+    pub fn new(expected: u16, key: TagKey) -> Self {
+        Self { key, clients: Mutex::new(Clients::new(expected)), foreign: AtomicU64::new(0) }
+    }
+
+    /// What the kernel program has to know.
+    pub fn settings(&self) -> TagSettings {
+        TagSettings { clients: self.lock().expected, key: self.key }
+    }
+
+    /// Takes in a SYN with this sequence number.
+    pub fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, port: u16, retransmitted: bool) {
+        match Tag::decode(sequence, self.key) {
+            Some(tag) if self.lock().syn(TaggedSyn { tag, verdict, at, port, retransmitted }) => {}
+            _ => {
+                self.foreign.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes in the round-trip time of the accepted connection whose SYN had this sequence number.
+    pub fn round_trip(&self, sequence: u32, verdict: Verdict, port: u16, round_trip: Duration) {
+        if let Some(tag) = Tag::decode(sequence, self.key) {
+            self.lock().round_trip(tag, verdict, port, round_trip);
+        }
+    }
+
+    /// SYNs without a tag of an expected client. One in 256 of the SYNs of others is taken for a tag.
+    pub fn foreign(&self) -> u64 {
+        self.foreign.load(Ordering::Relaxed)
+    }
+
+    /// The timelines.
+    pub fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The timelines of all clients. Memory grows with the clients seen, to some 500 bytes each.
+#[derive(Debug)]
+pub struct Clients {
+    by_number: Vec<Option<Box<Client>>>,
+    expected: u16,
+    stamped_in_kernel: bool,
+}
+
+impl Clients {
+    /// No client seen yet, of numbers `1..=expected`.
+    pub fn new(expected: u16) -> Self {
+        Self { by_number: vec![None; usize::from(MAX_CLIENT) + 1], expected, stamped_in_kernel: false }
+    }
+
+    fn expects(&self, tag: Tag) -> bool {
+        tag.client() <= self.expected
+    }
+
+    /// Takes in a tagged SYN; false if its number is above those expected.
+    pub fn syn(&mut self, syn: TaggedSyn) -> bool {
+        if !self.expects(syn.tag) {
+            return false;
+        }
+        let client = self.by_number[usize::from(syn.tag.client())].get_or_insert_default();
+        client.record.note(syn.verdict == Verdict::Allowed, syn.at.as_ns(), syn.port, syn.tag.counter());
+        client.follow(syn);
+        true
+    }
+
+    /// Takes in the round-trip time of an accepted connection: it bounds the path delay of its SYN.
+    pub fn round_trip(&mut self, tag: Tag, verdict: Verdict, port: u16, round_trip: Duration) {
+        if !self.expects(tag) {
+            return;
+        }
+        if verdict == Verdict::Denied {
+            let client = self.by_number[usize::from(tag.client())].get_or_insert_default();
+            if client.leaked_round_trips.len() == ROUND_TRIPS {
+                client.leaked_round_trips.remove(0);
+            }
+            client.leaked_round_trips.push((port, round_trip));
+            client.pin();
+        }
+    }
+
+    /// Takes over a client's record from the kernel, which is exact where events were lost. Stamps are the kernel's then.
+    pub fn set_record(&mut self, number: u16, record: TagRecord) {
+        self.stamped_in_kernel = true;
+        if record.first_ns > 0 && (1..=MAX_CLIENT).contains(&number) {
+            let client = self.by_number[usize::from(number)].get_or_insert_default();
+            client.record = record;
+            client.pin();
+        }
+    }
+
+    /// Every client seen, by number.
+    pub fn entries(&self) -> impl Iterator<Item = ClientEntry> {
+        self.by_number.iter().enumerate().filter_map(|(number, client)| {
+            client
+                .as_deref()
+                .filter(|client| client.record.first_ns > 0)
+                .map(|client| client.entry(number as u16, self.stamped_in_kernel))
+        })
+    }
+
+    /// How many clients are how far.
+    pub fn progress(&self) -> Progress {
+        let mut progress = Progress { expected: u64::from(self.expected), ..Progress::default() };
+        for entry in self.entries() {
+            progress.seen += 1;
+            let masqueraded = entry.first_masqueraded_ns.is_some();
+            progress.masqueraded += u64::from(masqueraded);
+            progress.leaking += u64::from(!masqueraded);
+            progress.conflicts += u64::from(entry.conflict);
+        }
+        progress
+    }
+
+    /// The delays that have become known since the last call: first SYN to first masqueraded SYN, one for each client.
+    pub fn new_delays(&mut self) -> Vec<Duration> {
+        let untold = |client: &mut Box<Client>| {
+            let delay = client.delay().filter(|_| client.told.is_none())?;
+            client.told = Some(delay);
+            Some(delay)
+        };
+        self.by_number.iter_mut().flatten().filter_map(untold).collect()
+    }
+}
+
+impl Client {
+    /// What the order of the counters tells.
+    fn follow(&mut self, syn: TaggedSyn) {
+        let counter = syn.tag.counter();
+        if syn.retransmitted {
+            self.retransmissions += 1;
+            return;
+        }
+        let ahead = counter.wrapping_sub(self.newest) % COUNTER_MODULUS;
+        match ahead {
+            _ if self.span == 0 => {
+                self.span = 1;
+                self.newest = counter;
+            }
+            0 => self.retransmissions += 1,
+            ahead if ahead < COUNTER_MODULUS / 2 => {
+                self.span += u64::from(ahead);
+                self.newest = counter;
+            }
+            // A little behind: two SYNs overtook each other on the way. Only a client that begins anew sends 0 again.
+            behind if COUNTER_MODULUS - behind <= 8 && (counter != 0 || self.newest < 2) => {}
+            _ => {
+                self.steps_back += 1;
+                self.span += 1;
+                self.newest = counter;
+            }
+        }
+    }
+
+    fn leaked_port(&self) -> u16 {
+        (self.record.bracket_ports >> 16) as u16
+    }
+
+    /// Keeps the round-trip time of the bracket's lower end.
+    fn pin(&mut self) {
+        let port = self.leaked_port();
+        if self.pinned.is_none_or(|(pinned, _)| pinned != port) {
+            self.pinned = self.leaked_round_trips.iter().rev().find(|(of, _)| *of == port).copied();
+        }
+    }
+
+    fn delay(&self) -> Option<Duration> {
+        let masqueraded = self.record.first_masqueraded_ns;
+        (masqueraded > 0).then(|| Duration::from_nanos(masqueraded.saturating_sub(self.record.first_ns)))
+    }
+
+    fn entry(&self, client: u16, stamped_in_kernel: bool) -> ClientEntry {
+        let record = &self.record;
+        let known = |ns: u64| (ns > 0).then_some(ns);
+        let last_leaked = known(record.last_leaked_before_ns);
+        let first_masqueraded = known(record.first_masqueraded_ns);
+        let own = self.pinned.filter(|(port, _)| *port == self.leaked_port());
+        let longest = self.leaked_round_trips.iter().max_by_key(|(_, round_trip)| *round_trip);
+        let path_delay = (own.map(|(_, round_trip)| (PathDelay::OwnHandshake, round_trip)))
+            .or(longest.map(|(_, round_trip)| (PathDelay::SameClient, *round_trip)))
+            .filter(|_| last_leaked.is_some());
+        // An accept follows its SYN by a round-trip, and by the wait in the queue, which nobody knows.
+        let round_trips = if stamped_in_kernel { 1 } else { 2 };
+        let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64 * round_trips);
+        let lower_ns = last_leaked.map(|ns| ns.saturating_sub(delay_ns));
+        let width = lower_ns.zip(first_masqueraded).map(|(lower, upper)| upper.saturating_sub(lower));
+        let flapped = record.last_leaked_ns > record.last_leaked_before_ns;
+        ClientEntry {
+            client,
+            leaked_syns: record.leaked,
+            masqueraded_syns: record.masqueraded,
+            first_syn_ns: record.first_ns,
+            last_syn_ns: record.last_ns,
+            last_leaked_ns: last_leaked,
+            first_masqueraded_ns: first_masqueraded,
+            flapped_at_ns: flapped.then_some(record.last_leaked_ns),
+            bracket: ClientBracket {
+                lower_ns,
+                upper_ns: first_masqueraded,
+                width_seconds: width.map(|ns| ns as f64 / 1e9),
+                corrected: last_leaked.is_none() || (stamped_in_kernel && path_delay.is_some()),
+                path_delay_from: path_delay.map(|(from, _)| from),
+            },
+            missing_syns: (self.span + self.retransmissions)
+                .saturating_sub(record.leaked + record.masqueraded),
+            retransmissions: self.retransmissions,
+            restarts: self.steps_back,
+            conflict: self.steps_back >= STEPS_BACK_OF_A_CONFLICT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Verdict::{Allowed, Denied};
+
+    use super::*;
+
+    /// SYNs of one client at (ms, counter, verdict), each from a port of 1000 more than its counter.
+    fn clients(syns: &[(u64, u64, Verdict)]) -> Clients {
+        let mut clients = Clients::new(MAX_CLIENT);
+        for &(ms, counter, verdict) in syns {
+            clients.syn(syn(7, ms, counter, verdict));
+        }
+        clients
+    }
+
+    fn syn(client: u16, ms: u64, counter: u64, verdict: Verdict) -> TaggedSyn {
+        TaggedSyn {
+            tag: Tag::new(client, counter).unwrap(),
+            verdict,
+            at: Monotonic::from_ns(ms * 1_000_000),
+            port: 1000 + (counter % 4096) as u16,
+            retransmitted: false,
+        }
+    }
+
+    fn only(clients: &Clients) -> ClientEntry {
+        let mut entries: Vec<ClientEntry> = clients.entries().collect();
+        assert_eq!(entries.len(), 1);
+        entries.remove(0)
+    }
+
+    #[test]
+    fn the_bracket_runs_from_the_last_leak_less_its_path_delay_to_the_first_masqueraded_syn() {
+        let mut clients = clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Allowed), (40, 3, Allowed)]);
+        let in_userspace = only(&clients);
+        assert!(!in_userspace.bracket.corrected);
+        clients.stamped_in_kernel = true;
+        let uncorrected = only(&clients).bracket;
+        assert_eq!((uncorrected.lower_ns, uncorrected.corrected), (Some(20_000_000), false));
+        // The last leaked handshake did not survive the switch: the earlier one's round-trip bounds the path delay.
+        clients.round_trip(Tag::new(7, 0).unwrap(), Denied, 1000, Duration::from_millis(9));
+        let neighbour = only(&clients).bracket;
+        assert_eq!((neighbour.lower_ns, neighbour.corrected), (Some(11_000_000), true));
+        assert_eq!(neighbour.path_delay_from, Some(PathDelay::SameClient));
+        clients.round_trip(Tag::new(7, 1).unwrap(), Denied, 1001, Duration::from_millis(8));
+        let entry = only(&clients);
+        assert_eq!((entry.leaked_syns, entry.masqueraded_syns), (2, 2));
+        assert_eq!(
+            entry.bracket,
+            ClientBracket {
+                lower_ns: Some(12_000_000),
+                upper_ns: Some(30_000_000),
+                width_seconds: Some(0.018),
+                corrected: true,
+                path_delay_from: Some(PathDelay::OwnHandshake),
+            }
+        );
+        assert_eq!((entry.missing_syns, entry.restarts, entry.flapped_at_ns), (0, 0, None));
+    }
+
+    #[test]
+    fn a_leak_after_the_first_masqueraded_syn_is_a_flap_and_leaves_the_bracket_alone() {
+        let entry = only(&clients(&[(10, 0, Denied), (20, 1, Allowed), (30, 2, Denied), (40, 3, Allowed)]));
+        assert_eq!((entry.bracket.lower_ns, entry.bracket.upper_ns), (Some(10_000_000), Some(20_000_000)));
+        assert_eq!(entry.flapped_at_ns, Some(30_000_000));
+    }
+
+    #[test]
+    fn gaps_in_the_counter_are_syns_that_never_came_also_across_its_wrap() {
+        assert_eq!(only(&clients(&[(10, 0, Denied), (20, 4, Denied)])).missing_syns, 3);
+        let entry =
+            only(&clients(&[(10, 4094, Denied), (20, 4095, Denied), (30, 4096, Denied), (40, 4098, Denied)]));
+        assert_eq!((entry.missing_syns, entry.restarts), (1, 0));
+    }
+
+    #[test]
+    fn a_repeated_counter_is_a_retransmission_and_neighbours_may_overtake_each_other() {
+        let entry =
+            only(&clients(&[(10, 0, Denied), (1010, 0, Denied), (1020, 2, Denied), (1021, 1, Denied)]));
+        assert_eq!((entry.retransmissions, entry.missing_syns, entry.restarts), (1, 0, 0));
+    }
+
+    #[test]
+    fn one_step_back_is_a_restart_and_several_are_two_clients_with_one_number() {
+        let restarted =
+            only(&clients(&[(10, 100, Denied), (20, 101, Denied), (30, 0, Denied), (40, 1, Allowed)]));
+        assert_eq!((restarted.restarts, restarted.conflict, restarted.missing_syns), (1, false, 0));
+        let soon = only(&clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Denied), (40, 0, Allowed)]));
+        assert_eq!((soon.restarts, soon.missing_syns), (1, 0));
+        let mixed: Vec<_> = (0..10).map(|i| (i, if i % 2 == 0 { i } else { 500 + i }, Denied)).collect();
+        assert!(only(&clients(&mixed)).conflict);
+    }
+
+    #[test]
+    fn numbers_above_those_expected_are_not_taken() {
+        let mut clients = Clients::new(10);
+        clients.syn(syn(11, 5, 0, Denied));
+        clients.syn(syn(10, 5, 0, Denied));
+        assert_eq!(clients.entries().map(|entry| entry.client).collect::<Vec<_>>(), [10]);
+    }
+
+    #[test]
+    fn each_clients_delay_is_told_once() {
+        let mut clients = Clients::new(10);
+        for (client, ms, counter, verdict) in [(1, 10, 0, Denied), (2, 15, 0, Allowed), (1, 40, 1, Allowed)] {
+            clients.syn(syn(client, ms, counter, verdict));
+        }
+        assert_eq!(clients.new_delays(), [Duration::from_millis(30), Duration::ZERO]);
+        assert_eq!(clients.new_delays(), []);
+        clients.syn(syn(3, 50, 0, Denied));
+        let expected = Progress { expected: 10, seen: 3, masqueraded: 2, leaking: 1, conflicts: 0 };
+        assert_eq!(clients.progress(), expected);
+    }
+}

@@ -1,0 +1,261 @@
+//! `egw-probe external-target`: answers pong to allowed sources, closes all others, and says who came.
+//!
+//! Data goes one way: accept -> verdict -> reply, sources, metrics. Only [`accept`] touches a socket.
+
+pub mod accept;
+pub mod clients;
+pub mod metrics;
+pub mod sources;
+pub mod verdict;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use egw_probe_common::tag::MAX_CLIENT;
+use hyper::StatusCode;
+
+use crate::config::choice::MetricsAddr;
+use crate::config::error::ConfigError;
+use crate::config::target::TargetConfig;
+use crate::document::clients::{ClientsPage, Progress};
+use crate::document::verdict::Verdict;
+use crate::external_target::accept::{Held, Shared};
+use crate::external_target::clients::ClientTable;
+use crate::external_target::metrics::TargetMetrics;
+use crate::external_target::sources::{Sources, read_kernel};
+use crate::external_target::verdict::AllowedSources;
+use crate::observer::correlate::SynKind;
+use crate::observer::metrics::KernelMetrics;
+use crate::observer::observer::KernelConfig;
+use crate::observer::shared::{ObserverHandle, SynListener};
+use crate::observer::thread::KernelThread;
+use crate::sys::clock::Monotonic;
+use crate::sys::http::{HttpThread, Page, Pages};
+use crate::sys::log::RateLimit;
+use crate::sys::metrics::Exposition;
+use crate::sys::net::{self, RESERVED_DESCRIPTORS};
+use crate::sys::sandbox::{self, Role};
+use crate::sys::signals::Signals;
+use crate::sys::tcp;
+
+/// Runs the target until a signal ends it.
+///
+/// # Errors
+/// A port that cannot be listened on is a [`ConfigError`]; anything else means that this host cannot run the target.
+pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode> {
+    let descriptors = net::raise_descriptor_limit();
+    let registry = crate::sys::metrics::registry()?;
+    let metrics = TargetMetrics::register(&registry, config.tags.is_some())?;
+    let kernel_metrics = KernelMetrics::register(&registry)?;
+    // The kernel's half of a connection (handshake, FIN) takes the other cores; loops that wait for one another's turns only
+    // wake more often (`cargo xtask bench accept`).
+    let loops = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
+    let listeners = net::listen_group(address, loops)
+        .map_err(|error| ConfigError::listening("--listen-port", address, &error))?;
+    let http = listen_for_http(config.metrics_addr)?;
+    let clients =
+        config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
+    if clients.is_some() {
+        for listener in &listeners {
+            tcp::save_syns(listener)
+                .context("--tags: the kernel does not keep SYNs for accepted connections")?;
+        }
+    }
+    let kernel = start_kernel(config, kernel_metrics, clients.clone())?;
+    // All that needs a right has been done. Threads started from here on have only what is left.
+    sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
+        .context("cannot drop capabilities")?;
+    sandbox::enter(Role::ExternalTarget);
+    let held = config.keep_open.then(|| {
+        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        Held::new(usize::try_from(most).unwrap_or(usize::MAX))
+    });
+    let shared = Arc::new(Shared {
+        allowed: AllowedSources::new(&config.allowed),
+        port: config.listen_port.get(),
+        reply: config.reply,
+        held: held.transpose().context("cannot hold connections")?,
+        sources: Sources::new(loops),
+        kernel: kernel.as_ref().map(|kernel| kernel.handle.clone()),
+        clients,
+        metrics,
+        stopping: AtomicBool::new(false),
+        log: Mutex::new(RateLimit::per_second(1)),
+        wait_told: Mutex::default(),
+    });
+    let http =
+        http.map(|listener| HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))).transpose()?;
+    let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        port = config.listen_port,
+        allowed = allowed.join(","),
+        keep_open = config.keep_open,
+        "listening on every address"
+    );
+    serve(&shared, &listeners, signals)?;
+    if let Some(http) = http {
+        http.stop();
+    }
+    if let Some(kernel) = kernel {
+        kernel.stop();
+    }
+    let count = |verdict| shared.metrics.connections(verdict).get();
+    tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The kernel side if it is wanted and to be had. Says in either case what is in force.
+fn start_kernel(
+    config: &TargetConfig,
+    metrics: KernelMetrics,
+    clients: Option<Arc<ClientTable>>,
+) -> anyhow::Result<Option<KernelThread>> {
+    metrics.userspace_only();
+    let Some(ebpf) = &config.ebpf else { return Ok(None) };
+    let kernel = KernelThread::start(
+        KernelConfig {
+            listen_port: config.listen_port,
+            allowed: config.allowed.clone(),
+            interfaces: ebpf.interfaces.clone(),
+            attach: ebpf.attach,
+            tags: clients.as_ref().map(|clients| clients.settings()),
+            without_tcx: false,
+            trace: tracing::enabled!(tracing::Level::TRACE),
+        },
+        metrics,
+        clients.map(|clients| -> SynListener {
+            Arc::new(move |syn, kind| {
+                let retransmitted = kind == SynKind::Retransmit;
+                clients.syn(syn.sequence, syn.class, syn.at, syn.source.port(), retransmitted);
+            })
+        }),
+    );
+    match kernel {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if ebpf.required => Err(anyhow::anyhow!("--ebpf: no kernel timestamps: {error}")),
+        Err(error) => {
+            tracing::warn!("--ebpf: no kernel timestamps: {error}; going on in userspace");
+            Ok(None)
+        }
+    }
+}
+
+/// Accepts until a signal comes.
+fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let teller = shared.clients.as_ref().map(|clients| scope.spawn(|| tell_of_clients(shared, clients)));
+        let start_and_wait = || {
+            for (index, listener) in listeners.iter().enumerate() {
+                std::thread::Builder::new()
+                    .name(format!("accept-{index}"))
+                    .stack_size(256 * 1024)
+                    .spawn_scoped(scope, move || shared.accept_loop(listener, index))?;
+            }
+            if let Some(held) = &shared.held {
+                return held.close_loop(signals, &shared.metrics);
+            }
+            signals.wait();
+            Ok(())
+        };
+        let ended = start_and_wait();
+        shared.stop(listeners);
+        if let Some(teller) = teller {
+            teller.thread().unpark();
+        }
+        ended
+    })
+}
+
+/// Says in the log how far the clients are, whenever that has changed, and keeps their metrics true.
+fn tell_of_clients(shared: &Shared, clients: &ClientTable) {
+    const PERIOD: Duration = Duration::from_secs(1);
+    let mut told = Progress::default();
+    while !shared.stopping.load(Ordering::Relaxed) {
+        std::thread::park_timeout(PERIOD);
+        let progress = refresh_clients(shared, clients);
+        if progress.seen > 0 && progress != told {
+            let Progress { expected, seen, masqueraded, leaking, conflicts } = progress;
+            tracing::info!(expected, seen, masqueraded, leaking, conflicts, "clients");
+            told = progress;
+        }
+    }
+}
+
+/// Takes over what the kernel knows of the clients, and brings their metrics up to date.
+fn refresh_clients(shared: &Shared, table: &ClientTable) -> Progress {
+    if let Some(kernel) = &shared.kernel {
+        if let Err(error) = kernel.refresh() {
+            tracing::warn!("kernel figures are not up to date: {error}");
+        }
+        match kernel.tags() {
+            Ok(records) => {
+                let mut clients = table.lock();
+                for (number, record) in records {
+                    clients.set_record(number, record);
+                }
+            }
+            Err(error) => tracing::warn!("client records are not up to date: {error}"),
+        }
+    }
+    let mut clients = table.lock();
+    let progress = clients.progress();
+    if let Some(metrics) = &shared.metrics.clients {
+        metrics.set(progress, table.foreign());
+        clients.new_delays().iter().for_each(|delay| metrics.delay.observe(delay.as_secs_f64()));
+    }
+    progress
+}
+
+fn clients_page(shared: &Shared, table: &ClientTable) -> ClientsPage {
+    let progress = refresh_clients(shared, table);
+    let clients = table.lock().entries().collect();
+    let now_monotonic_ns = Monotonic::now().as_ns();
+    ClientsPage { now_monotonic_ns, progress, foreign_syns: table.foreign(), clients }
+}
+
+/// Several targets share a host network today, so the default port being taken must not stop the second.
+fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigError> {
+    let listener = net::listen(address.address)
+        .map_err(|error| ConfigError::listening("--metrics-addr", address.address, &error));
+    match listener {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if address.explicit => Err(error),
+        Err(error) => {
+            tracing::warn!("no metrics of this target: {error}");
+            Ok(None)
+        }
+    }
+}
+
+fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
+    let metrics = Exposition::new(registry);
+    let overflows_before = net::listen_overflows().unwrap_or(0);
+    Arc::new(move |path| match path {
+        "/clients" => {
+            let clients = shared.clients.as_ref()?;
+            Some(Page::json(&clients_page(&shared, clients)))
+        }
+        "/metrics" => {
+            let overflows = net::listen_overflows().unwrap_or(0).saturating_sub(overflows_before);
+            shared.metrics.listen_overflows.set(overflows as i64);
+            if let Some(clients) = &shared.clients {
+                refresh_clients(&shared, clients);
+            } else if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
+                tracing::warn!("kernel figures are not up to date: {error}");
+            }
+            Some(metrics.page())
+        }
+        "/healthz" => Some(Page::text(StatusCode::OK, "listening")),
+        "/sources" => {
+            let kernel = shared.kernel.as_ref().map(read_kernel);
+            Some(Page::json(&shared.sources.page(Monotonic::now(), kernel)))
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,162 @@
+//! Who has connected: one record per source address, bounded, the longest silent ones evicted and counted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use lru::LruCache;
+
+use crate::document::sources::{KernelSource, KernelSources, SourceEntry, SourcesPage};
+use crate::document::verdict::Verdict;
+use crate::observer::shared::ObserverHandle;
+use crate::sys::clock::Monotonic;
+
+/// Sources kept in all, shared out among the accept loops.
+const CAPACITY: usize = 65_536;
+
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    verdict: Verdict,
+    connections: u64,
+    first: Monotonic,
+    last: Monotonic,
+}
+
+/// The sources seen by every accept loop. A loop has a part of its own, so that loops do not wait for each other.
+#[derive(Debug)]
+pub struct Sources {
+    parts: Vec<Mutex<Part>>,
+}
+
+#[derive(Debug)]
+struct Part {
+    records: LruCache<IpAddr, Record>,
+    evicted: u64,
+}
+
+/// What the kernel's maps hold now.
+pub fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
+    let (totals, seen) = (kernel.class_totals(), kernel.sources());
+    let error = totals.as_ref().err().or(seen.as_ref().err()).map(ToString::to_string);
+    let totals = totals.unwrap_or_default();
+    let (seen, evicted) = seen.map_or((Vec::new(), 0), |sources| (sources.seen, sources.evicted));
+    let mut sources: Vec<KernelSource> = seen
+        .into_iter()
+        .map(|source| KernelSource {
+            address: source.address,
+            class: source.class,
+            syns: source.syns,
+            first_syn_ns: source.first.as_ns(),
+            last_syn_ns: source.last.as_ns(),
+        })
+        .collect();
+    sources.sort_by_key(|source| (std::cmp::Reverse(source.syns), source.address));
+    KernelSources {
+        allowed_syns: totals.allowed,
+        denied_syns: totals.denied,
+        events_lost: totals.allowed_lost + totals.denied_lost,
+        duplicates: totals.duplicates,
+        forwarded: totals.forwarded,
+        tagged_syns: totals.tagged,
+        evicted,
+        error,
+        sources,
+    }
+}
+
+impl Sources {
+    /// Room for the sources that `loops` accept loops see.
+    pub fn new(loops: usize) -> Self {
+        Self::with_capacity(loops, CAPACITY)
+    }
+
+    fn with_capacity(loops: usize, capacity: usize) -> Self {
+        let each = NonZeroUsize::new(capacity / loops.max(1)).unwrap_or(NonZeroUsize::MIN);
+        let part = || Mutex::new(Part { records: LruCache::new(each), evicted: 0 });
+        Self { parts: (0..loops).map(|_| part()).collect() }
+    }
+
+    /// Notes a connection accepted by loop number `part`.
+    pub fn note(&self, part: usize, address: IpAddr, verdict: Verdict, now: Monotonic) {
+        let mut part = self.parts[part].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(record) = part.records.get_mut(&address) {
+            record.connections += 1;
+            record.last = now;
+            return;
+        }
+        let record = Record { verdict, connections: 1, first: now, last: now };
+        part.evicted += u64::from(part.records.push(address, record).is_some());
+    }
+
+    /// All sources, for `/sources`.
+    pub fn page(&self, now: Monotonic, kernel: Option<KernelSources>) -> SourcesPage {
+        let mut evicted = 0;
+        let mut merged: HashMap<IpAddr, Record> = HashMap::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            evicted += part.evicted;
+            for (address, record) in &part.records {
+                merged
+                    .entry(*address)
+                    .and_modify(|known| {
+                        known.connections += record.connections;
+                        known.first = known.first.min(record.first);
+                        known.last = known.last.max(record.last);
+                    })
+                    .or_insert(*record);
+            }
+        }
+        let mut sources: Vec<SourceEntry> = merged
+            .into_iter()
+            .map(|(address, record)| SourceEntry {
+                address,
+                verdict: record.verdict,
+                connections: record.connections,
+                first_accept_ns: record.first.as_ns(),
+                last_accept_ns: record.last.as_ns(),
+            })
+            .collect();
+        sources.sort_by_key(|entry| (std::cmp::Reverse(entry.connections), entry.address));
+        SourcesPage { now_monotonic_ns: now.as_ns(), evicted, sources, kernel }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn a_source_seen_by_two_loops_is_one_entry() {
+        let sources = Sources::new(2);
+        for (part, source, at) in [(0, 1, 10), (1, 1, 5), (0, 1, 30), (1, 2, 20)] {
+            sources.note(part, address(source), Verdict::Allowed, Monotonic::from_ns(at));
+        }
+        let page = sources.page(Monotonic::from_ns(99), None);
+        let entry = |last, connections, first_accept_ns, last_accept_ns| SourceEntry {
+            address: address(last),
+            verdict: Verdict::Allowed,
+            connections,
+            first_accept_ns,
+            last_accept_ns,
+        };
+        assert_eq!(page.sources, [entry(1, 3, 5, 30), entry(2, 1, 20, 20)]);
+        assert_eq!(page.evicted, 0);
+    }
+
+    #[test]
+    fn the_longest_silent_source_makes_room_and_is_counted() {
+        let sources = Sources::with_capacity(1, 2);
+        for (source, at) in [(1, 1), (2, 2), (1, 3), (3, 4)] {
+            sources.note(0, address(source), Verdict::Denied, Monotonic::from_ns(at));
+        }
+        let page = sources.page(Monotonic::from_ns(5), None);
+        let kept: Vec<IpAddr> = page.sources.iter().map(|entry| entry.address).collect();
+        assert_eq!(kept, [address(1), address(3)]);
+        assert_eq!(page.evicted, 1);
+    }
+}

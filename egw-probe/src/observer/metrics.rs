@@ -1,0 +1,139 @@
+//! The kernel side's metrics (design section 4). Built once, on a registry that is handed in.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::document::verdict::Verdict;
+use crate::observer::attach::Attachment;
+use crate::observer::correlate::{HalfOpen, Joined, SynKind};
+use crate::observer::error::KernelError;
+
+/// From what one host's handshake takes to what a thrice-sent SYN takes, in seconds.
+const BUCKETS: [f64; 17] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 10.0,
+];
+
+/// The mode label that says: no kernel stamps are in force.
+const USERSPACE: &str = "userspace";
+
+/// All metrics of the kernel side. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct KernelMetrics {
+    syns: IntCounterVec,
+    syn_to_accept: HistogramVec,
+    half_open: IntCounterVec,
+    events_lost: IntCounter,
+    ebpf_info: GaugeVec,
+    clock_error: Gauge,
+}
+
+impl KernelMetrics {
+    /// Creates and registers them, every series of a fixed label set at 0.
+    pub fn register(registry: &Registry) -> Result<Self, KernelError> {
+        let metrics = Self {
+            syns: IntCounterVec::new(
+                Opts::new(
+                    "egw_probe_target_syns_total",
+                    "SYNs seen in the kernel; kind is unknown where the ring lost the event",
+                ),
+                &["class", "kind"],
+            )?,
+            syn_to_accept: HistogramVec::new(
+                HistogramOpts::new(
+                    "egw_probe_target_syn_to_accept_seconds",
+                    "From a connection's first SYN in the kernel to its accept",
+                )
+                .buckets(BUCKETS.to_vec()),
+                &["class"],
+            )?,
+            half_open: IntCounterVec::new(
+                Opts::new(
+                    "egw_probe_target_half_open_total",
+                    "Connection attempts whose connection never came",
+                ),
+                &["class"],
+            )?,
+            events_lost: IntCounter::new(
+                "egw_probe_target_events_lost_total",
+                "SYNs that were counted but whose event found the ring full",
+            )?,
+            ebpf_info: GaugeVec::new(
+                Opts::new("egw_probe_target_ebpf_info", "1 for each interface that is observed, by mode"),
+                &["interface", "mode"],
+            )?,
+            clock_error: Gauge::new(
+                "egw_probe_target_clock_error_seconds",
+                "Error bound of the offset from kernel stamps to wall time",
+            )?,
+        };
+        for collector in metrics.collectors() {
+            registry.register(collector)?;
+        }
+        for class in Verdict::ALL {
+            for kind in ["first", "retransmit", "unknown"] {
+                metrics.syns.with_label_values(&[class.name(), kind]);
+            }
+            metrics.syn_to_accept.with_label_values(&[class.name()]);
+            metrics.half_open.with_label_values(&[class.name()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Says that the target runs without the kernel side.
+    pub fn userspace_only(&self) {
+        self.ebpf_info.reset();
+        self.ebpf_info.with_label_values(&["", USERSPACE]).set(1.0);
+    }
+
+    /// Says which interfaces are observed, and how.
+    pub(super) fn attachments(&self, attachments: &[Attachment]) {
+        self.ebpf_info.reset();
+        for attachment in attachments {
+            self.ebpf_info
+                .with_label_values(&[attachment.interface.as_str(), attachment.mode.label()])
+                .set(1.0);
+        }
+    }
+
+    pub(super) fn syn(&self, class: Verdict, kind: SynKind) {
+        let kind = match kind {
+            SynKind::First => "first",
+            SynKind::Retransmit => "retransmit",
+        };
+        self.syns.with_label_values(&[class.name(), kind]).inc();
+    }
+
+    pub(super) fn lost(&self, class: Verdict, more: u64) {
+        self.syns.with_label_values(&[class.name(), "unknown"]).inc_by(more);
+        self.events_lost.inc_by(more);
+    }
+
+    pub(super) fn joined(&self, joined: &Joined) {
+        self.syn_to_accept
+            .with_label_values(&[joined.class.name()])
+            .observe(joined.syn_to_accept.as_secs_f64());
+    }
+
+    pub(super) fn half_open(&self, more: HalfOpen) {
+        self.half_open.with_label_values(&[Verdict::Allowed.name()]).inc_by(more.allowed);
+        self.half_open.with_label_values(&[Verdict::Denied.name()]).inc_by(more.denied);
+    }
+
+    pub(super) fn clock_error(&self, error: Duration) {
+        self.clock_error.set(error.as_secs_f64());
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 6] {
+        [
+            Box::new(self.syns.clone()),
+            Box::new(self.syn_to_accept.clone()),
+            Box::new(self.half_open.clone()),
+            Box::new(self.events_lost.clone()),
+            Box::new(self.ebpf_info.clone()),
+            Box::new(self.clock_error.clone()),
+        ]
+    }
+}

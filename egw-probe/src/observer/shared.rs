@@ -1,0 +1,291 @@
+//! What the observer's task and everybody else share: the ring's reader, the correlator, the readable maps.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use egw_probe_common::event::Counters;
+use egw_probe_common::tag::TagRecord;
+
+use crate::document::verdict::Verdict;
+use crate::observer::attach::Attachment;
+use crate::observer::correlate::{Correlator, SynKind};
+use crate::observer::error::KernelError;
+use crate::observer::event::{self, SynSeen};
+use crate::observer::maps::{Sources, Tables};
+use crate::observer::metrics::KernelMetrics;
+use crate::observer::wall::ClockOffset;
+use crate::sys::clock::Monotonic;
+
+/// Attempts remembered at once; at some 130 bytes each, 35 MB when full.
+const ATTEMPTS: usize = 262_144;
+/// After this long without a further SYN an attempt is half-open. A client that still tries sends the second SYN after
+/// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
+const EXPIRY: Duration = Duration::from_secs(10);
+/// Whoever has not looked for this long was held up, and connections that stood meanwhile are still to be accepted: they get
+/// as long, from then on, before an attempt is given up on.
+const HELD_UP: Duration = Duration::from_secs(1);
+/// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
+const ACCEPTED: usize = 65_536;
+
+/// SYNs and events by class, exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassTotals {
+    /// SYNs from inside the allowed CIDRs.
+    pub allowed: u64,
+    /// SYNs from outside them.
+    pub denied: u64,
+    /// Of the allowed, how many left no event.
+    pub allowed_lost: u64,
+    /// Of the denied, how many left no event.
+    pub denied_lost: u64,
+    /// SYNs seen again on a second interface; not among the above.
+    pub duplicates: u64,
+    /// SYNs to the port of another host, passing through; not among the above.
+    pub forwarded: u64,
+    /// SYNs with a valid tag; 0 without `--tags`.
+    pub tagged: u64,
+}
+
+impl From<Counters> for ClassTotals {
+    fn from(counters: Counters) -> Self {
+        Self {
+            allowed: counters.allowed.syns,
+            denied: counters.denied.syns,
+            allowed_lost: counters.allowed.lost,
+            denied_lost: counters.denied.lost,
+            duplicates: counters.duplicates,
+            forwarded: counters.forwarded,
+            tagged: counters.tagged,
+        }
+    }
+}
+
+struct Accepted {
+    source: SocketAddr,
+    at: Monotonic,
+}
+
+struct Waiting {
+    accepted: Vec<Accepted>,
+    dropped: u64,
+}
+
+/// Reader and join; whoever holds the lock may drain the ring.
+struct Core {
+    ring: RingBuf<MapData>,
+    correlator: Correlator,
+    on_syn: Option<SynListener>,
+    unreadable: u64,
+    reported: ClassTotals,
+    settled: Monotonic,
+    /// No attempt is given up on before.
+    patient_until: Monotonic,
+}
+
+/// Hears of a SYN, and whether it is one sent again.
+pub type SynListener = Arc<dyn Fn(&SynSeen, SynKind) + Send + Sync>;
+
+/// Counts that tell how good the join is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinHealth {
+    /// Accepted connections whose SYN was not known.
+    pub unmatched: u64,
+    /// Attempts forgotten for want of room.
+    pub forgotten: u64,
+    /// Accepted connections that found the queue to the join full.
+    pub not_joined: u64,
+    /// Ring records that were not understood: none, unless object and program do not belong together.
+    pub unreadable: u64,
+    /// Attempts remembered now.
+    pub remembered: usize,
+}
+
+pub(super) struct Shared {
+    tables: Tables,
+    core: Mutex<Core>,
+    waiting: Mutex<Waiting>,
+    attachments: Mutex<Vec<Attachment>>,
+    offset: Mutex<ClockOffset>,
+    metrics: KernelMetrics,
+}
+
+/// Access to a running observer, for the accept loop and for whoever serves its figures. Cheap to clone; outlives the
+/// observer, after which the figures stand still.
+#[derive(Clone)]
+pub struct ObserverHandle(pub(super) Arc<Shared>);
+
+impl Shared {
+    pub(super) fn new(
+        tables: Tables,
+        ring: RingBuf<MapData>,
+        metrics: KernelMetrics,
+        on_syn: Option<SynListener>,
+    ) -> Self {
+        let offset = ClockOffset::sample();
+        metrics.clock_error(offset.error);
+        Self {
+            tables,
+            core: Mutex::new(Core {
+                ring,
+                correlator: Correlator::new(ATTEMPTS, EXPIRY),
+                on_syn,
+                unreadable: 0,
+                reported: ClassTotals::default(),
+                settled: Monotonic::now(),
+                patient_until: Monotonic::from_ns(0),
+            }),
+            waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
+            attachments: Mutex::new(Vec::new()),
+            offset: Mutex::new(offset),
+            metrics,
+        }
+    }
+
+    /// Reads up to `limit` events, joins what was accepted; whether the ring is empty now.
+    pub(super) fn drain(&self, limit: usize) -> bool {
+        // Taken before the ring is read: their SYNs came earlier, so they are among the events once the ring is empty.
+        let accepted = std::mem::take(&mut lock(&self.waiting).accepted);
+        let mut core = lock(&self.core);
+        let empty = core.read_events(&self.metrics, limit);
+        if !empty && !accepted.is_empty() {
+            // Too early for these; they go back in front of those that came meanwhile.
+            let mut waiting = lock(&self.waiting);
+            let meanwhile = std::mem::replace(&mut waiting.accepted, accepted);
+            waiting.accepted.extend(meanwhile);
+            return false;
+        }
+        for Accepted { source, at } in accepted {
+            if let Some(joined) = core.correlator.accepted(source, at) {
+                self.metrics.joined(&joined);
+            }
+        }
+        empty
+    }
+
+    /// Expires attempts and brings the metrics up to date.
+    pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
+        let totals = ClassTotals::from(self.tables.counters()?);
+        let mut core = lock(&self.core);
+        if now.since(core.settled) > HELD_UP {
+            core.patient_until = now + HELD_UP;
+        }
+        core.settled = now;
+        if now >= core.patient_until {
+            core.correlator.expire(now);
+        }
+        self.metrics.half_open(core.correlator.take_half_open());
+        let before = std::mem::replace(&mut core.reported, totals);
+        self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
+        self.metrics.lost(Verdict::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
+        Ok(())
+    }
+
+    pub(super) fn sample_clock(&self) {
+        let offset = ClockOffset::sample();
+        self.metrics.clock_error(offset.error);
+        *lock(&self.offset) = offset;
+    }
+
+    pub(super) fn set_attachments(&self, attachments: Vec<Attachment>) {
+        self.metrics.attachments(&attachments);
+        *lock(&self.attachments) = attachments;
+    }
+}
+
+impl Core {
+    fn read_events(&mut self, metrics: &KernelMetrics, limit: usize) -> bool {
+        for _ in 0..limit {
+            let Some(record) = self.ring.next() else { return true };
+            match event::parse(&record) {
+                Some(syn) => {
+                    let kind = self.correlator.syn(&syn);
+                    metrics.syn(syn.class, kind);
+                    if let Some(on_syn) = &self.on_syn {
+                        on_syn(&syn, kind);
+                    }
+                }
+                None => self.unreadable += 1,
+            }
+        }
+        false
+    }
+}
+
+impl ObserverHandle {
+    /// Tells of an accepted connection. Takes a lock that is held for the length of a `Vec` swap at most, and never waits
+    /// for the kernel.
+    pub fn accepted(&self, source: SocketAddr, at: Monotonic) {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut waiting = lock(&self.0.waiting);
+        if waiting.accepted.len() < ACCEPTED {
+            waiting.accepted.push(Accepted { source, at });
+        } else {
+            waiting.dropped += 1;
+        }
+    }
+
+    /// Tells that connections wait for an accept that cannot be made now: no attempt is given up on meanwhile.
+    pub fn accepting_waits(&self, now: Monotonic) {
+        lock(&self.0.core).patient_until = now + HELD_UP;
+    }
+
+    /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
+    /// thousand events to find it; `None` when it is not among them.
+    pub fn syn_of(&self, source: SocketAddr) -> Option<Monotonic> {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let mut core = lock(&self.0.core);
+        core.read_events(&self.0.metrics, 4096);
+        core.correlator.syn_of(&source)
+    }
+
+    /// Exact totals by class, read from the kernel.
+    pub fn class_totals(&self) -> Result<ClassTotals, KernelError> {
+        Ok(self.0.tables.counters()?.into())
+    }
+
+    /// The per-source ledger, read from the kernel.
+    pub fn sources(&self) -> Result<Sources, KernelError> {
+        self.0.tables.sources()
+    }
+
+    /// The per-tag records, read from the kernel; empty without `--tags`.
+    pub fn tags(&self) -> Result<Vec<(u16, TagRecord)>, KernelError> {
+        self.0.tables.tags()
+    }
+
+    /// What is attached to now.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        lock(&self.0.attachments).clone()
+    }
+
+    /// The latest sample of the offset to wall time.
+    pub fn clock_offset(&self) -> ClockOffset {
+        *lock(&self.0.offset)
+    }
+
+    /// How good the join is.
+    pub fn join_health(&self) -> JoinHealth {
+        let not_joined = lock(&self.0.waiting).dropped;
+        let core = lock(&self.0.core);
+        JoinHealth {
+            unmatched: core.correlator.unmatched(),
+            forgotten: core.correlator.forgotten(),
+            not_joined,
+            unreadable: core.unreadable,
+            remembered: core.correlator.len(),
+        }
+    }
+
+    /// Brings the metrics up to date; to be called before they are served.
+    pub fn refresh(&self) -> Result<(), KernelError> {
+        self.0.drain(usize::MAX >> 1);
+        self.0.settle(Monotonic::now())
+    }
+}
+
+// A panic elsewhere leaves counters and queues that are still true.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,80 @@
+//! The observer on a thread of its own, with no more rights than it still needs.
+
+use std::sync::mpsc;
+
+use caps::Capability;
+use tokio::sync::oneshot;
+
+use crate::observer::error::KernelError;
+use crate::observer::metrics::KernelMetrics;
+use crate::observer::observer::{KernelConfig, KernelObserver};
+use crate::observer::shared::{ObserverHandle, SynListener};
+use crate::sys::sandbox;
+
+/// A running kernel side.
+pub struct KernelThread {
+    /// Access to what it sees.
+    pub handle: ObserverHandle,
+    /// The capabilities that threads need that read its maps: none from Linux 5.19 on.
+    pub needed: Vec<Capability>,
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl KernelThread {
+    /// Loads and attaches; returns once it is in force.
+    pub fn start(
+        config: KernelConfig,
+        metrics: KernelMetrics,
+        on_syn: Option<SynListener>,
+    ) -> Result<Self, KernelError> {
+        let failed = |source| KernelError::System { doing: "starting the observer's thread", source };
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("observer".to_owned())
+            .spawn(move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    // Whoever started us waits for this, here and below.
+                    Err(source) => {
+                        let _ = tell.send(Err(failed(source)));
+                        return;
+                    }
+                };
+                let ended = runtime.block_on(async {
+                    let observer = match KernelObserver::start(&config, metrics, on_syn).await {
+                        Ok(observer) => observer,
+                        Err(error) => {
+                            let _ = tell.send(Err(error));
+                            return Ok(());
+                        }
+                    };
+                    let needed = observer.needed_capabilities();
+                    sandbox::keep_only(&needed)
+                        .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
+                    let _ = tell.send(Ok((observer.handle(), needed)));
+                    observer
+                        .run(async {
+                            let _ = stopped.await;
+                        })
+                        .await
+                });
+                if let Err(error) = ended {
+                    tracing::error!("the kernel side broke off, its figures stand still: {error}");
+                }
+            })
+            .map_err(failed)?;
+        match told.recv() {
+            Ok(Ok((handle, needed))) => Ok(Self { handle, needed, stop, thread }),
+            Ok(Err(error)) => Err(error),
+            Err(mpsc::RecvError) => Err(failed(std::io::Error::other("it ended at once"))),
+        }
+    }
+
+    /// Detaches everything.
+    pub fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}

@@ -1,0 +1,104 @@
+//! Listening sockets and the descriptor limit: what both ends need from the kernel before they start.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the kernel completes before the program accepts them; cut to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Descriptors that neither probes nor held connections may use: HTTP, logs, the resolver.
+pub const RESERVED_DESCRIPTORS: u64 = 160;
+
+/// Listens on `address`. An unspecified IPv6 address takes IPv4 connections too, and becomes the unspecified IPv4
+/// address on a kernel without IPv6. A second listener on the same port fails, in this process or another.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bind(address, false)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Listens with `count` sockets among which the kernel spreads the connections (`SO_REUSEPORT`).
+///
+/// The first one is bound without the option: so a listener of any other process makes this fail with `AddrInUse`,
+/// instead of sharing its connections with us in silence.
+pub fn listen_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = bind(address, false)?;
+    // Listening, it keeps everybody else out; only then does it let siblings in.
+    first.listen(BACKLOG)?;
+    first.set_reuse_port(true)?;
+    let bound = first.local_addr()?.as_socket().unwrap_or(address);
+    let mut group = vec![first];
+    for _ in 1..count {
+        group.push(bind(bound, true)?);
+    }
+    for sibling in &group[1..] {
+        sibling.listen(BACKLOG)?;
+    }
+    Ok(group.into_iter().map(TcpListener::from).collect())
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let dual_stack = address.is_ipv6() && address.ip().is_unspecified();
+    let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
+        Err(error) if dual_stack && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), reuse_port);
+        }
+        other => other?,
+    };
+    if dual_stack {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of a predecessor that still wait out their time must not keep the port.
+    socket.set_reuse_address(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// SYNs and handshakes that the kernel of this network namespace dropped because a listener's accept queue was full
+/// (`ListenOverflows` of `TcpExt`, /proc/net/netstat); every listener counts, not only ours. `None` where it is not told.
+pub fn listen_overflows() -> Option<u64> {
+    // The counters of the thread's namespace: the process may have been moved since it started.
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut columns = names.split_whitespace().zip(values.split_whitespace());
+    columns.find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
+/// Raises the soft limit on open descriptors to the hard one, and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };
+    // No number stands for no limit; the kernel has one per process all the same (fs.nr_open).
+    current.unwrap_or(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_listener_group_on_a_port_fails() {
+        let first = listen_group("[::]:0".parse().unwrap(), 3).unwrap();
+        let address = first[0].local_addr().unwrap();
+        assert!(first.iter().all(|listener| listener.local_addr().unwrap() == address));
+        let second = listen_group(address, 3).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_unspecified_ipv6_listener_takes_ipv4_too() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for address in ["127.0.0.1", "::1"] {
+            std::net::TcpStream::connect((address, port)).unwrap();
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the kernel knows of a connection: the questions that no crate asks for us.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use crate::sys::sockopt;
+
+/// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
+pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
+    info(socket).map(|info| info.tcpi_total_retrans)
+}
+
+/// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake. `None` if it
+/// took no sample, as when the SYN-ACK had to be sent again.
+pub fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
+    info(socket).map(|info| match info.tcpi_rtt {
+        0 => None,
+        microseconds => Some(Duration::from_micros(u64::from(microseconds))),
+    })
+}
+
+/// How long ago the handshake of an accepted connection was complete, if nothing has been sent on it yet: `tcpi_last_data_sent`
+/// counts from the birth of the socket (tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), in ticks of the kernel's clock
+/// (1 to 10 ms).
+pub fn since_handshake(socket: impl AsFd) -> io::Result<Duration> {
+    info(socket).map(|info| Duration::from_millis(u64::from(info.tcpi_last_data_sent)))
+}
+
+fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `info`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
+    Ok(unsafe { info.assume_init() })
+}
+
+/// Makes a listener keep the headers of each connection's SYN (`TCP_SAVE_SYN`).
+pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
+    set_option(listener, libc::TCP_SAVE_SYN, 1)
+}
+
+/// The network and transport headers of an accepted connection's SYN, once (`TCP_SAVED_SYN`); empty if none were kept.
+pub fn saved_syn(socket: impl AsFd, headers: &mut [u8; 256]) -> io::Result<&[u8]> {
+    let mut length = headers.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `headers`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(&headers[..length as usize]) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_option(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    sockopt::set_option(socket, libc::IPPROTO_TCP, option, value)
+}
+
+/// Chooses the initial sequence number of the SYN that a socket not yet connected will send. Needs `CAP_NET_ADMIN`.
+///
+/// By TCP_REPAIR (net/ipv4/tcp.c): the write queue's sequence number, set while the socket is closed, is what connect
+/// begins with. To the kernel 0 means "choose one". The option resets SO_REUSEADDR.
+pub fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> {
+    const TCP_SEND_QUEUE: libc::c_int = 2;
+    let socket = socket.as_fd();
+    set_option(socket, libc::TCP_REPAIR, 1)?;
+    set_option(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+    set_option(socket, libc::TCP_QUEUE_SEQ, sequence as libc::c_int)?;
+    set_option(socket, libc::TCP_REPAIR, 0)
+}
+
+/// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
+pub fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and SIOCOUTQ (the number of TIOCOUTQ) writes one c_int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(u32::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn an_accepted_connection_tells_how_long_it_has_waited() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let begun = crate::sys::clock::Monotonic::now();
+        std::thread::sleep(Duration::from_millis(60));
+        let (accepted, _) = listener.accept().unwrap();
+        let waited = since_handshake(&accepted).unwrap();
+        let most = crate::sys::clock::Monotonic::now().since(begun) + Duration::from_millis(20);
+        assert!(Duration::from_millis(40) <= waited && waited <= most, "{waited:?}");
+    }
+
+    #[test]
+    fn a_fresh_connection_has_nothing_outstanding_and_a_full_one_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(outstanding_bytes(&stream).unwrap(), 0);
+        assert_eq!(retransmissions(&stream).unwrap(), 0);
+        stream.set_nonblocking(true).unwrap();
+        // Nobody reads: the peer's window fills, and what is left stays here.
+        while stream.write(&[0; 8_192]).is_ok() {}
+        assert!(outstanding_bytes(&stream).unwrap() > 0);
+    }
+}
