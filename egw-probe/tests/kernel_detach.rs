@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use egw_probe::config::choice::{AttachMode, Selection};
 use egw_probe::observer::attach::Mode;
-use egw_probe::observer::observer::KernelConfig;
+use egw_probe::observer::task::KernelConfig;
 use net::{Pair, Running, V4, config, connect, eventually, inside};
 use told::as_root;
 

@@ -11,8 +11,8 @@ use caps::{CapSet, Capability};
 use egw_probe::config::choice::{AttachMode, Selection};
 use egw_probe::observer::error::KernelError;
 use egw_probe::observer::metrics::KernelMetrics;
-use egw_probe::observer::observer::{KernelConfig, KernelObserver};
 use egw_probe::observer::privilege::NEEDED;
+use egw_probe::observer::task::{KernelConfig, KernelObserver};
 use prometheus::Registry;
 use told::{as_root, tried};
 

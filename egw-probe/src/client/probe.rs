@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::client::outcome::Reply;
+use crate::client::outcome::{Reply, of_connect_error};
+use crate::client::probing::{Event, ProbeEnd};
 use crate::client::tagging::Tagger;
 use crate::config::client::Route;
 use crate::document::outcome::Outcome;
+use crate::sys::poller::EventFlags;
 use crate::sys::sockopt::set_option;
 
 /// Where connections go and how they leave: made once, used for every one.
@@ -70,15 +72,6 @@ pub struct ProbeSocket {
     reply: Reply,
 }
 
-/// What a probe's socket says once its reply is decided.
-#[derive(Debug)]
-pub struct Verdict {
-    /// What became of the probe.
-    pub outcome: Outcome,
-    /// The source address that the target saw, where an annotated reply told it.
-    pub egress_ip: Option<IpAddr>,
-}
-
 impl ProbeSocket {
     /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
     pub fn new(destination: &Destination, tagger: Option<&Tagger>) -> io::Result<Self> {
@@ -96,22 +89,36 @@ impl ProbeSocket {
         destination.connect(&self.socket)
     }
 
-    /// Takes the error that the handshake ended with.
-    pub fn take_error(&self) -> Option<io::Error> {
-        self.socket.take_error().unwrap_or_else(Some)
+    /// What it says, now that it is ready for `flags`: a handshake, a verdict, in this order.
+    pub fn events(&mut self, flags: EventFlags) -> [Option<Event>; 2] {
+        if flags.intersects(EventFlags::ERR) {
+            // An error of an established connection means that it was reset (tcp_reset, net/ipv4/tcp_input.c).
+            let error = self.socket.take_error().unwrap_or_else(Some);
+            match error.as_ref().and_then(io::Error::raw_os_error) {
+                Some(libc::ECONNRESET | libc::EPIPE) | None => {}
+                Some(_) => {
+                    let outcome = error.as_ref().map_or(Outcome::Error, of_connect_error);
+                    return [Some(Event::Ended(ProbeEnd::plain(outcome))), None];
+                }
+            }
+        }
+        let reads = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+        let verdict = if reads { self.read() } else { None };
+        let established = flags.intersects(EventFlags::OUT | EventFlags::HUP);
+        [established.then_some(Event::Established), verdict.map(Event::Ended)]
     }
 
     /// Reads what has come; `Some` once it decides, a closed connection included.
-    pub fn read(&mut self) -> Option<Verdict> {
+    fn read(&mut self) -> Option<ProbeEnd> {
         // Longer than an annotated reply, which comes in one segment.
         let mut buffer = [0; 256];
         loop {
-            let plain = |outcome| Some(Verdict { outcome, egress_ip: None });
+            let plain = |outcome| Some(ProbeEnd::plain(outcome));
             match self.socket.read(&mut buffer) {
                 Ok(0) => return plain(self.reply.closed()),
                 Ok(length) => {
                     if let Some(outcome) = self.reply.read(&buffer[..length]) {
-                        return Some(Verdict { outcome, egress_ip: egress_ip(&buffer[..length]) });
+                        return Some(ProbeEnd { outcome, egress_ip: egress_ip(&buffer[..length]) });
                     }
                 }
                 Err(error) => match error.kind() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::client::prober::{Ended, Measurement};
+use crate::client::prober::Measurement;
+use crate::client::probing::Ended;
 use crate::config::client::{ClientConfig, Gates};
 use crate::document::SCHEMA;
 use crate::document::go::format_duration;
@@ -22,7 +23,7 @@ pub fn document(
     held: Option<HoldReport>,
     stress: Option<StressReport>,
 ) -> ResultDocument {
-    let (judge, watch) = (&measured.judge, &measured.watch);
+    let (judge, watch) = (&measured.found.judge, &measured.found.watch);
     let seconds = |length: Option<Duration>| length.map(|length| length.as_secs_f64());
     let of = |outcome| judge.counts().of(outcome);
     let (timeline, timeline_omitted_probes) = judge.timeline();
@@ -34,10 +35,10 @@ pub fn document(
         unreachable: of(Outcome::Unreachable),
         garbled: of(Outcome::Garbled),
         error: of(Outcome::Error),
-        sent: judge.counts().total() + measured.unsettled,
-        unsettled: measured.unsettled,
+        sent: judge.counts().total() + measured.found.unsettled,
+        unsettled: measured.found.unsettled,
         misses_before_winner: judge.before_winner().misses(),
-        skipped_ticks: measured.skipped_ticks,
+        skipped_ticks: measured.found.skipped_ticks,
         syn_retransmissions: measured.syn_retransmissions,
     };
     ResultDocument {
@@ -55,16 +56,16 @@ pub fn document(
         },
         blackhole_seconds: judge.blackhole().as_secs_f64(),
         probes,
-        connect_seconds: Quantiles::of_ns(&measured.connect_ns),
-        tick_lateness_seconds: Quantiles::of_ns(&measured.tick_lateness_ns),
+        connect_seconds: Quantiles::of_ns(&measured.record.connect_ns),
+        tick_lateness_seconds: Quantiles::of_ns(&measured.record.tick_lateness_ns),
         egress_ip: watch.egress_ip(),
         disruptions: config.watch.map(|_| watch.disruptions().0.to_vec()),
         disruptions_total: watch.disruptions().1,
         egress_changes: watch.egress_changes().0.to_vec(),
         egress_changes_total: watch.egress_changes().1,
         held,
-        stalls: measured.stalls.0.clone(),
-        stalls_total: measured.stalls.1,
+        stalls: measured.record.stalls.clone(),
+        stalls_total: measured.record.stalls_total,
         stress,
         timeline: timeline.to_vec(),
         timeline_omitted_probes,
@@ -132,18 +133,18 @@ pub fn without_probes(config: &ClientConfig, start: Start, outcome: TestOutcome)
 
 fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
     let mut failed = Vec::new();
-    if let (Some(max), Some(winner)) = (gates.max_delay, measured.judge.winner())
+    if let (Some(max), Some(winner)) = (gates.max_delay, measured.found.judge.winner())
         && winner.masquerade_delay > max
     {
         let delay = format_duration(winner.masquerade_delay);
         failed.push(format!("--max-delay {}: the masquerade delay was {delay}", format_duration(max)));
     }
-    let leaked = measured.judge.before_winner().of(Outcome::Leaked);
+    let leaked = measured.found.judge.before_winner().of(Outcome::Leaked);
     if let Some(max) = gates.max_leaked.filter(|max| leaked > *max) {
         failed.push(format!("--max-leaked {max}: {leaked} probes leaked"));
     }
-    let (_, total) = measured.watch.disruptions();
-    let longest = measured.watch.longest_upper();
+    let (_, total) = measured.found.watch.disruptions();
+    let longest = measured.found.watch.longest_upper();
     if let Some(max) = gates.max_disruption.filter(|max| longest > max.as_secs_f64()) {
         let shown = if longest.is_finite() {
             format!("may have lasted {longest:.6}s")
@@ -166,29 +167,29 @@ const SKIPPED_SHARE: f64 = 0.01;
 
 fn warnings(config: &ClientConfig, measured: &Measurement) -> Vec<String> {
     let mut warnings = Vec::new();
-    let judged = measured.judge.counts();
-    if measured.descriptor_skips > 0 {
+    let judged = measured.found.judge.counts();
+    if measured.found.descriptor_skips > 0 {
         warnings.push(format!(
             "{} ticks had no descriptor left for a probe: raise the limit (ulimit -n) or lengthen --interval",
-            measured.descriptor_skips
+            measured.found.descriptor_skips
         ));
     }
-    let late_skips = measured.skipped_ticks - measured.descriptor_skips;
-    let ticks = judged.total() + measured.skipped_ticks;
+    let late_skips = measured.found.skipped_ticks - measured.found.descriptor_skips;
+    let ticks = judged.total() + measured.found.skipped_ticks;
     if late_skips as f64 > ticks as f64 * SKIPPED_SHARE {
         warnings.push(format!(
             "{late_skips} of {ticks} ticks were skipped because the next one was due: give the client more CPU or \
              lengthen --interval"
         ));
     }
-    let lateness = Duration::from_nanos(measured.tick_lateness_ns.value_at_quantile(0.99));
-    if !measured.tick_lateness_ns.is_empty() && lateness > config.interval {
+    let lateness = Duration::from_nanos(measured.record.tick_lateness_ns.value_at_quantile(0.99));
+    if !measured.record.tick_lateness_ns.is_empty() && lateness > config.interval {
         warnings.push(format!(
             "one tick in 100 was late by {} or more, longer than the interval: give the client more CPU",
             format_duration(lateness)
         ));
     }
-    let (bracket, own) = (measured.judge.bracket(), measured.stalled_in_bracket);
+    let (bracket, own) = (measured.found.judge.bracket(), measured.stalled_in_bracket);
     let width = bracket.upper.unwrap_or_default().saturating_sub(bracket.lower.unwrap_or_default());
     if own > width / 2 {
         warnings.push(format!(

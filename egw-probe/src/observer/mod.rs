@@ -1,7 +1,7 @@
 //! The kernel side of the target: loads, attaches and reads the observer in the kernel.
 //!
 //! Data flows one way: ring -> [`event`] -> [`correlate`] -> [`metrics`]; netlink -> [`view`] -> [`attach`]. The decisions
-//! (`event`, `correlate`, `view`, `wall`, the order of `attach::ways`) are pure; [`observer`] holds the descriptors.
+//! (`event`, `correlate`, `view`, `wall`, the order of `attach::ways`) are pure; [`task`] holds the descriptors.
 
 pub mod attach;
 mod clsact;
@@ -12,9 +12,10 @@ pub mod maps;
 pub mod metrics;
 pub mod netlink;
 pub mod object;
-pub mod observer;
+
 pub mod privilege;
 pub mod shared;
+pub mod task;
 pub mod thread;
 mod trace;
 pub mod view;

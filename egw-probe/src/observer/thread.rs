@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::observer::error::KernelError;
 use crate::observer::metrics::KernelMetrics;
-use crate::observer::observer::{KernelConfig, KernelObserver};
 use crate::observer::shared::{ObserverHandle, SynListener};
+use crate::observer::task::{KernelConfig, KernelObserver};
 use crate::sys::sandbox;
 
 /// A running kernel side.

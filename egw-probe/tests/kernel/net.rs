@@ -18,8 +18,8 @@ use egw_probe::{
         attach::Mode,
         error::KernelError,
         metrics::KernelMetrics,
-        observer::{KernelConfig, KernelObserver},
         shared::{ClassTotals, ObserverHandle},
+        task::{KernelConfig, KernelObserver},
     },
     sys::clock::Monotonic,
 };

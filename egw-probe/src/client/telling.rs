@@ -1,0 +1,127 @@
+//! What scrapers and readers of the log are told, fact by fact.
+
+use std::fmt::Write;
+
+use crate::client::disruptions::Event as WatchEvent;
+use crate::client::metrics::ClientMetrics;
+use crate::client::outcome::Probe;
+use crate::client::probing::{Fact, Probing};
+use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::outcome::Outcome;
+use crate::sys::clock::Monotonic;
+use crate::sys::log::RateLimit;
+
+/// Tells, and keeps repeated lines apart.
+#[derive(Debug)]
+pub struct Telling<'a> {
+    metrics: &'a ClientMetrics,
+    start: Monotonic,
+    won: bool,
+    misses: u64,
+    last_outcome: Option<Outcome>,
+    outcome_log: RateLimit,
+    disruption_log: RateLimit,
+}
+
+impl<'a> Telling<'a> {
+    /// Of a test that began at `start`.
+    pub fn new(metrics: &'a ClientMetrics, start: Monotonic) -> Self {
+        Self {
+            metrics,
+            start,
+            won: false,
+            misses: 0,
+            last_outcome: None,
+            outcome_log: RateLimit::per_second(1),
+            disruption_log: RateLimit::per_second(20),
+        }
+    }
+
+    /// Tells of the next fact.
+    pub fn take(&mut self, fact: &Fact, now: Monotonic) {
+        match fact {
+            Fact::Skipped(ticks) => self.metrics.skipped_ticks.inc_by(*ticks),
+            Fact::Settled(probe) => self.settled(probe, now),
+            Fact::Won(winner) => {
+                self.won = true;
+                self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
+                tracing::info!(delay = ?winner.masquerade_delay, misses = self.misses, "masqueraded");
+            }
+            Fact::Watched(event) => self.watched(event, now),
+            Fact::Served { .. } | Fact::Stalled { .. } => {}
+        }
+    }
+
+    fn settled(&mut self, probe: &Probe, now: Monotonic) {
+        self.metrics.count(probe.outcome);
+        if let Some(established) = probe.established {
+            self.metrics.connect_seconds.observe(established.since(probe.sent).as_secs_f64());
+        }
+        // A watch tells what matters as disruptions.
+        if self.won {
+            return;
+        }
+        if probe.outcome != Outcome::Pong {
+            self.misses += 1;
+            self.metrics.leaked_requests.inc();
+        }
+        if self.last_outcome.replace(probe.outcome) != Some(probe.outcome)
+            && let Some(held_back) = self.outcome_log.pass(now)
+        {
+            tracing::info!(
+                sent_at = ?probe.sent.since(self.start),
+                held_back,
+                "probes {}",
+                describe(probe.outcome)
+            );
+        }
+    }
+
+    /// One log line when a disruption begins, one when it ends.
+    fn watched(&mut self, event: &WatchEvent, now: Monotonic) {
+        match event {
+            WatchEvent::Began { .. } => self.metrics.disrupted.set(1),
+            WatchEvent::Ended(disruption) => {
+                self.metrics.count_disruption(disruption);
+                self.metrics.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
+            }
+            WatchEvent::EgressChanged(_) => {}
+        }
+        let Some(held_back) = self.disruption_log.pass(now) else { return };
+        match event {
+            WatchEvent::Began { kind, start } => {
+                tracing::warn!(kind = kind.name(), at = ?start, held_back, "disruption began");
+            }
+            WatchEvent::Ended(Disruption { kind, length_seconds, misses, .. }) => {
+                let (at_least, at_most) = (length_seconds.lower, length_seconds.upper);
+                tracing::warn!(kind = kind.name(), at_least, at_most, misses, held_back, "disruption ended");
+            }
+            WatchEvent::EgressChanged(EgressChange { from, to, .. }) => {
+                tracing::warn!(%from, %to, held_back, "the egress IP changed");
+            }
+        }
+    }
+}
+
+/// The line of progress, without the target.
+pub fn progress<S>(probing: &Probing<S>, start: Monotonic, now: Monotonic) -> String {
+    let counts = probing.judge().counts();
+    let mut line = format!("{:.1} s  in flight {}", now.since(start).as_secs_f64(), probing.open());
+    for outcome in Outcome::ALL.into_iter().filter(|outcome| counts.of(*outcome) > 0) {
+        let _ = write!(line, "  {} {}", outcome.name(), counts.of(outcome));
+    }
+    line
+}
+
+/// What the log says when probes begin to end like this.
+fn describe(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pong => "are answered with pong: the target sees an allowed source",
+        Outcome::Leaked => "leak: the target sees a source outside its allowed CIDRs",
+        Outcome::Timeout => "get no verdict within the probe timeout",
+        Outcome::Refused => "are refused: nothing listens on the target's port, or a firewall rejects",
+        Outcome::Unreachable => "meet no route to the target",
+        Outcome::Garbled => "are answered by something that is no external target",
+        Outcome::Error => "fail on this host before they leave",
+    }
+}
