@@ -7,6 +7,7 @@ pub mod bracket;
 pub mod disruptions;
 pub mod failure;
 pub mod hold;
+pub mod holding;
 pub mod inflight;
 pub mod metrics;
 pub mod outcome;

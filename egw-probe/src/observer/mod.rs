@@ -8,6 +8,7 @@ mod clsact;
 pub mod correlate;
 pub mod error;
 pub mod event;
+pub mod join;
 pub mod maps;
 pub mod metrics;
 pub mod netlink;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use egw_probe_common::event::Counters;
@@ -10,22 +9,15 @@ use egw_probe_common::tag::TagRecord;
 
 use crate::document::verdict::Verdict;
 use crate::observer::attach::Attachment;
-use crate::observer::correlate::{Correlator, SynKind};
+use crate::observer::correlate::SynKind;
 use crate::observer::error::KernelError;
 use crate::observer::event::{self, SynSeen};
+use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
 use crate::observer::wall::ClockOffset;
 use crate::sys::clock::Monotonic;
 
-/// Attempts remembered at once; at some 130 bytes each, 35 MB when full.
-const ATTEMPTS: usize = 262_144;
-/// After this long without a further SYN an attempt is half-open. A client that still tries sends the second SYN after
-/// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
-const EXPIRY: Duration = Duration::from_secs(10);
-/// Whoever has not looked for this long was held up, and connections that stood meanwhile are still to be accepted: they get
-/// as long, from then on, before an attempt is given up on.
-const HELD_UP: Duration = Duration::from_secs(1);
 /// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
 const ACCEPTED: usize = 65_536;
 
@@ -75,13 +67,10 @@ struct Waiting {
 /// Reader and join; whoever holds the lock may drain the ring.
 struct Core {
     ring: RingBuf<MapData>,
-    correlator: Correlator,
+    join: Join,
     on_syn: Option<SynListener>,
     unreadable: u64,
     reported: ClassTotals,
-    settled: Monotonic,
-    /// No attempt is given up on before.
-    patient_until: Monotonic,
 }
 
 /// Hears of a SYN, and whether it is one sent again.
@@ -129,12 +118,10 @@ impl Shared {
             tables,
             core: Mutex::new(Core {
                 ring,
-                correlator: Correlator::new(ATTEMPTS, EXPIRY),
+                join: Join::new(Monotonic::now()),
                 on_syn,
                 unreadable: 0,
                 reported: ClassTotals::default(),
-                settled: Monotonic::now(),
-                patient_until: Monotonic::from_ns(0),
             }),
             waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
             attachments: Mutex::new(Vec::new()),
@@ -157,7 +144,7 @@ impl Shared {
             return false;
         }
         for Accepted { source, at } in accepted {
-            if let Some(joined) = core.correlator.accepted(source, at) {
+            if let Some(joined) = core.join.on_accepted(source, at) {
                 self.metrics.joined(&joined);
             }
         }
@@ -168,14 +155,7 @@ impl Shared {
     pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
         let totals = ClassTotals::from(self.tables.counters()?);
         let mut core = lock(&self.core);
-        if now.since(core.settled) > HELD_UP {
-            core.patient_until = now + HELD_UP;
-        }
-        core.settled = now;
-        if now >= core.patient_until {
-            core.correlator.expire(now);
-        }
-        self.metrics.half_open(core.correlator.take_half_open());
+        self.metrics.half_open(core.join.on_tick(now));
         let before = std::mem::replace(&mut core.reported, totals);
         self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
         self.metrics.lost(Verdict::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
@@ -200,7 +180,7 @@ impl Core {
             let Some(record) = self.ring.next() else { return true };
             match event::parse(&record) {
                 Some(syn) => {
-                    let kind = self.correlator.syn(&syn);
+                    let kind = self.join.on_syn(&syn);
                     metrics.syn(syn.class, kind);
                     if let Some(on_syn) = &self.on_syn {
                         on_syn(&syn, kind);
@@ -228,7 +208,7 @@ impl ObserverHandle {
 
     /// Tells that connections wait for an accept that cannot be made now: no attempt is given up on meanwhile.
     pub fn accepting_waits(&self, now: Monotonic) {
-        lock(&self.0.core).patient_until = now + HELD_UP;
+        lock(&self.0.core).join.on_accept_delayed(now);
     }
 
     /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
@@ -237,7 +217,7 @@ impl ObserverHandle {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut core = lock(&self.0.core);
         core.read_events(&self.0.metrics, 4096);
-        core.correlator.syn_of(&source)
+        core.join.syn_of(&source)
     }
 
     /// Exact totals by class, read from the kernel.
@@ -270,11 +250,11 @@ impl ObserverHandle {
         let not_joined = lock(&self.0.waiting).dropped;
         let core = lock(&self.0.core);
         JoinHealth {
-            unmatched: core.correlator.unmatched(),
-            forgotten: core.correlator.forgotten(),
+            unmatched: core.join.correlator().unmatched(),
+            forgotten: core.join.correlator().forgotten(),
             not_joined,
             unreadable: core.unreadable,
-            remembered: core.correlator.len(),
+            remembered: core.join.correlator().len(),
         }
     }
 
