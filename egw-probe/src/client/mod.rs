@@ -59,8 +59,8 @@ use crate::sys::{metrics as shared_metrics, net, output, progress};
 /// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
 ///
 /// # Errors
-/// Bad input that only the system could tell (a port in use, a name that does not resolve) is a
-/// [`ConfigError`](crate::config::ConfigError); anything else means that this host cannot run the client at all.
+/// Bad input that only the system could tell (a port in use, a name that does not resolve) is a [`ConfigError`]; anything
+/// else means that this host cannot run the client at all.
 pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Result<ExitCode> {
     let descriptors = net::raise_descriptor_limit();
     if let Some(stress) = &config.stress {
@@ -81,79 +81,163 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
             format_duration(config.probe_timeout)
         );
     }
-    let exit = measure(config, start, signals, &metrics, descriptors, &test_over);
+    let exit = Client { config, start, signals, metrics: &metrics, descriptors, test_over: &test_over }.run();
     http.stop();
     exit
 }
 
-fn measure(
-    config: &ClientConfig,
+/// What one run of the client has at hand.
+struct Client<'a> {
+    config: &'a ClientConfig,
     start: Start,
-    signals: &Signals,
-    metrics: &ClientMetrics,
+    signals: &'a Signals,
+    metrics: &'a ClientMetrics,
     descriptors: u64,
-    test_over: &AtomicBool,
-) -> anyhow::Result<ExitCode> {
-    let deadline = start.monotonic + config.test_timeout;
-    let target = match first_target(config, deadline, signals)? {
-        Ok(target) => target,
-        Err(outcome) => {
-            if outcome == TestOutcome::TimedOut {
-                metrics.failed_tests.inc();
-            }
-            test_over.store(true, Ordering::Relaxed);
-            print(config.output, &result::without_probes(config, start, outcome))?;
-            if outcome == TestOutcome::TimedOut && !config.exit {
-                sandbox::enter(Role::Client);
-                signals.wait();
-                return Ok(ExitCode::SUCCESS);
-            }
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    let destination = Destination::new(target, &config.route);
-    try_route(&destination, config)?;
-    let sources = config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
-    try_sources(target, sources, &config.route)?;
-    sandbox::enter(Role::Client);
-    progress::enable();
-    let (measured, held) =
-        probe_and_hold(config, &destination, start, signals, metrics, descriptors, test_over)?;
-    tell(&measured, metrics);
+    test_over: &'a AtomicBool,
+}
 
-    let mut failed = false;
-    let mut over = |stress: Option<StressReport>| -> anyhow::Result<bool> {
-        test_over.store(true, Ordering::Relaxed);
-        let document = result::document(config, start, target.to_string(), &measured, held.clone(), stress);
+/// What the probing came to.
+struct Probed {
+    target: SocketAddr,
+    measured: Measurement,
+    held: Option<HoldReport>,
+}
+
+/// What follows once the result is out.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    failed: bool,
+    /// The numbers stay to be scraped, and connections held, until a signal comes.
+    stays: bool,
+}
+
+impl Over {
+    fn exit_code(self) -> ExitCode {
+        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+impl Client<'_> {
+    fn run(&self) -> anyhow::Result<ExitCode> {
+        let target = match first_target(self.config, self.start.monotonic, self.signals)? {
+            Ok(target) => target,
+            Err(outcome) => return self.end_without_probes(outcome),
+        };
+        let destination = Destination::new(target, &self.config.route);
+        try_route(&destination, self.config)?;
+        let sources = self.config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
+        try_sources(target, sources, &self.config.route)?;
+        sandbox::enter(Role::Client);
+        progress::enable();
+        let (measured, held) = self.probe(&destination)?;
+        tell(&measured, self.metrics);
+        let probed = Probed { target, measured, held };
+        let masqueraded = probed.measured.ended == Ended::Masqueraded;
+        if let Some(stress) = self.config.stress.as_ref().filter(|_| masqueraded) {
+            return self.stress(stress, &probed);
+        }
+        let over = self.over(&probed, None)?;
+        if over.stays {
+            self.signals.wait();
+        }
+        Ok(over.exit_code())
+    }
+
+    /// The name never resolved, or a signal came before.
+    fn end_without_probes(&self, outcome: TestOutcome) -> anyhow::Result<ExitCode> {
+        let timed_out = outcome == TestOutcome::TimedOut;
+        if timed_out {
+            self.metrics.failed_tests.inc();
+        }
+        self.test_over.store(true, Ordering::Relaxed);
+        print(self.config.output, &result::without_probes(self.config, self.start, outcome))?;
+        if timed_out && !self.config.exit {
+            sandbox::enter(Role::Client);
+            self.signals.wait();
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok(ExitCode::FAILURE)
+    }
+
+    /// Probes, and holds connections from the winner on if the watch wants some.
+    fn probe(&self, destination: &Destination) -> anyhow::Result<(Measurement, Option<HoldReport>)> {
+        let (config, start) = (self.config, self.start.monotonic);
+        let tagger = tagger(config)?;
+        let count = config.watch.map_or(0, |watch| watch.hold);
+        let hold = (count > 0)
+            .then(|| Hold::new(destination, self.metrics, start, count, config.interval))
+            .transpose()?;
+        let stop = AtomicBool::new(false);
+        let (winner_named, wait_for_winner) = mpsc::channel::<()>();
+        let on_winner = move || {
+            self.test_over.store(true, Ordering::Relaxed);
+            // Nobody waits where nothing is to be held.
+            let _ = winner_named.send(());
+        };
+        std::thread::scope(|scope| {
+            let stop = &stop;
+            let holding = hold.map(|hold| {
+                scope.spawn(move || match wait_for_winner.recv() {
+                    Ok(()) => hold.run(stop).map(Some),
+                    Err(mpsc::RecvError) => Ok(None),
+                })
+            });
+            let setup = Setup {
+                config,
+                destination,
+                metrics: self.metrics,
+                signals: self.signals,
+                on_winner: &on_winner,
+                start,
+                descriptors: self.descriptors.saturating_sub(u64::from(count)),
+            };
+            let measured = Prober::new(setup, tagger).and_then(Prober::run);
+            stop.store(true, Ordering::Relaxed);
+            drop(on_winner);
+            let report = match holding.map(std::thread::ScopedJoinHandle::join) {
+                Some(Ok(report)) => report.context("holding connections broke off")?,
+                _ => None,
+            };
+            Ok((measured.context("the probing broke off")?, report))
+        })
+    }
+
+    /// Runs the stress test, and ends with the result.
+    fn stress(&self, stress: &StressConfig, probed: &Probed) -> anyhow::Result<ExitCode> {
+        let mut targets = vec![probed.target];
+        let Some(further) = further_targets(stress, probed.target, self.config, self.signals)? else {
+            self.over(probed, None)?;
+            return Ok(ExitCode::FAILURE);
+        };
+        targets.extend(further);
+        let ways = Ways { targets: &targets, sources: &stress.sources, route: &self.config.route };
+        let mut exit_code = ExitCode::SUCCESS;
+        stress::run(stress, ways, self.descriptors, self.metrics, self.signals, |report| {
+            let over = self.over(probed, Some(report))?;
+            exit_code = over.exit_code();
+            anyhow::Ok(over.stays)
+        })?;
+        Ok(exit_code)
+    }
+
+    /// The test is over: prints the result.
+    fn over(&self, probed: &Probed, stress: Option<StressReport>) -> anyhow::Result<Over> {
+        self.test_over.store(true, Ordering::Relaxed);
+        let Probed { target, measured, held } = probed;
+        let document =
+            result::document(self.config, self.start, target.to_string(), measured, held.clone(), stress);
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
         }
-        print(config.output, &document)?;
-        failed = match document.outcome {
-            TestOutcome::Interrupted => true,
-            TestOutcome::Masqueraded | TestOutcome::TimedOut => config.exit && !document.passed(),
-        };
-        // The numbers stay to be scraped, and connections held, until somebody ends us.
-        Ok(!config.exit && !measured.signalled)
-    };
-    match config.stress.as_ref().filter(|_| measured.ended == Ended::Masqueraded) {
-        Some(stress) => {
-            let mut targets = vec![target];
-            let Some(further) = further_targets(stress, target, config, signals)? else {
-                over(None)?;
-                return Ok(ExitCode::FAILURE);
-            };
-            targets.extend(further);
-            let ways = Ways { targets: &targets, sources, route: &config.route };
-            stress::run(stress, ways, descriptors, metrics, signals, |report| over(Some(report)))?;
-        }
-        None => {
-            if over(None)? {
-                signals.wait();
-            }
-        }
+        print(self.config.output, &document)?;
+        Ok(Over {
+            failed: match document.outcome {
+                TestOutcome::Interrupted => true,
+                TestOutcome::Masqueraded | TestOutcome::TimedOut => self.config.exit && !document.passed(),
+            },
+            stays: !self.config.exit && !measured.signalled,
+        })
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// What the client does for each of its sockets, and the kernel asks a right for.
@@ -164,63 +248,13 @@ fn needed(config: &ClientConfig) -> Vec<Capability> {
     tag.into_iter().chain(device).collect()
 }
 
-/// Probes, and holds connections from the winner on if the watch wants some.
-fn probe_and_hold(
-    config: &ClientConfig,
-    destination: &Destination,
-    start: Start,
-    signals: &Signals,
-    metrics: &ClientMetrics,
-    descriptors: u64,
-    test_over: &AtomicBool,
-) -> anyhow::Result<(Measurement, Option<HoldReport>)> {
-    let tagger = tagger(config)?;
-    let count = config.watch.map_or(0, |watch| watch.hold);
-    let hold = match count {
-        0 => None,
-        _ => Some(Hold::new(destination, metrics, start.monotonic, count, config.interval)?),
-    };
-    let stop = AtomicBool::new(false);
-    let (winner_named, wait_for_winner) = mpsc::channel::<()>();
-    let on_winner = move || {
-        test_over.store(true, Ordering::Relaxed);
-        // Nobody waits where nothing is to be held.
-        let _ = winner_named.send(());
-    };
-    std::thread::scope(|scope| {
-        let stop = &stop;
-        let holding = hold.map(|hold| {
-            scope.spawn(move || match wait_for_winner.recv() {
-                Ok(()) => hold.run(stop).map(Some),
-                Err(mpsc::RecvError) => Ok(None),
-            })
-        });
-        let setup = Setup {
-            config,
-            destination,
-            metrics,
-            signals,
-            on_winner: &on_winner,
-            start: start.monotonic,
-            descriptors: descriptors.saturating_sub(u64::from(count)),
-        };
-        let measured = Prober::new(setup, tagger).and_then(Prober::run);
-        stop.store(true, Ordering::Relaxed);
-        drop(on_winner);
-        let report = match holding.map(std::thread::ScopedJoinHandle::join) {
-            Some(Ok(report)) => report.context("holding connections broke off")?,
-            _ => None,
-        };
-        Ok((measured.context("the probing broke off")?, report))
-    })
-}
-
 /// The address of the target, or how the test ended before there was one.
 fn first_target(
     config: &ClientConfig,
-    deadline: Monotonic,
+    start: Monotonic,
     signals: &Signals,
 ) -> Result<Result<SocketAddr, TestOutcome>, ConfigError> {
+    let deadline = start + config.test_timeout;
     let stress_source = config.stress.as_ref().and_then(|stress| stress.sources.first().copied());
     let family = config.route.source_addr.or(stress_source);
     match resolve("--external-target-addr", &config.target, family, deadline, signals)? {

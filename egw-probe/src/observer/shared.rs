@@ -15,7 +15,7 @@ use crate::observer::event::{self, SynSeen};
 use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
-use crate::observer::wall::ClockOffset;
+use crate::observer::wall;
 use crate::sys::clock::Monotonic;
 
 /// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
@@ -96,7 +96,6 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     waiting: Mutex<Waiting>,
     attachments: Mutex<Vec<Attachment>>,
-    offset: Mutex<ClockOffset>,
     metrics: KernelMetrics,
 }
 
@@ -112,8 +111,7 @@ impl Shared {
         metrics: KernelMetrics,
         on_syn: Option<SynListener>,
     ) -> Self {
-        let offset = ClockOffset::sample();
-        metrics.clock_error(offset.error);
+        metrics.clock_error(wall::error_bound());
         Self {
             tables,
             core: Mutex::new(Core {
@@ -125,7 +123,6 @@ impl Shared {
             }),
             waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
             attachments: Mutex::new(Vec::new()),
-            offset: Mutex::new(offset),
             metrics,
         }
     }
@@ -163,9 +160,7 @@ impl Shared {
     }
 
     pub(super) fn sample_clock(&self) {
-        let offset = ClockOffset::sample();
-        self.metrics.clock_error(offset.error);
-        *lock(&self.offset) = offset;
+        self.metrics.clock_error(wall::error_bound());
     }
 
     pub(super) fn set_attachments(&self, attachments: Vec<Attachment>) {
@@ -238,11 +233,6 @@ impl ObserverHandle {
     /// What is attached to now.
     pub fn attachments(&self) -> Vec<Attachment> {
         lock(&self.0.attachments).clone()
-    }
-
-    /// The latest sample of the offset to wall time.
-    pub fn clock_offset(&self) -> ClockOffset {
-        *lock(&self.0.offset)
     }
 
     /// How good the join is.
