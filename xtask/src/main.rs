@@ -6,6 +6,7 @@ mod bench;
 mod dist;
 mod ebpf;
 mod fuzz;
+mod house;
 mod lab;
 mod test;
 mod vm;
@@ -34,6 +35,8 @@ enum Command {
     },
     /// Run every fuzz target for a while, over the committed corpus
     Fuzz(fuzz::Options),
+    /// Look for import circles, long functions and files, and imports in another style
+    House,
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::House => house::run(),
         Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {
