@@ -3,13 +3,11 @@
 //! The object is committed so that a plain `cargo build` needs no BPF toolchain. What keeps it honest: a unit test
 //! compares the sources' hash with the manifest's, and `--check` builds again and compares every byte.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
@@ -42,7 +40,7 @@ const PROFILE: [&str; 8] = [
 ];
 
 /// Which of the two ways of building `core` for BPF this machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// `-Z build-std` from the rust-src component.
     RustSrc,

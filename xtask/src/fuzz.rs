@@ -2,11 +2,9 @@
 //! `target/`, and goes into the corpus with `--keep`; findings stay in `fuzz/artifacts`, until somebody fixes them and adds them
 //! to the corpus.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 

@@ -4,12 +4,10 @@
 //! test harness swallows) and returns. A test that does something bad to the program writes `tried: ` and a row for
 //! `docs/robustness.md`. Both kinds of lines are collected here and shown at the end.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, ExitCode, Stdio},
-};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 

@@ -1,20 +1,15 @@
 //! The image, built and run as a kubelet has it run: by runc, as a user that is not root, without new privileges, on a
 //! read-only root, in a network namespace of its own. Needs root, buildah, runc and the musl target.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use nix::{
-    sched::{CloneFlags, setns, unshare},
-    unistd::Pid,
-};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);

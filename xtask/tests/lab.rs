@@ -1,20 +1,15 @@
 //! The lab, end to end: real programs, real namespaces. Needs root; without it each test says that it is skipped.
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Labs measure time, so that one runs while no other does.

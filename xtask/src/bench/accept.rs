@@ -1,13 +1,13 @@
 //! What an accepted connection costs the external target.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Bench, Spread, Table, flood::connect_at, host::Hosts, ratio};
+use super::flood::connect_at;
+use super::host::Hosts;
+use super::{Bench, Spread, Table, ratio};
 
 const VERDICTS: [(&str, &str); 2] =
     [("allowed", "--allowed-cidr=0.0.0.0/0"), ("denied", "--allowed-cidr=203.0.113.0/24")];

@@ -1,20 +1,16 @@
 //! How late a client finds out, and how true what it reports is: against a target whose verdict changes at a known instant.
 
-use std::{
-    io::Write,
-    net::{TcpListener, TcpStream},
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    Bench, Spread, Table,
-    host::{Hosts, PORT, TARGET},
-};
+use super::host::{Hosts, PORT, TARGET};
+use super::{Bench, Spread, Table};
 use crate::lab::clock::Monotonic;
 
 /// What one client did, in milliseconds.

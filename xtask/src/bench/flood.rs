@@ -1,19 +1,16 @@
 //! A SYN flood from a hundred thousand sources: do the totals hold, are lost events counted, is memory bounded?
 
-use std::{
-    io::{self, Read},
-    net::Ipv4Addr,
-    time::{Duration, Instant},
-};
+use std::io::{self, Read};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 
-use super::{
-    Bench, Table,
-    host::{DEVICE, Hosts, PORT, TARGET, resident_kib},
-};
-use crate::lab::{packet::PacketSocket, tool};
+use super::host::{DEVICE, Hosts, PORT, TARGET, resident_kib};
+use super::{Bench, Table};
+use crate::lab::packet::PacketSocket;
+use crate::lab::tool;
 
 /// SYNs of half of the sources are allowed: 10.64.0.0/10, of those in 10.0.0.0/9.
 const ALLOWED: &str = "10.64.0.0/10";

@@ -1,20 +1,16 @@
 //! Held connections: how long they take to open, and what they cost both ends and the kernel.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{
-    Bench, Spread, Table,
-    host::{Hosts, PORT, TARGET, cpu_seconds, resident_kib},
-    ratio,
-};
-use crate::lab::{child::Child, tool};
+use super::host::{Hosts, PORT, TARGET, cpu_seconds, resident_kib};
+use super::{Bench, Spread, Table, ratio};
+use crate::lab::child::Child;
+use crate::lab::tool;
 
 /// As many as the old program's default descriptor limit of 20,000 leaves room for.
 const STANDARD: u64 = 19_800;

@@ -1,26 +1,20 @@
 //! Two hosts on a wire: the external target's and a peer's, in namespaces of their own.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    time::{clock_getcpuclockid, clock_gettime},
-    unistd::Pid,
-};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::lab::{
-    child::Child,
-    interrupt::Interrupt,
-    namespace::{Namespace, scratch_dir},
-    tool,
-};
+use crate::lab::child::Child;
+use crate::lab::interrupt::Interrupt;
+use crate::lab::namespace::{Namespace, scratch_dir};
+use crate::lab::tool;
 
 /// The target's address on the wire.
 pub(super) const TARGET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

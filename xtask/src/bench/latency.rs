@@ -1,17 +1,13 @@
 //! From the SYN in the kernel to the accept: idle, under load, and where the SYN-ACK cannot get home.
 
-use std::{
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{
-    Bench, Table,
-    flood::connect_at,
-    host::{Hosts, PORT, TARGET},
-};
+use super::flood::connect_at;
+use super::host::{Hosts, PORT, TARGET};
+use super::{Bench, Table};
 use crate::lab::tool;
 
 const HISTOGRAM: &str = "egw_probe_target_syn_to_accept_seconds";

@@ -18,7 +18,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::lab::{interrupt::Interrupt, tool::check_prerequisites};
+use crate::lab::interrupt::Interrupt;
+use crate::lab::tool::check_prerequisites;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -36,7 +37,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Row {
     /// From exec to the first connection, beside a program that only connects
     Start,
@@ -199,7 +200,7 @@ impl Table {
 }
 
 /// Least, median and greatest of some values.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Spread {
     min: f64,
     median: f64,

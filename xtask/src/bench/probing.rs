@@ -1,17 +1,12 @@
 //! Probing itself: over which round-trip times it succeeds, and how many probes a second leave at what cost.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{
-    Bench, Spread, Table,
-    host::{Hosts, PORT, TARGET, cpu_seconds},
-    ratio,
-};
+use super::host::{Hosts, PORT, TARGET, cpu_seconds};
+use super::{Bench, Spread, Table, ratio};
 use crate::lab::wire::Wire;
 
 /// Whether a client gets its pong over a wire with a delay, at the default interval of 50 ms.

@@ -1,17 +1,13 @@
 //! Other traffic through an observed interface: round trips and throughput, with the program attached and without.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::{Duration, Instant},
-};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{
-    Bench, Spread, Table,
-    host::{Hosts, TARGET},
-};
+use super::host::{Hosts, TARGET};
+use super::{Bench, Spread, Table};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;

@@ -7,18 +7,16 @@
 pub(crate) mod program;
 mod rootfs;
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
+use self::program::Arch;
 use crate::unready;
-use program::Arch;
 
 /// The tool that writes the bill of materials, and its format.
 const SBOM_TOOL: &str = "cargo-cyclonedx";

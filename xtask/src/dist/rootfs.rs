@@ -3,11 +3,9 @@
 //! An archive, because a container builder's `COPY` need not keep extended attributes, and `FROM scratch` has no program
 //! to set them with; `ADD` unpacks it, attributes included.
 
-use std::{
-    fs::File,
-    io::{self, BufReader, Seek as _, Write as _},
-    path::Path,
-};
+use std::fs::File;
+use std::io::{self, BufReader, Seek as _, Write as _};
+use std::path::Path;
 
 use anyhow::Result;
 use tar::{Builder, EntryType, Header};

@@ -1,20 +1,16 @@
 //! Where each SYN of an activation went, by two captures: one where it left the Pod, one where it reached the target.
 //! Source NAT keeps the sequence number, so that a SYN is the same one on both. Pure: values in, values out.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::{
-    capture::{Captured, Segment},
-    verdict::Measured,
-};
+use super::capture::{Captured, Segment};
+use super::verdict::Measured;
 
 /// The account of one activation's SYNs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Account {
     /// SYNs that left the Pod.
     pub(crate) left: u64,

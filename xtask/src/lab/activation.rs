@@ -1,28 +1,24 @@
 //! One activation: clients start, their policies are switched, and what they measured is judged.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{
-    account::{self, Account},
-    capture::{Capture, Captured},
-    child::Child,
-    clock::Monotonic,
-    cost::{Cost, Meter},
-    interrupt::Interrupt,
-    options::{Plan, Scenario},
-    policy::{Change, Policy, Switch, Switcher},
-    target,
-    topology::{Topology, pod_interface},
-    verdict::{self, Margins, Measured, Recorded},
-};
+use super::account::{self, Account};
+use super::capture::{Capture, Captured};
+use super::child::Child;
+use super::clock::Monotonic;
+use super::cost::{Cost, Meter};
+use super::interrupt::Interrupt;
+use super::options::{Plan, Scenario};
+use super::policy::{Change, Policy, Switch, Switcher};
+use super::target;
+use super::topology::{Topology, pod_interface};
+use super::verdict::{self, Margins, Measured, Recorded};
 
 /// Time for packets of an earlier activation to get where they go.
 pub(crate) const QUIET: Duration = Duration::from_millis(30);

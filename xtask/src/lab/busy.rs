@@ -1,13 +1,9 @@
 //! Load: a thread for each processor that does nothing but spin, at normal priority, until dropped.
 
-use std::{
-    hint,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-};
+use std::hint;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 

@@ -1,25 +1,23 @@
 //! A packet capture of the lab's own: what went to the target's port, and what the target told in annotated replies,
 //! each stamped by the kernel on arrival at the device.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nix::{
-    poll::{PollFd, PollFlags, ppoll},
-    time::{ClockId, clock_gettime},
-};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::time::{ClockId, clock_gettime};
 
-use super::{clock::Monotonic, namespace::Namespace, packet::PacketSocket, target, wire::nanoseconds};
+use super::clock::Monotonic;
+use super::namespace::Namespace;
+use super::packet::PacketSocket;
+use super::target;
+use super::wire::nanoseconds;
 
 const GLANCE: Duration = Duration::from_millis(20);
 /// `struct virtio_net_hdr`, which precedes every frame.
@@ -31,7 +29,7 @@ const LONGEST: usize = 2048;
 const CLOCK_SAMPLES: usize = 5;
 
 /// A TCP segment to the target's port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) at: Monotonic,
     pub(crate) source: SocketAddr,
@@ -43,7 +41,7 @@ pub(crate) struct Segment {
 }
 
 /// What an annotated reply told of the connection that it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) source: SocketAddr,
     /// When the target's kernel side saw the SYN; None where the reply doesn't tell.

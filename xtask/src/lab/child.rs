@@ -1,26 +1,23 @@
 //! The programs under test, each started right inside its namespace.
 
-use std::{
-    ffi::{CStr, CString},
-    fs::{self, File},
-    os::{
-        fd::AsRawFd,
-        unix::{ffi::OsStrExt, process::CommandExt},
-    },
-    path::{Path, PathBuf},
-    process::{self, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
-};
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
-    sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
-    unistd::{Pid, getppid},
-};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::unistd::{Pid, getppid};
 
-use super::{clock::Monotonic, interrupt::Interrupt, namespace::Namespace};
+use super::clock::Monotonic;
+use super::interrupt::Interrupt;
+use super::namespace::Namespace;
 
 /// How often a child that is waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(2);

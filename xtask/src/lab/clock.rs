@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 
 /// An instant of `CLOCK_MONOTONIC`, in nanoseconds. Unlike `std::time::Instant` it can be compared with a number
 /// another process printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Monotonic(u64);
 
 impl Monotonic {

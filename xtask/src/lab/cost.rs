@@ -2,14 +2,12 @@
 
 use std::fs;
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeValLike,
-};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 /// Processor time of all clients together, and memory.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Cost {
     pub(crate) client_cpu_seconds: f64,
     /// How much more memory the whole machine used while clients ran than before, at the most.

@@ -1,10 +1,8 @@
 //! Ctrl-C and SIGTERM: a lab that is told to stop still removes everything it made.
 
-use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::{SigSet, Signal};

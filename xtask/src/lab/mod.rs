@@ -28,30 +28,26 @@ mod verdict;
 mod watched;
 pub(crate) mod wire;
 
-use std::{
-    fs,
-    net::IpAddr,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
-};
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-pub(crate) use options::Options;
-
-use activation::{Activation, Stage};
-use busy::Busy;
-use cost::Cost;
-use interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
-use options::{Plan, Scenario};
-use outage::{Mortal, Outage};
-use report::Facts;
-use target::{Settings, Target};
-use topology::{Family, Layout, SecondGateway, Topology};
-use wire::Wire;
-
+use self::activation::{Activation, Stage};
+use self::busy::Busy;
+use self::cost::Cost;
+use self::interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
+pub(crate) use self::options::Options;
+use self::options::{Plan, Scenario};
+use self::outage::{Mortal, Outage};
+use self::report::Facts;
+use self::target::{Settings, Target};
+use self::topology::{Family, Layout, SecondGateway, Topology};
+use self::wire::Wire;
 use crate::unready;
 
 /// More activations than this are not all printed, only those that went wrong.

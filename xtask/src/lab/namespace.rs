@@ -1,18 +1,13 @@
 //! Named network namespaces that belong to one lab, and what a killed lab left behind.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::fd::{AsFd, BorrowedFd},
-    path::{Path, PathBuf},
-    thread,
-};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::{io, thread};
 
 use anyhow::{Context, Result};
-use nix::{
-    mount::{MntFlags, umount2},
-    sched::{CloneFlags, setns, unshare},
-};
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::tool;
 

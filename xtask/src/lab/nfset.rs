@@ -5,10 +5,8 @@
 //! packets all at once when the generation flips (`nf_tables_commit`, ``net/netfilter/nf_tables_api.c``), before `send`
 //! returns. Unlike rules and routes it takes no lock that other namespaces share.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libc::c_int;
 

@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{
-    activation::Activation,
-    capture::Capture,
-    interrupt::Interrupt,
-    observed::{self, Evidence, Observed},
-    options::{Attach, Options, Plan, Scenario},
-    target::Target,
-    topology::Topology,
-    void_limit,
-};
+use super::activation::Activation;
+use super::capture::Capture;
+use super::interrupt::Interrupt;
+use super::observed::{self, Evidence, Observed};
+use super::options::{Attach, Options, Plan, Scenario};
+use super::target::Target;
+use super::topology::Topology;
+use super::void_limit;
 
 /// The target joins SYNs and connections as their events come, a moment later.
 const SETTLES: Duration = Duration::from_millis(200);

@@ -1,18 +1,14 @@
 //! Whether what the target's kernel side tells agrees with a packet capture beside it, and whether its brackets hold
 //! the recorded switches. Pure: values in, values out.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    activation::Activation,
-    capture::{Captured, Segment},
-};
+use super::activation::Activation;
+use super::capture::{Captured, Segment};
 
 /// How far a stamp of the target may be from the capture's of the same packet, at the 99th percentile.
 const LARGEST_STAMP_ERROR: Duration = Duration::from_micros(100);
@@ -61,7 +57,7 @@ pub(crate) struct Client {
     conflict: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 struct Bracket {
     lower_ns: Option<u64>,
     upper_ns: Option<u64>,

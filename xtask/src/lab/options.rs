@@ -1,6 +1,8 @@
 //! The lab's flags, and the plan they make: checked before anything on the machine changes.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -9,7 +11,7 @@ use super::topology::{Family, MAX_PODS, Nat};
 use crate::unready;
 
 /// What happens to the Pods while their clients probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
     /// Probes leak, then the policy takes effect
     Masquerade,
@@ -42,7 +44,7 @@ impl Scenario {
 }
 
 /// Where the target's kernel side is to be attached, as `external-target --ebpf-attach` takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Attach {
     Auto,
     Tc,
@@ -121,7 +123,7 @@ pub(crate) struct Options {
 }
 
 /// What a lab will do, in the order of events of one client.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) family: Family,

@@ -1,26 +1,22 @@
 //! One outage under a client that watches: what is done, when, and the record of it. The judgement is in
 //! [`super::watched`].
 
-use std::{
-    net::{IpAddr, Ipv4Addr, TcpStream},
-    sync::mpsc::channel,
-    thread,
-    time::{Duration, Instant},
-};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{
-    activation::{QUIET, Stage, WIDEST_SWITCH, go_duration},
-    child::Child,
-    clock::Monotonic,
-    options::Scenario,
-    policy::{Change, Policy},
-    target::{self, Settings, Target},
-    watched::{self, Done, Watched},
-};
+use super::activation::{QUIET, Stage, WIDEST_SWITCH, go_duration};
+use super::child::Child;
+use super::clock::Monotonic;
+use super::options::Scenario;
+use super::policy::{Change, Policy};
+use super::target::{self, Settings, Target};
+use super::watched::{self, Done, Watched};
 
 /// How long after a signal a client may take to settle its probes and end.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);

@@ -4,14 +4,12 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{
-    clock::Monotonic,
-    options::{Plan, Scenario},
-    outage::Outage,
-    report::{self, milliseconds, spread},
-    watched::{Disruption, Held},
-    wire::Exactness,
-};
+use super::clock::Monotonic;
+use super::options::{Plan, Scenario};
+use super::outage::Outage;
+use super::report::{self, milliseconds, spread};
+use super::watched::{Disruption, Held};
+use super::wire::Exactness;
 
 const HEAD: &str =
     " run     begins     lasted       lower       upper      width misses kind       held          holds";

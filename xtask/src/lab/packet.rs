@@ -1,21 +1,15 @@
 //! A packet socket on one device: whole frames in, stamped by the kernel, and whole frames out.
 
-use std::{
-    ffi::CString,
-    io::{self, IoSliceMut},
-    mem,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-};
+use std::ffi::CString;
+use std::io::{self, IoSliceMut};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::c_int;
-use nix::{
-    cmsg_space,
-    errno::Errno,
-    sys::{
-        socket::{ControlMessageOwned, MsgFlags, recvmsg, send},
-        time::TimeSpec,
-    },
-};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+use nix::sys::time::TimeSpec;
 
 /// Room for bursts while the reader is busy.
 const RECEIVE_BUFFER_BYTES: c_int = 16 << 20;

@@ -1,27 +1,23 @@
 //! The egress policy of every Pod, what can befall its gateway, and the thread that switches either at a given instant.
 
-use std::{
-    collections::BinaryHeap,
-    io,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{
-    clock::Monotonic,
-    namespace::Namespace,
-    nfset,
-    topology::{GATEWAY_TUNNEL, pod_interface},
-};
+use super::clock::Monotonic;
+use super::namespace::Namespace;
+use super::nfset;
+use super::topology::{GATEWAY_TUNNEL, pod_interface};
 
 /// No interface has this name: adding it to a set changes nothing for any packet.
 const NO_INTERFACE: &str = "warm-up";
 
 /// What happens to packets. Each is a set of interfaces that a ruleset looks up for every packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
     /// A Pod's go through the gateway. Wins over `Drop`.
     Gateway,
@@ -45,7 +41,7 @@ impl Policy {
 }
 
 /// What one switch does. Each is one system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The policy comes into force.
     On(Policy),
@@ -56,7 +52,7 @@ pub(crate) enum Change {
 }
 
 /// A switch that happened: it took effect at one instant between `before` and `after`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Switch {
     pub(crate) change: Change,
     /// Index of the Pod.

@@ -4,18 +4,16 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{
-    account::Account,
-    activation::Activation,
-    cost::Cost,
-    observed::Observed,
-    options::{Plan, Scenario},
-    policy::Switch,
-    target::Judged,
-    topology::Family,
-    verdict::Recorded,
-    wire::Exactness,
-};
+use super::account::Account;
+use super::activation::Activation;
+use super::cost::Cost;
+use super::observed::Observed;
+use super::options::{Plan, Scenario};
+use super::policy::Switch;
+use super::target::Judged;
+use super::topology::Family;
+use super::verdict::Recorded;
+use super::wire::Exactness;
 
 /// Everything the report tells, beside the activations.
 pub(crate) struct Facts<'lab> {

@@ -1,12 +1,14 @@
 //! Keeps the clients' result documents, so that `egw-probe report` can read them, each with the instant of the switch that the lab
 //! recorded.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{activation::Activation, outage::Outage};
+use super::activation::Activation;
+use super::outage::Outage;
 
 /// Writes one file for each of these activations; void ones are no measurement.
 pub(crate) fn keep(folder: &Path, activations: &[Activation]) -> Result<()> {

@@ -1,17 +1,19 @@
 //! The external target of a lab: started, asked over HTTP in its own namespace, and ended.
 
-use std::{
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{child::Child, clock::Monotonic, interrupt::Interrupt, namespace::Namespace, observed::Clients};
+use super::child::Child;
+use super::clock::Monotonic;
+use super::interrupt::Interrupt;
+use super::namespace::Namespace;
+use super::observed::Clients;
 
 /// The port probes go to.
 pub(crate) const PORT: u16 = 1337;
@@ -19,7 +21,7 @@ const METRICS_PORT: u16 = 2113;
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many connections the target has judged, by its own metrics.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Judged {
     pub(crate) allowed: u64,
     pub(crate) denied: u64,

@@ -1,10 +1,9 @@
 //! The tools the lab sets itself up with: `ip` and `nft`, fed with scripts on standard input.
 
-use std::{
-    io::Write,
-    os::{fd::AsRawFd, unix::process::CommandExt},
-    process::{Command, Stdio},
-};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};

@@ -9,25 +9,21 @@
 //!
 //! Every neighbour is known beforehand, so no ARP and no neighbour discovery comes between a SYN and its way.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    thread,
-};
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use super::{
-    namespace::Namespace,
-    nfset,
-    policy::Policy,
-    tool::{ip, ip6, nft},
-};
+use super::namespace::Namespace;
+use super::nfset;
+use super::policy::Policy;
+use super::tool::{ip, ip6, nft};
 use crate::unready;
 
 /// Which Internet Protocol the clients use. The topology carries both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
     V6,
@@ -81,7 +77,7 @@ const SECOND_MARK: u32 = 101;
 pub(crate) const GATEWAY_TUNNEL: &str = "vxlan";
 
 /// What is to be built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) pods: usize,
     /// The wire to the target is left open at two devices, `near` and `far` of the wire's namespace, for a forwarder to
@@ -94,7 +90,7 @@ pub(crate) struct Layout {
 }
 
 /// Whether the second gateway rewrites to the egress IP of the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecondGateway {
     /// It does, and answers to the same MAC address, as a VRRP router does: the bridge learns from its first frame where
     /// that is now.
@@ -103,7 +99,7 @@ pub(crate) enum SecondGateway {
 }
 
 /// How node and gateway choose source ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Nat {
     /// The source port stays, where it is free
     Masquerade,

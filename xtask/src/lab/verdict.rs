@@ -1,16 +1,15 @@
 //! Whether what a client measured agrees with what was done to it. Pure: values in, values out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{
-    clock::Monotonic,
-    options::{Plan, Scenario},
-};
+use super::clock::Monotonic;
+use super::options::{Plan, Scenario};
 
 /// The part of a client's result document (schema 1) that the lab judges.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) start_monotonic_ns: u64,
     pub(crate) outcome: String,
@@ -25,7 +24,7 @@ pub(crate) struct Measured {
 }
 
 /// Seconds since the client's start: the policy became effective inside `(lower, upper]`.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct Bracket {
     pub(crate) lower_seconds: Option<f64>,
     pub(crate) upper_seconds: Option<f64>,
@@ -42,14 +41,14 @@ impl Measured {
 }
 
 /// A recorded change of policy, in seconds since the start of the client it was made to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Recorded {
     pub(crate) before: f64,
     pub(crate) after: f64,
 }
 
 /// Where a recorded switch lies in a measured bracket, in seconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Margins {
     pub(crate) width: f64,
     /// From the lower end to the switch; the switch is outside unless positive.

@@ -1,14 +1,14 @@
 //! Whether what a watching client recorded agrees with the outage that was made. Pure: values in, values out.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    clock::Monotonic,
-    options::{Plan, Scenario},
-    topology::Nat,
-};
+use super::clock::Monotonic;
+use super::options::{Plan, Scenario};
+use super::topology::Nat;
 
 /// How often a client looks at a held connection: each interval, but not more often than this.
 const HELD_TICK: Duration = Duration::from_millis(10);
@@ -16,7 +16,7 @@ const HELD_TICK: Duration = Duration::from_millis(10);
 const LATE_LOOK: Duration = Duration::from_millis(10);
 
 /// An outage as it was made: begin and end each took effect between two instants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Done {
     pub(crate) begin: [Monotonic; 2],
     pub(crate) end: [Monotonic; 2],
@@ -31,7 +31,7 @@ impl Done {
 }
 
 /// The part of a watching client's result document (schema 1) that the lab judges.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Watched {
     start_monotonic_ns: u64,
     outcome: String,
@@ -46,13 +46,13 @@ pub(crate) struct Watched {
     stalls: Vec<OwnStall>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 struct Quantiles {
     p99: f64,
     max: f64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Disruption {
     pub(crate) kind: String,
     pub(crate) start_seconds: f64,
@@ -60,39 +60,39 @@ pub(crate) struct Disruption {
     pub(crate) misses: u64,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct Length {
     pub(crate) lower: f64,
     pub(crate) upper: Option<f64>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct EgressChange {
     from: IpAddr,
     to: IpAddr,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Held {
     pub(crate) opened: u64,
     pub(crate) lost: Vec<Loss>,
     pub(crate) stalls: Vec<HeldStall>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Loss {
     at_seconds: f64,
     reason: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct HeldStall {
     outage_seconds: Length,
     ended: String,
 }
 
 /// A time in which the client itself was held up.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct OwnStall {
     length_seconds: f64,
 }
@@ -138,7 +138,7 @@ impl Watched {
 }
 
 /// What the comparison found.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Judgement {
     /// The recorded length lies inside the measured bracket.
     pub(crate) inside: bool,
@@ -244,7 +244,7 @@ fn judge_egress(plan: &Plan, watched: &Watched, judgement: &mut Judgement) {
 }
 
 /// What has to become of the held connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// They stall, and go on when the path is back: the translation of each is what it was.
     Stall,

@@ -1,32 +1,24 @@
 //! A long wire: every frame between two devices comes out a constant time after it went in. Stands in for
 //! `sch_netem`, which many kernels lack, and says how exact it was.
 
-use std::{
-    collections::VecDeque,
-    io,
-    os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nix::{
-    poll::{PollFd, PollFlags, ppoll},
-    sys::time::TimeSpec,
-    time::{ClockId, clock_gettime},
-};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::{
-    clock::Monotonic,
-    namespace::Namespace,
-    packet::{LARGEST_FRAME, PacketSocket},
-    policy::become_realtime,
-};
+use super::clock::Monotonic;
+use super::namespace::Namespace;
+use super::packet::{LARGEST_FRAME, PacketSocket};
+use super::policy::become_realtime;
 
 /// How often the thread looks whether to stop.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -34,7 +26,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 const BURST: usize = 64;
 
 /// How exactly the wire kept its delay. Errors are from the instant a frame was due to the instant it was sent on.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Exactness {
     pub(crate) frames: usize,
     /// Frames lost for want of room.

@@ -1,13 +1,11 @@
 //! The virtual machine's initramfs: a cpio archive (newc, kernel `Documentation/driver-api/early-userspace/buffer-format`)
 //! with busybox, the tools of this machine that busybox lacks, the program, and a few modules.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 

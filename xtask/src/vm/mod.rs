@@ -7,19 +7,15 @@ mod image;
 mod package;
 mod verdict;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{
-    dist::program::{self, Arch},
-    unready,
-};
+use crate::dist::program::{self, Arch};
+use crate::unready;
 
 /// Far above what a run takes, under emulation too.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -41,7 +37,7 @@ pub(crate) struct Options {
 }
 
 /// What runs a guest's code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Accelerator {
     /// KVM, and emulation where there is none or it does not boot the kernel
     #[default]

@@ -1,6 +1,7 @@
 //! What the guest saw against what it should have seen; the table.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 
