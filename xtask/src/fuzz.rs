@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::unready;
+use crate::unready::unready;
 
 /// A single input that takes longer is a finding.
 const SLOWEST_SECONDS: u32 = 20;

@@ -7,13 +7,17 @@ mod dist;
 mod ebpf;
 mod fuzz;
 mod house;
+mod http;
 mod lab;
 mod test;
+mod unready;
 mod vm;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use self::unready::Unready;
 
 /// Exit status of a command that could not start: bad usage, or a tool or right that is missing.
 const EXIT_USAGE: u8 = 2;
@@ -57,21 +61,4 @@ fn main() -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(if error.is::<Unready>() { EXIT_USAGE } else { 1 })
     })
-}
-
-/// Why a command could not start at all: what is wrong with the flags or this machine, and what to do about it.
-#[derive(Debug)]
-pub(crate) struct Unready(pub(crate) String);
-
-impl std::fmt::Display for Unready {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unready {}
-
-/// Shorthand for an [`Unready`] error.
-pub(crate) fn unready(why: impl Into<String>) -> anyhow::Error {
-    Unready(why.into()).into()
 }

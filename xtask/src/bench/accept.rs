@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::flood::connect_at;
 use super::host::Hosts;
-use super::{Bench, Spread, Table, ratio};
+use super::row::{Bench, Spread, Table, ratio};
 
 const VERDICTS: [(&str, &str); 2] =
     [("allowed", "--allowed-cidr=0.0.0.0/0"), ("denied", "--allowed-cidr=203.0.113.0/24")];

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::host::{Hosts, PORT, TARGET};
-use super::{Bench, Spread, Table};
+use super::row::{Bench, Spread, Table};
 use crate::lab::clock::Monotonic;
 
 /// What one client did, in milliseconds.

@@ -8,9 +8,8 @@ use anyhow::{Context, Result, ensure};
 use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 
 use super::host::{DEVICE, Hosts, PORT, TARGET, resident_kib};
-use super::{Bench, Table};
+use super::row::{Bench, Table};
 use crate::lab::packet::PacketSocket;
-use crate::lab::tool;
 
 /// SYNs of half of the sources are allowed: 10.64.0.0/10, of those in 10.0.0.0/9.
 const ALLOWED: &str = "10.64.0.0/10";
@@ -176,7 +175,7 @@ fn send_sequences(header: Header, sequences: impl Iterator<Item = u32>) -> Resul
 
 /// Lets no answer find a way back, so that only SYNs are on the wire.
 fn silence(hosts: &Hosts) -> Result<()> {
-    tool::ip(Some(&hosts.target), "route add blackhole 10.0.0.0/9\n")?;
+    hosts.target.ip("route add blackhole 10.0.0.0/9\n")?;
     hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])
 }
 

@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::host::{Hosts, PORT, TARGET, cpu_seconds, resident_kib};
-use super::{Bench, Spread, Table, ratio};
+use super::row::{Bench, Spread, Table, ratio};
 use crate::lab::child::Child;
-use crate::lab::tool;
 
 /// As many as the old program's default descriptor limit of 20,000 leaves room for.
 const STANDARD: u64 = 19_800;
@@ -156,7 +155,7 @@ fn measure(
         }
         if pairs > 1 {
             let source = format!("192.0.2.{}", 100 + pair);
-            tool::ip(Some(&hosts.peer), &format!("addr add {source}/24 dev wire\n"))?;
+            hosts.peer.ip(&format!("addr add {source}/24 dev wire\n"))?;
             target.extend([listen.as_str(), metrics.as_str()]);
             client.extend([format!("--stress-source-addr={source}"), metrics.clone()]);
         }

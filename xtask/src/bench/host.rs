@@ -1,8 +1,7 @@
 //! Two hosts on a wire: the external target's and a peer's, in namespaces of their own.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,10 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::http;
 use crate::lab::child::Child;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::namespace::{Namespace, scratch_dir};
-use crate::lab::tool;
 
 /// The target's address on the wire.
 pub(super) const TARGET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -41,7 +40,7 @@ impl Hosts {
     pub(super) fn new(interrupt: &Interrupt) -> Result<Self> {
         let [target, peer] = namespaces(["bench-target", "bench-peer"])?;
         let link = format!("link add {DEVICE} type veth peer name {DEVICE} netns {}\n", peer.name());
-        tool::ip(Some(&target), &link)?;
+        target.ip(&link)?;
         Self::set_up(target, peer, None, interrupt)
     }
 
@@ -50,8 +49,8 @@ impl Hosts {
         let [target, peer, wire] = namespaces(["bench-target", "bench-peer", "bench-wire"])?;
         for (namespace, end) in [(&peer, "near"), (&target, "far")] {
             let link = format!("link add {DEVICE} type veth peer name {end} netns {}\n", wire.name());
-            tool::ip(Some(namespace), &link)?;
-            tool::ip(Some(&wire), &format!("link set {end} up\n"))?;
+            namespace.ip(&link)?;
+            wire.ip(&format!("link set {end} up\n"))?;
         }
         wire.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
         Self::set_up(target, peer, Some(wire), interrupt)
@@ -65,7 +64,7 @@ impl Hosts {
     ) -> Result<Self> {
         for (namespace, address) in [(&target, TARGET), (&peer, PEER)] {
             let setup = format!("addr add {address}/24 dev {DEVICE}\nlink set lo up\nlink set {DEVICE} up\n");
-            tool::ip(Some(namespace), &setup)?;
+            namespace.ip(&setup)?;
             namespace.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
         }
         fs::create_dir_all(scratch_dir())?;
@@ -111,12 +110,12 @@ impl Hosts {
 
     /// A page of the target.
     pub(super) fn get(&self, path: &str) -> Result<String> {
-        self.target.run(|| get(TARGET_HTTP, path))
+        self.target.run(|| http::get(TARGET_HTTP, path))
     }
 
     /// A page of the client.
     pub(super) fn client_page(&self, path: &str) -> Result<String> {
-        self.peer.run(|| get(CLIENT_HTTP, path))
+        self.peer.run(|| http::get(CLIENT_HTTP, path))
     }
 
     /// TCP sockets of a host that are neither closed nor only waiting for late segments.
@@ -158,17 +157,6 @@ impl Hosts {
 fn namespaces<const N: usize>(roles: [&str; N]) -> Result<[Namespace; N]> {
     let made = Namespace::create(&roles.map(Into::into))?;
     made.try_into().map_err(|_| anyhow::anyhow!("not all namespaces were made"))
-}
-
-fn get(port: u16, path: &str) -> Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(9)))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    Ok(body.to_owned())
 }
 
 impl Drop for Hosts {

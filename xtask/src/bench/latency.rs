@@ -7,8 +7,7 @@ use anyhow::Result;
 
 use super::flood::connect_at;
 use super::host::{Hosts, PORT, TARGET};
-use super::{Bench, Table};
-use crate::lab::tool;
+use super::row::{Bench, Table};
 
 const HISTOGRAM: &str = "egw_probe_target_syn_to_accept_seconds";
 
@@ -54,12 +53,9 @@ fn half_open(bench: &Bench) -> Result<String> {
     const ATTEMPTS: usize = 25;
     let hosts = Hosts::new(&bench.interrupt)?;
     // From an address to which the target has no route.
-    tool::ip(
-        Some(&hosts.peer),
-        "addr add 10.9.9.9/32 dev lo\nroute replace 192.0.2.0/24 dev wire src 10.9.9.9\n",
-    )?;
+    hosts.peer.ip("addr add 10.9.9.9/32 dev lo\nroute replace 192.0.2.0/24 dev wire src 10.9.9.9\n")?;
     hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])?;
-    tool::ip(Some(&hosts.target), "route add blackhole 10.0.0.0/8\n")?;
+    hosts.target.ip("route add blackhole 10.0.0.0/8\n")?;
     let target = hosts.start(&bench.program, &["--allowed-cidr=192.0.2.0/24", "--ebpf=required"])?;
     hosts.peer.run(|| {
         std::thread::scope(|scope| {

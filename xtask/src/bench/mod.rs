@@ -9,17 +9,19 @@ mod held;
 mod host;
 mod latency;
 mod probing;
+mod row;
 mod start;
 mod transit;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
+use self::row::{Bench, Table};
 use crate::lab::interrupt::Interrupt;
-use crate::lab::tool::check_prerequisites;
+use crate::lab::prerequisites;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -69,27 +71,9 @@ enum Row {
     Packet,
 }
 
-/// Where the programs are, and how long rows may take.
-struct Bench {
-    program: PathBuf,
-    bare: PathBuf,
-    plain: PathBuf,
-    peer: Option<PathBuf>,
-    quick: bool,
-    interrupt: Interrupt,
-}
-
-impl Bench {
-    /// What is compared: ours, and the peer if there is one.
-    fn programs(&self) -> Vec<(&'static str, &Path)> {
-        let peer = self.peer.as_deref().map(|peer| ("peer", peer));
-        std::iter::once(("egw-probe", self.program.as_path())).chain(peer).collect()
-    }
-}
-
 /// Measures the rows, one after another.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    check_prerequisites()?;
+    prerequisites::check()?;
     // Before anything starts a thread.
     let interrupt = Interrupt::install()?;
     let bench = Bench {
@@ -142,13 +126,6 @@ fn packet(bench: &Bench) -> Result<Table> {
     })
 }
 
-/// Values over those of the same round of another program: median, least and greatest.
-fn ratio(values: &[f64], base: &[f64]) -> String {
-    let [min, median, max] =
-        Spread::of(values.iter().zip(base).map(|(value, base)| value / base).collect()).show(2);
-    format!("{median} ({min} to {max})")
-}
-
 fn build(package: &str, binary: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let args = ["build", "--release", "--message-format=json", "--package", package, "--bin", binary];
@@ -160,62 +137,4 @@ fn build(package: &str, binary: &str) -> Result<PathBuf> {
         message["executable"].as_str().map(PathBuf::from)
     });
     executables.next_back().with_context(|| format!("cargo did not say where {binary} is"))
-}
-
-/// What a row measured: a line each, already worded.
-#[derive(serde::Serialize)]
-struct Table {
-    title: String,
-    columns: Vec<&'static str>,
-    lines: Vec<Vec<String>>,
-    /// What the figures leave open.
-    remarks: Vec<String>,
-}
-
-impl Table {
-    fn print(&self) {
-        let cell =
-            |line: &Vec<String>, column: usize| line.get(column).map_or(0, |text| text.chars().count());
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| {
-                let title = self.columns[column].chars().count();
-                self.lines.iter().map(|line| cell(line, column)).max().unwrap_or(0).max(title)
-            })
-            .collect();
-        let row = |texts: &mut dyn Iterator<Item = &str>| {
-            let cells: Vec<String> =
-                texts.zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
-            println!("  {}", cells.join("  ").trim_end());
-        };
-        println!("{}", self.title);
-        row(&mut self.columns.iter().copied());
-        for line in &self.lines {
-            row(&mut line.iter().map(String::as_str));
-        }
-        for remark in &self.remarks {
-            println!("  {remark}");
-        }
-        println!();
-    }
-}
-
-/// Least, median and greatest of some values.
-#[derive(Debug, Clone, Copy)]
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |share: f64| values.get(((values.len().max(1) - 1) as f64 * share) as usize).copied();
-        let value = |share| at(share).unwrap_or(f64::NAN);
-        Self { min: value(0.0), median: value(0.5), max: value(1.0) }
-    }
-
-    fn show(self, digits: usize) -> [String; 3] {
-        [self.min, self.median, self.max].map(|value| format!("{value:.digits$}"))
-    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::host::{Hosts, PORT, TARGET, cpu_seconds};
-use super::{Bench, Spread, Table, ratio};
+use super::row::{Bench, Spread, Table, ratio};
 use crate::lab::wire::Wire;
 
 /// Whether a client gets its pong over a wire with a delay, at the default interval of 50 ms.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Bench, Spread, Table};
+use super::row::{Bench, Spread, Table};
 use crate::lab::clock::Monotonic;
 
 /// Time from just before the program is started to the accept of its first connection on loopback.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::host::{Hosts, TARGET};
-use super::{Bench, Spread, Table};
+use super::row::{Bench, Spread, Table};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
 use self::program::Arch;
-use crate::unready;
+use crate::unready::unready;
 
 /// The tool that writes the bill of materials, and its format.
 const SBOM_TOOL: &str = "cargo-cyclonedx";

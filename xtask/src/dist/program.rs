@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::unready;
+use crate::unready::unready;
 
 /// A processor that is built for, by its name in OCI images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

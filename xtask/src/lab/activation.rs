@@ -9,6 +9,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::account::{self, Account};
+use super::addresses::{PORT, pod_interface};
 use super::capture::{Capture, Captured};
 use super::child::Child;
 use super::clock::Monotonic;
@@ -16,8 +17,7 @@ use super::cost::{Cost, Meter};
 use super::interrupt::Interrupt;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};
-use super::target;
-use super::topology::{Topology, pod_interface};
+use super::topology::Topology;
 use super::verdict::{self, Margins, Measured, Recorded};
 
 /// Time for packets of an earlier activation to get where they go.
@@ -208,8 +208,8 @@ impl Stage<'_> {
     /// Starts a client with arguments beyond what every client gets.
     pub(crate) fn start_client_with(&self, pod: usize, further: Vec<String>) -> Result<Child> {
         let target = match &self.plan.target_name {
-            Some(name) => format!("{name}:{}", target::PORT),
-            None => SocketAddr::new(self.plan.family.target(), target::PORT).to_string(),
+            Some(name) => format!("{name}:{}", PORT),
+            None => SocketAddr::new(self.plan.family.target(), PORT).to_string(),
         };
         let mut args: Vec<String> = ["client", "--exit", "--output", "json", "--external-target-addr"]
             .map(String::from)

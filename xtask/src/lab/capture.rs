@@ -4,20 +4,18 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::time::{ClockId, clock_gettime};
 
-use super::clock::Monotonic;
+use super::addresses::PORT;
+use super::clock::{Monotonic, nanoseconds};
 use super::namespace::Namespace;
 use super::packet::PacketSocket;
-use super::target;
-use super::wire::nanoseconds;
+use super::worker::Worker;
 
 const GLANCE: Duration = Duration::from_millis(20);
 /// `struct virtio_net_hdr`, which precedes every frame.
@@ -66,38 +64,19 @@ impl Captured {
 }
 
 /// A running capture. Dropping it ends its thread.
-pub(crate) struct Capture {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<io::Result<Captured>>>,
-}
+pub(crate) struct Capture(Worker<Captured>);
 
 impl Capture {
     /// Captures what arrives at `device` of `namespace`.
     pub(crate) fn start(namespace: &Namespace, device: &str) -> Result<Self> {
         let socket = namespace
             .run(|| PacketSocket::open(device).with_context(|| format!("no packet socket on {device}")))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread =
-            thread::Builder::new().name("capture".into()).spawn(move || capture(&socket, &stopped))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Worker::start("capture", move |stop| capture(&socket, stop)).map(Self)
     }
 
     /// Ends the capture, after everything that has arrived so far is read.
-    pub(crate) fn finish(mut self) -> Result<Captured> {
-        self.end().context("the packet capture failed")
-    }
-
-    fn end(&mut self) -> Result<Captured> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("the capture has ended before")?;
-        Ok(thread.join().map_err(|_| anyhow!("its thread panicked"))??)
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        let _ = self.end();
+    pub(crate) fn finish(self) -> Result<Captured> {
+        self.0.finish().context("the packet capture failed")
     }
 }
 
@@ -171,10 +150,10 @@ fn read(frame: &[u8]) -> Option<Read> {
     };
     let header = tcp.get(..20)?;
     let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    if port(0) == target::PORT {
+    if port(0) == PORT {
         return told(tcp.get(usize::from(header[12] >> 4) * 4..)?).map(Read::Told);
     }
-    if port(2) != target::PORT {
+    if port(2) != PORT {
         return None;
     }
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
@@ -215,7 +194,7 @@ mod tests {
     fn only_what_goes_to_the_targets_port_is_a_segment() {
         let source = "192.0.2.1:999".parse().unwrap();
         let segment = Some(Read::Segment { source, sequence: 7, flags: 0x02 });
-        assert_eq!(read(&frame([999, target::PORT], 0x02, b"")), segment);
+        assert_eq!(read(&frame([999, PORT], 0x02, b"")), segment);
         assert_eq!(read(&frame([999, 80], 0x02, b"")), None);
     }
 
@@ -223,13 +202,13 @@ mod tests {
     fn an_annotated_reply_tells_the_stamp_of_its_syn() {
         let reply = b"pong\nsource=[2001:db8::1]:4000 accept_ns=12 syn_ns=11\n";
         let told = Told { source: "[2001:db8::1]:4000".parse().unwrap(), syn_ns: Some(11) };
-        assert_eq!(read(&frame([target::PORT, 999], 0x18, reply)), Some(Read::Told(told)));
-        assert_eq!(read(&frame([target::PORT, 999], 0x18, b"pong\n")), None);
+        assert_eq!(read(&frame([PORT, 999], 0x18, reply)), Some(Read::Told(told)));
+        assert_eq!(read(&frame([PORT, 999], 0x18, b"pong\n")), None);
     }
 
     #[test]
     fn a_frame_cut_short_anywhere_is_ignored() {
-        let whole = frame([999, target::PORT], 0x02, b"");
+        let whole = frame([999, PORT], 0x02, b"");
         assert!((0..whole.len()).all(|length| read(&whole[..length]).is_none()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
 /// An instant of `CLOCK_MONOTONIC`, in nanoseconds. Unlike `std::time::Instant` it can be compared with a number
@@ -12,7 +13,7 @@ pub(crate) struct Monotonic(u64);
 impl Monotonic {
     pub(crate) fn now() -> Self {
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has CLOCK_MONOTONIC");
-        Self(time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
+        Self(nanoseconds(time))
     }
 
     pub(crate) const fn from_ns(ns: u64) -> Self {
@@ -41,4 +42,9 @@ impl Monotonic {
     pub(crate) fn remaining(self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(Self::now().0))
     }
+}
+
+/// A reading of any clock as one number.
+pub(crate) fn nanoseconds(time: TimeSpec) -> u64 {
+    time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
 }

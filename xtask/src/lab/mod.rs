@@ -4,6 +4,7 @@
 
 mod account;
 mod activation;
+mod addresses;
 mod busy;
 mod capture;
 pub(crate) mod child;
@@ -19,14 +20,16 @@ mod outage;
 mod outage_report;
 pub(crate) mod packet;
 mod policy;
+pub(crate) mod prerequisites;
 mod report;
 mod results;
 mod target;
-pub(crate) mod tool;
+mod tool;
 mod topology;
 mod verdict;
 mod watched;
 pub(crate) mod wire;
+mod worker;
 
 use std::fs;
 use std::net::IpAddr;
@@ -38,6 +41,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use self::activation::{Activation, Stage};
+use self::addresses::Family;
 use self::busy::Busy;
 use self::cost::Cost;
 use self::interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
@@ -46,9 +50,9 @@ use self::options::{Plan, Scenario};
 use self::outage::{Mortal, Outage};
 use self::report::Facts;
 use self::target::{Settings, Target};
-use self::topology::{Family, Layout, SecondGateway, Topology};
+use self::topology::{Layout, SecondGateway, Topology};
 use self::wire::Wire;
-use crate::unready;
+use crate::unready::unready;
 
 /// More activations than this are not all printed, only those that went wrong.
 const MOST_ROWS: usize = 50;
@@ -59,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(folder) = options.results.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(unready(format!("--results {}: no such folder: make it first", folder.display())));
     }
-    tool::check_prerequisites()?;
+    prerequisites::check()?;
     let program = match &options.bin {
         Some(program) => fs::canonicalize(program).map_err(|error| {
             unready(format!("--bin {}: {error}; give the egw-probe program", program.display()))
@@ -135,7 +139,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         seed,
         realtime: switcher.realtime,
         judged: target.judged()?,
-        sources: target.sources()?,
+        sources: target.document("/sources")?,
         wire: wire.map(Wire::finish).transpose()?,
         cost,
         observed,
@@ -160,7 +164,7 @@ fn target_settings(options: &Options, plan: &Plan) -> Settings {
     };
     let mut further = vec![];
     if let Some(attach) = plan.ebpf {
-        let numbers = (observation::most_runs(options) * options.clients).min(options::MOST_TAGS);
+        let numbers = (options.most_runs() * options.clients).min(options::MOST_TAGS);
         further =
             ["--ebpf=required", "--ebpf-attach", &attach.name(), "--expect-clients", &numbers.to_string()]
                 .map(String::from)
@@ -214,13 +218,8 @@ fn all_outages<'lab>(
     Ok(outages.iter().all(|outage| outage.is_void(plan.scenario) || outage.judgement.faults.is_empty()))
 }
 
-/// How many void measurements are made up for.
-fn void_limit(wanted: usize) -> usize {
-    wanted / 10 + 3
-}
-
 fn refuse_busy_machine(void: usize, wanted: usize) -> Result<()> {
-    if void > void_limit(wanted) {
+    if void > options::void_limit(wanted) {
         bail!(
             "{void} runs are void (switch recorded coarser than {:?}, or client up too late): this machine is too busy",
             activation::WIDEST_SWITCH

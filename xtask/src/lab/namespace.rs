@@ -11,6 +11,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::tool;
 
+/// Arguments with which `ip` reads commands from standard input.
+const IP: &[&str] = &["-batch", "-"];
 const NETNS_DIR: &str = "/run/netns";
 /// Every name of a lab starts so, then the lab's pid: that is how a later lab knows whose leftovers it sees.
 const PREFIX: &str = "egwl-";
@@ -27,7 +29,7 @@ impl Namespace {
         let names: Vec<String> =
             roles.iter().map(|role| format!("{PREFIX}{}-{role}", std::process::id())).collect();
         let batch = format!("netns add {}\n", names.join("\nnetns add "));
-        let created = tool::ip(None, &batch).context("cannot make network namespaces");
+        let created = tool::feed(None, "ip", IP, &batch).context("cannot make network namespaces");
         if created.is_err() {
             for name in &names {
                 remove(&Path::new(NETNS_DIR).join(name));
@@ -48,6 +50,25 @@ impl Namespace {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// Runs a batch of `ip` commands in it.
+    pub(crate) fn ip(&self, batch: &str) -> Result<()> {
+        self.feed("ip", IP, batch)
+    }
+
+    /// The same for lines that don't tell their family: IPv6.
+    pub(crate) fn ip6(&self, batch: &str) -> Result<()> {
+        self.feed("ip", &["-6", "-batch", "-"], batch)
+    }
+
+    /// Loads an nftables ruleset in it.
+    pub(crate) fn nft(&self, ruleset: &str) -> Result<()> {
+        self.feed("nft", &["-f", "-"], ruleset)
+    }
+
+    fn feed(&self, program: &str, args: &[&str], script: &str) -> Result<()> {
+        tool::feed(Some(self.fd()), program, args, script).with_context(|| format!("in {}", self.name))
     }
 
     /// Moves the calling thread into this namespace.

@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::activation::Activation;
 use super::capture::Capture;
 use super::interrupt::Interrupt;
 use super::observed::{self, Evidence, Observed};
-use super::options::{Attach, Options, Plan, Scenario};
+use super::options::{Attach, Plan, Scenario};
 use super::target::Target;
 use super::topology::Topology;
-use super::void_limit;
 
 /// The target joins SYNs and connections as their events come, a moment later.
 const SETTLES: Duration = Duration::from_millis(200);
@@ -34,12 +34,6 @@ impl Captures {
     }
 }
 
-/// The most runs that a lab may take, void ones included: each client of each has a number of its own.
-pub(crate) fn most_runs(options: &Options) -> usize {
-    let runs = options.runs as usize;
-    if options.clients > 1 { runs } else { runs + void_limit(runs) + 1 }
-}
-
 /// Ends the captures, asks the target, and compares.
 pub(crate) fn compare(
     captures: Captures,
@@ -50,7 +44,7 @@ pub(crate) fn compare(
 ) -> Result<Observed> {
     interrupt.sleep(SETTLES)?;
     let (arrived, answered) = (captures.arriving.finish()?, captures.answering.finish()?);
-    let sources = target.sources()?["kernel"].take();
+    let sources = target.document::<Value>("/sources")?["kernel"].take();
     let allowed = |address| plan.allows(address);
     let denied = arrived.syns().filter(|syn| !allowed(syn.source.ip())).count() as u64;
     let half_open_denied = plan.no_return.then(|| await_half_open(target, denied, interrupt)).transpose()?;
@@ -61,7 +55,7 @@ pub(crate) fn compare(
         answered: &answered,
         sources: serde_json::from_value(sources)
             .context("the target's /sources tells nothing of the kernel")?,
-        clients: target.clients()?,
+        clients: target.document("/clients")?,
         half_open_denied,
         allowed: &allowed,
         activations,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::topology::{Family, MAX_PODS, Nat};
-use crate::unready;
+use super::addresses::Family;
+use super::topology::{MAX_PODS, Nat};
+use crate::unready::unready;
 
 /// What happens to the Pods while their clients probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,6 +141,19 @@ pub(crate) struct Plan {
     lead: Duration,
     /// Each switch is drawn from so long a time.
     span: Duration,
+}
+
+impl Options {
+    /// The most runs that a lab may take, void ones included: each client of each has a number of its own.
+    pub(crate) fn most_runs(&self) -> usize {
+        let runs = self.runs as usize;
+        if self.clients > 1 { runs } else { runs + void_limit(runs) + 1 }
+    }
+}
+
+/// How many void measurements are made up for.
+pub(crate) const fn void_limit(wanted: usize) -> usize {
+    wanted / 10 + 3
 }
 
 impl Plan {

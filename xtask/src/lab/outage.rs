@@ -11,11 +11,12 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::activation::{QUIET, Stage, WIDEST_SWITCH, go_duration};
+use super::addresses::PORT;
 use super::child::Child;
 use super::clock::Monotonic;
 use super::options::Scenario;
 use super::policy::{Change, Policy};
-use super::target::{self, Settings, Target};
+use super::target::{Settings, Target};
 use super::watched::{self, Done, Watched};
 
 /// How long after a signal a client may take to settle its probes and end.
@@ -150,7 +151,7 @@ fn first_listening() -> Result<[Monotonic; 2]> {
     let mut refused = Monotonic::now();
     loop {
         let before = Monotonic::now();
-        if TcpStream::connect((IpAddr::from(Ipv4Addr::LOCALHOST), target::PORT)).is_ok() {
+        if TcpStream::connect((IpAddr::from(Ipv4Addr::LOCALHOST), PORT)).is_ok() {
             return Ok([refused, Monotonic::now()]);
         }
         refused = before;

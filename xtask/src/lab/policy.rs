@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::addresses::{GATEWAY_TUNNEL, pod_interface};
 use super::clock::Monotonic;
 use super::namespace::Namespace;
 use super::nfset;
-use super::topology::{GATEWAY_TUNNEL, pod_interface};
 
 /// No interface has this name: adding it to a set changes nothing for any packet.
 const NO_INTERFACE: &str = "warm-up";

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::account::Account;
 use super::activation::Activation;
+use super::addresses::Family;
 use super::cost::Cost;
 use super::observed::Observed;
 use super::options::{Plan, Scenario};
 use super::policy::Switch;
 use super::target::Judged;
-use super::topology::Family;
 use super::verdict::Recorded;
 use super::wire::Exactness;
 

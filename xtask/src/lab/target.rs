@@ -1,23 +1,19 @@
 //! The external target of a lab: started, asked over HTTP in its own namespace, and ended.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
+use super::addresses::{METRICS_PORT, PORT};
 use super::child::Child;
 use super::clock::Monotonic;
 use super::interrupt::Interrupt;
 use super::namespace::Namespace;
-use super::observed::Clients;
+use crate::http;
 
-/// The port probes go to.
-pub(crate) const PORT: u16 = 1337;
-const METRICS_PORT: u16 = 2113;
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many connections the target has judged, by its own metrics.
@@ -96,14 +92,10 @@ impl<'lab> Target<'lab> {
             .with_context(|| format!("the target's metrics lack {series}"))
     }
 
-    /// The sources the target saw, as it tells them.
-    pub(crate) fn sources(&self) -> Result<Value> {
-        serde_json::from_str(&self.get("/sources")?).context("the target's /sources is not JSON")
-    }
-
-    /// The timelines of tagged clients.
-    pub(crate) fn clients(&self) -> Result<Clients> {
-        serde_json::from_str(&self.get("/clients")?).context("the target's /clients is not as expected")
+    /// A page that is a document: `/sources`, `/clients`.
+    pub(crate) fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        serde_json::from_str(&self.get(path)?)
+            .with_context(|| format!("the target's {path} is not as expected"))
     }
 
     /// Ends it with SIGKILL, and says between which instants.
@@ -117,19 +109,6 @@ impl<'lab> Target<'lab> {
     }
 
     fn get(&self, path: &str) -> Result<String> {
-        self.namespace.run(|| {
-            let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), METRICS_PORT);
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            // HTTP/1.0, so that the body comes in one piece and ends with the connection.
-            stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: lab\r\n\r\n").as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            if !head.lines().next().unwrap_or_default().contains(" 200 ") {
-                bail!("{path} answered {}", head.lines().next().unwrap_or_default());
-            }
-            Ok(body.to_owned())
-        })
+        self.namespace.run(|| http::get(METRICS_PORT, path))
     }
 }

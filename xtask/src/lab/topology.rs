@@ -16,54 +16,11 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use super::addresses::{Family, pod_interface};
 use super::namespace::Namespace;
 use super::nfset;
 use super::policy::Policy;
-use super::tool::{ip, ip6, nft};
-use crate::unready;
-
-/// Which Internet Protocol the clients use. The topology carries both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub(crate) fn target(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, 10).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10).into(),
-        }
-    }
-
-    pub(crate) fn egress(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, 100).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x100).into(),
-        }
-    }
-
-    /// The second gateway's, where it has one of its own.
-    pub(crate) fn second_egress(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, 101).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x101).into(),
-        }
-    }
-
-    /// The source address of Pod `pod`, counted from 0.
-    pub(crate) fn pod(self, pod: usize) -> IpAddr {
-        let number = pod as u32 + 1;
-        match self {
-            Self::V4 => Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 0).to_bits() + number).into(),
-            Self::V6 => {
-                let net = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0);
-                Ipv6Addr::from_bits(net.to_bits() + u128::from(number)).into()
-            }
-        }
-    }
-}
+use crate::unready::unready;
 
 /// The largest number of Pods: what the Pods' IPv4 network holds.
 pub(crate) const MAX_PODS: usize = 60_000;
@@ -72,9 +29,6 @@ pub(crate) const MAX_PODS: usize = 60_000;
 const POLICY_MARK: u32 = 100;
 /// The same for the second gateway.
 const SECOND_MARK: u32 = 101;
-
-/// A gateway's end of the tunnel.
-pub(crate) const GATEWAY_TUNNEL: &str = "vxlan";
 
 /// What is to be built.
 #[derive(Debug, Clone, Copy)]
@@ -153,11 +107,6 @@ struct Gateway<'lab> {
     mac: &'static str,
     addresses: [IpAddr; 2],
     egress: [IpAddr; 2],
-}
-
-/// The node's side of the wire to Pod `pod`: what the policy selects a Pod by.
-pub(crate) fn pod_interface(pod: usize) -> String {
-    format!("pod{}", pod + 1)
 }
 
 impl Topology {
@@ -266,11 +215,11 @@ impl Topology {
         } else {
             "link set far master bridge\n"
         };
-        ip(Some(&self.wire), &wire)?;
+        self.wire.ip(&wire)?;
         let up = "link set lo up\nlink set wire up\n";
         let to_target = neighbours("wire", &[("203.0.113.10", MAC_TARGET), ("2001:db8:113::10", MAC_TARGET)]);
         let own = addresses("wire", &["203.0.113.1/24", "2001:db8:113::1/64"]);
-        ip(Some(&self.node), &format!("{up}{own}{to_target}"))?;
+        self.node.ip(&format!("{up}{own}{to_target}"))?;
         // The bridge floods what goes to nobody, and every host ignores it.
         let node = if layout.no_return { MAC_NOBODY } else { MAC_NODE };
         let mut target = format!("{up}{}", addresses("wire", &["203.0.113.10/24", "2001:db8:113::10/64"]));
@@ -281,11 +230,11 @@ impl Topology {
             let held: Vec<String> =
                 gateway.addresses.iter().chain(&gateway.egress).map(with_prefix).collect();
             let held: Vec<&str> = held.iter().map(String::as_str).collect();
-            ip(Some(gateway.namespace), &format!("{up}{}{to_target}", addresses("wire", &held)))?;
+            gateway.namespace.ip(&format!("{up}{}{to_target}", addresses("wire", &held)))?;
             let egress = gateway.egress.map(|egress| egress.to_string());
             target += &neighbours("wire", &[(&egress[0], gateway.mac), (&egress[1], gateway.mac)]);
         }
-        ip(Some(&self.target), &target)
+        self.target.ip(&target)
     }
 
     /// The tunnel from node to gateway, over a wire of its own, and the node's route into it for marked packets.
@@ -312,23 +261,21 @@ impl Topology {
                  route add default via 169.254.2.2 dev vxlan{number} onlink table {mark}\n\
                  route add ::/0 via fe80::2 dev vxlan{number} table {mark}\n"
             );
-        ip(Some(&self.node), &node)?;
-        ip6(&self.node, &format!("rule add from fd00:244::/64 fwmark {mark} lookup {mark}\n"))?;
+        self.node.ip(&node)?;
+        self.node.ip6(&format!("rule add from fd00:244::/64 fwmark {mark} lookup {mark}\n"))?;
         let far = tunnel("", "2", "1", MAC_GATEWAY)
             + &neighbours("underlay", &[(&format!("172.16.{number}.1"), MAC_NODE)])
             + &neighbours("vxlan", &[("169.254.2.1", MAC_NODE), ("fe80::1", MAC_NODE)])
             + "route add 10.244.0.0/16 via 169.254.2.1 dev vxlan onlink\n\
                route add fd00:244::/64 via fe80::1 dev vxlan\n";
-        ip(Some(gateway.namespace), &far)
+        gateway.namespace.ip(&far)
     }
 
     fn load_node_rules(&self, nat: Nat) -> Result<()> {
         let [gateway, second, dropped] = [Policy::Gateway, Policy::Second, Policy::Drop].map(Policy::set);
         // All decisions are looked up for every packet: a switch takes effect on connections under way, too.
-        nft(
-            &self.node,
-            &format!(
-                "table inet {} {{
+        self.node.nft(&format!(
+            "table inet {} {{
                     set {gateway} {{ type ifname; }}
                     set {second} {{ type ifname; }}
                     set {dropped} {{ type ifname; }}
@@ -343,10 +290,9 @@ impl Topology {
                         oifname \"wire\" meta l4proto tcp {}
                     }}
                 }}",
-                nfset::TABLE,
-                nat.masquerade(),
-            ),
-        )
+            nfset::TABLE,
+            nat.masquerade(),
+        ))
     }
 
     /// Gives every Pod its wire to the node, its addresses and its routes.
@@ -364,7 +310,7 @@ impl Topology {
                 neighbours(&interface, &[(&v4.to_string(), MAC_POD), (&v6.to_string(), MAC_POD)]),
             )?;
         }
-        ip(Some(&self.node), &node)?;
+        self.node.ip(&node)?;
         let configure = |first: usize| {
             for (pod, namespace) in self.pods.iter().enumerate().skip(first).step_by(2) {
                 let (v4, v6) = (Family::V4.pod(pod).to_string(), Family::V6.pod(pod).to_string());
@@ -374,7 +320,7 @@ impl Topology {
                     addresses("eth0", &[&v4, &v6]),
                     neighbours("eth0", &[("169.254.1.1", MAC_NODE), ("fe80::1", MAC_NODE)]),
                 );
-                ip(Some(namespace), &batch)?;
+                namespace.ip(&batch)?;
             }
             Ok(())
         };
@@ -389,10 +335,8 @@ impl Topology {
 fn load_gateway_rules(gateway: &Gateway, nat: Nat) -> Result<()> {
     let dead = Policy::Dead.set();
     let [v4, v6] = gateway.egress.map(|egress| nat.snat(egress));
-    nft(
-        gateway.namespace,
-        &format!(
-            "table inet {} {{
+    gateway.namespace.nft(&format!(
+        "table inet {} {{
                 set {dead} {{ type ifname; }}
                 chain forward {{
                     type filter hook forward priority filter;
@@ -405,9 +349,8 @@ fn load_gateway_rules(gateway: &Gateway, nat: Nat) -> Result<()> {
                     oifname \"wire\" ip6 saddr fd00:244::/64 meta l4proto tcp {v6}
                 }}
             }}",
-            nfset::TABLE,
-        ),
-    )
+        nfset::TABLE,
+    ))
 }
 
 fn kernel_lacks_nat(error: anyhow::Error) -> anyhow::Error {

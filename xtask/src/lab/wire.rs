@@ -4,21 +4,19 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::clock::Monotonic;
+use super::clock::{Monotonic, nanoseconds};
 use super::namespace::Namespace;
 use super::packet::{LARGEST_FRAME, PacketSocket};
 use super::policy::become_realtime;
+use super::worker::Worker;
 
 /// How often the thread looks whether to stop.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -37,10 +35,7 @@ pub(crate) struct Exactness {
 }
 
 /// A running forwarder. Dropping it ends its thread.
-pub(crate) struct Wire {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<io::Result<Exactness>>>,
-}
+pub(crate) struct Wire(Worker<Exactness>);
 
 impl Wire {
     /// Joins the devices `near` and `far` of a namespace by a wire that takes `delay` in each direction.
@@ -48,31 +43,17 @@ impl Wire {
         let open =
             |device| PacketSocket::open(device).with_context(|| format!("no packet socket on {device}"));
         let sides = namespace.run(|| Ok([open("near")?, open("far")?]))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = thread::Builder::new().name("wire".into()).spawn(move || {
+        Worker::start("wire", move |stop| {
             // Without real-time priority it is less exact, which it then says itself.
             become_realtime();
-            forward(&sides, delay, &stopped)
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
+            forward(&sides, delay, stop)
+        })
+        .map(Self)
     }
 
     /// Ends the wire and says how exact it was.
-    pub(crate) fn finish(mut self) -> Result<Exactness> {
-        self.end().context("the delaying wire failed")
-    }
-
-    fn end(&mut self) -> Result<Exactness> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("the wire has ended before")?;
-        Ok(thread.join().map_err(|_| anyhow!("its thread panicked"))??)
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        let _ = self.end();
+    pub(crate) fn finish(self) -> Result<Exactness> {
+        self.0.finish().context("the delaying wire failed")
     }
 }
 
@@ -120,11 +101,6 @@ fn forward(sides: &[PacketSocket; 2], delay: Duration, stop: &AtomicBool) -> io:
 fn realtime_offset_ns() -> i64 {
     let realtime = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has CLOCK_REALTIME");
     nanoseconds(realtime).wrapping_sub(Monotonic::now().ns()).cast_signed()
-}
-
-/// A reading of a clock as one number.
-pub(crate) fn nanoseconds(time: TimeSpec) -> u64 {
-    time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
 }
 
 fn exactness(mut errors_ns: Vec<u32>, dropped: u64) -> Exactness {

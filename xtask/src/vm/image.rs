@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::package::Kernel;
-use crate::unready;
+use crate::unready::unready;
 
 /// In the order in which they are loaded. One that is missing is built in.
 const MODULES: [&str; 4] =

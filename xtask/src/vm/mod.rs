@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::dist::program::{self, Arch};
-use crate::unready;
+use crate::unready::unready;
 
 /// Far above what a run takes, under emulation too.
 const PATIENCE: Duration = Duration::from_mins(15);
