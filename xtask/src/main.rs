@@ -3,12 +3,12 @@
 //! This file only dispatches; each command has its own module.
 
 mod bench;
-mod dist;
 mod ebpf;
 mod fuzz;
 mod house;
 mod http;
 mod lab;
+mod release;
 mod test;
 mod unready;
 mod vm;
@@ -30,7 +30,7 @@ enum Command {
     /// Measure what the program costs, on this machine
     Bench(bench::Options),
     /// Make a release in target/dist: static programs, image context, completions, man pages, SBOM, checksums
-    Dist(dist::Options),
+    Dist(release::Options),
     /// Rebuild the kernel object and its manifest
     Ebpf {
         /// Rebuild and compare instead of writing
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Lab(options) => lab::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Dist(options) => release::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Ebpf { check } => {
             if check { ebpf::check() } else { ebpf::build() }.map(|()| ExitCode::SUCCESS)
         }

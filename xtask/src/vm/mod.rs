@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::dist::program::{self, Arch};
+use crate::release::program::{self, Arch};
 use crate::unready::unready;
 
 /// Far above what a run takes, under emulation too.
