@@ -42,35 +42,26 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
     hosts.stop(target)?;
     ensure!(allowed + denied == received, "{allowed} + {denied} SYNs counted, {received} packets received");
     ensure!(events + lost == received, "{events} events + {lost} lost, {received} packets received");
+    let kept = kernel["sources"].as_array().map_or(0, Vec::len);
+    let per_second = |count: u64| format!("{:.0} per second", count as f64 / seconds);
     let share = |part: u64| format!("{:.1} %", part as f64 / received as f64 * 100.0);
+    let line = |name: &str, value: String, remark: String| vec![name.to_owned(), value, remark];
     let lines = vec![
-        vec!["SYNs sent".into(), sent.to_string(), format!("{:.0} per second", sent as f64 / seconds)],
-        vec![
-            "received by the interface, less drops".into(),
-            received.to_string(),
-            format!("{:.0} per second", received as f64 / seconds),
-        ],
-        vec![
-            "dropped before it could see them".into(),
-            dropped.to_string(),
-            "net.core.netdev_max_backlog".into(),
-        ],
-        vec![
-            "counted: allowed + denied".into(),
+        line("SYNs sent", sent.to_string(), per_second(sent)),
+        line("received by the interface, less drops", received.to_string(), per_second(received)),
+        line("dropped before it could see them", dropped.to_string(), "net.core.netdev_max_backlog".into()),
+        line(
+            "counted: allowed + denied",
             (allowed + denied).to_string(),
             format!("{} allowed", share(allowed)),
-        ],
-        vec!["events + lost".into(), (events + lost).to_string(), format!("{} lost", share(lost))],
-        vec![
-            "sources kept".into(),
-            kernel["sources"].as_array().map_or(0, Vec::len).to_string(),
-            format!("{} evicted", count("evicted")?),
-        ],
-        vec![
-            "resident memory, MiB".into(),
+        ),
+        line("events + lost", (events + lost).to_string(), format!("{} lost", share(lost))),
+        line("sources kept", kept.to_string(), format!("{} evicted", count("evicted")?)),
+        line(
+            "resident memory, MiB",
             format!("{:.1}", after_kib / 1024.0),
             format!("{:.1} before", before_kib / 1024.0),
-        ],
+        ),
     ];
     Ok(Table {
         title: format!("SYN flood over veth, TCX, {seconds:.1} s, two senders on the same cores"),

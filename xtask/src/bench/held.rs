@@ -135,6 +135,70 @@ fn measure(
     hold: Duration,
 ) -> Result<Cell> {
     let hosts = Hosts::new(&bench.interrupt)?;
+    let (targets, clients) = start_pairs(bench, &hosts, program, flags, count, pairs)?;
+    // All have settled down, and none has begun.
+    hosts
+        .pause(IDLE.saturating_sub(Duration::from_millis(300) + Duration::from_millis(50) * pairs as u32))?;
+    let sum = |children: &[Child], value: fn(u32) -> Result<f64>| -> Result<f64> {
+        children.iter().map(|child| value(child.id())).sum()
+    };
+    let memory = || -> Result<[f64; 3]> {
+        Ok([sum(&clients, resident_kib)?, sum(&targets, resident_kib)?, kernel_kib()?])
+    };
+    let cpu = || -> Result<[f64; 2]> { Ok([sum(&clients, cpu_seconds)?, sum(&targets, cpu_seconds)?]) };
+    let (idle, cpu_idle) = (memory()?, cpu()?);
+    let before = Hosts::sockets(&hosts.peer)?;
+    let (begun, opened) = await_open(&hosts, before, count, &clients)?;
+    let cpu = cpu()?;
+    // The last answers.
+    hosts.pause(Duration::from_millis(300))?;
+    let count = (Hosts::sockets(&hosts.peer)? - before) as f64;
+    let after = memory()?;
+    let (busy, holding) = (busy_seconds()?, Instant::now());
+    hosts.pause(hold)?;
+    let holding = (busy_seconds()? - busy) / holding.elapsed().as_secs_f64().max(0.001);
+    Ok(Cell {
+        held: count,
+        open_seconds: (opened - begun).as_secs_f64(),
+        client_kib: after[0] - idle[0],
+        target_kib: after[1] - idle[1],
+        kernel_kib: after[2] - idle[2],
+        client_cpu: cpu[0] - cpu_idle[0],
+        target_cpu: cpu[1] - cpu_idle[1],
+        holding,
+    })
+}
+
+/// Waits until the peer has `count` sockets more than `before`, and returns when the first one came and when the last.
+fn await_open(hosts: &Hosts, before: u64, count: u64, clients: &[Child]) -> Result<(Instant, Instant)> {
+    let patience = Instant::now() + Duration::from_mins(2);
+    let mut begun = None;
+    loop {
+        let now = Instant::now();
+        let open = Hosts::sockets(&hosts.peer)?.saturating_sub(before);
+        if open > 0 {
+            begun.get_or_insert(now);
+        }
+        if let Some(begun) = begun.filter(|_| open >= count) {
+            return Ok((begun, now));
+        }
+        if now > patience {
+            let complaint = clients.iter().map(Child::complaint).collect::<String>();
+            bail!("{count} connections are not open after two minutes{complaint}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts pairs of a target and a client.
+fn start_pairs(
+    bench: &Bench,
+    hosts: &Hosts,
+    program: &Path,
+    flags: &[&str],
+    count: u64,
+    pairs: u64,
+) -> Result<(Vec<Child>, Vec<Child>)> {
     let (mut targets, mut clients) = (vec![], vec![]);
     for pair in 0..pairs {
         let port = u64::from(PORT) + pair;
@@ -162,53 +226,7 @@ fn measure(
         targets.push(hosts.start(program, &target)?);
         clients.push(hosts.start_client(program, &client)?);
     }
-    // All have settled down, and none has begun.
-    hosts
-        .pause(IDLE.saturating_sub(Duration::from_millis(300) + Duration::from_millis(50) * pairs as u32))?;
-    let sum = |children: &[Child], value: fn(u32) -> Result<f64>| -> Result<f64> {
-        children.iter().map(|child| value(child.id())).sum()
-    };
-    let memory = || -> Result<[f64; 3]> {
-        Ok([sum(&clients, resident_kib)?, sum(&targets, resident_kib)?, kernel_kib()?])
-    };
-    let cpu = || -> Result<[f64; 2]> { Ok([sum(&clients, cpu_seconds)?, sum(&targets, cpu_seconds)?]) };
-    let (idle, cpu_idle) = (memory()?, cpu()?);
-    let open = || Hosts::sockets(&hosts.peer);
-    let before = open()?;
-    let patience = Instant::now() + Duration::from_mins(2);
-    let mut begun = None;
-    let opened = loop {
-        let now = Instant::now();
-        match open()?.saturating_sub(before) {
-            0 => {}
-            _ if begun.is_none() => begun = Some(now),
-            some if some >= count => break now,
-            _ => {}
-        }
-        if now > patience {
-            let complaint = clients.iter().map(Child::complaint).collect::<String>();
-            bail!("{count} connections are not open after two minutes{complaint}");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    };
-    let cpu = cpu()?;
-    // The last answers.
-    hosts.pause(Duration::from_millis(300))?;
-    let count = (open()? - before) as f64;
-    let after = memory()?;
-    let (busy, holding) = (busy_seconds()?, Instant::now());
-    hosts.pause(hold)?;
-    let holding = (busy_seconds()? - busy) / holding.elapsed().as_secs_f64().max(0.001);
-    Ok(Cell {
-        held: count,
-        open_seconds: begun.map_or(0.0, |begun| (opened - begun).as_secs_f64()),
-        client_kib: after[0] - idle[0],
-        target_kib: after[1] - idle[1],
-        kernel_kib: after[2] - idle[2],
-        client_cpu: cpu[0] - cpu_idle[0],
-        target_cpu: cpu[1] - cpu_idle[1],
-        holding,
-    })
+    Ok((targets, clients))
 }
 
 /// Connections that a program started from here can hold, with some descriptors to spare.

@@ -208,7 +208,7 @@ impl Stage<'_> {
     /// Starts a client with arguments beyond what every client gets.
     pub(crate) fn start_client_with(&self, pod: usize, further: Vec<String>) -> Result<Child> {
         let target = match &self.plan.target_name {
-            Some(name) => format!("{name}:{}", PORT),
+            Some(name) => format!("{name}:{PORT}"),
             None => SocketAddr::new(self.plan.family.target(), PORT).to_string(),
         };
         let mut args: Vec<String> = ["client", "--exit", "--output", "json", "--external-target-addr"]

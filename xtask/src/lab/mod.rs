@@ -90,17 +90,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = Folder::create()?;
     let _busy = options.busy.then(Busy::start).transpose()?;
-    let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
-    let topology = Topology::build(Layout {
-        pods: options.clients,
-        gap: options.delay.is_some(),
-        nat: plan.nat,
-        second: (plan.scenario == Scenario::Failover).then_some(second),
-        no_return: plan.no_return,
-    })?;
-    if plan.scenario.is_outage() {
-        topology.forget_ended_connections()?;
-    }
+    let topology = topology(options, plan)?;
     let wire = options.delay.map(|rtt| Wire::start(&topology.wire, rtt / 2)).transpose()?;
     interrupt.check()?;
     let captures = plan.ebpf.map(|_| observation::Captures::start(&topology)).transpose()?;
@@ -120,31 +110,53 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
         interrupt,
     };
     if plan.scenario.is_outage() {
-        return all_outages(
-            options,
-            &stage,
-            Mortal { target: Some(target), settings },
-            seed,
-            &mut random,
-            wire,
-        );
+        let mortal = Mortal { target: Some(target), settings };
+        all_outages(options, &stage, mortal, seed, &mut random, wire)
+    } else {
+        all_activations(options, &stage, (target, captures), seed, &mut random, wire)
     }
-    let (activations, cost) = all_runs(options, &stage, seed, &mut random)?;
+}
+
+fn topology(options: &Options, plan: &Plan) -> Result<Topology> {
+    let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
+    let topology = Topology::build(Layout {
+        pods: options.clients,
+        gap: options.delay.is_some(),
+        nat: plan.nat,
+        second: (plan.scenario == Scenario::Failover).then_some(second),
+        no_return: plan.no_return,
+    })?;
+    if plan.scenario.is_outage() {
+        topology.forget_ended_connections()?;
+    }
+    Ok(topology)
+}
+
+/// Runs as many valid activations as asked for, compares what the target's kernel side saw, and reports.
+fn all_activations(
+    options: &Options,
+    stage: &Stage,
+    (target, captures): (Target, Option<observation::Captures>),
+    seed: u64,
+    random: &mut fastrand::Rng,
+    wire: Option<Wire>,
+) -> Result<bool> {
+    let (activations, cost) = all_runs(options, stage, seed, random)?;
     let observed = captures
-        .map(|captures| observation::compare(captures, plan, &target, &activations, interrupt))
+        .map(|captures| observation::compare(captures, stage.plan, &target, &activations, stage.interrupt))
         .transpose()?;
     let facts = Facts {
-        plan,
+        plan: stage.plan,
         clients: options.clients,
         seed,
-        realtime: switcher.realtime,
+        realtime: stage.switcher.realtime,
         judged: target.judged()?,
         sources: target.document("/sources")?,
         wire: wire.map(Wire::finish).transpose()?,
         cost,
         observed,
     };
-    target.stop(interrupt)?;
+    target.stop(stage.interrupt)?;
     if options.json {
         println!("{:#}", report::document(&facts, &activations));
     } else {

@@ -103,7 +103,6 @@ pub(crate) fn row(activation: &Activation) -> String {
 pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
     let valid: Vec<&Activation> = activations.iter().filter(|activation| !activation.is_void()).collect();
     let good = valid.iter().filter(|activation| activation.faults.is_empty()).count();
-    let mut lines: Vec<(&str, String)> = vec![];
     let void = activations.len() - valid.len();
     let voids = if void == 0 {
         String::new()
@@ -111,37 +110,9 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         format!(" ({void} void: switch recorded too coarsely, or client up too late)")
     };
     let switched = valid.iter().any(|activation| activation.switch.is_some());
-    let weak = valid.iter().filter(|activation| !activation.measured.warnings.is_empty()).count();
     let question = if switched { "switch inside the bracket" } else { "as expected" };
-    lines.push((question, format!("{good} of {}{voids}", valid.len())));
-    if switched {
-        let margins: Vec<_> = valid.iter().filter_map(|activation| activation.margins()).collect();
-        let spread = |values: Vec<f64>| spread(values, 1e3, "ms");
-        lines.push(("bracket width", spread(margins.iter().map(|margins| margins.width).collect())));
-        lines
-            .push(("lower end before switch", spread(margins.iter().map(|margins| margins.below).collect())));
-        lines.push(("upper end after switch", spread(margins.iter().map(|margins| margins.above).collect())));
-        lines.push(("switch recorded within", windows(&valid, facts.realtime)));
-    }
-    let delays: Vec<f64> = valid.iter().filter_map(|a| a.measured.masquerade_delay_seconds).collect();
-    if !delays.is_empty() {
-        lines.push(("masquerade delay", spread(delays, 1e3, "ms")));
-    }
-    if facts.plan.scenario == Scenario::Blackhole {
-        let off = |activation: &&Activation| {
-            let done = activation.switch?.before.seconds_since(activation.dropped?.before);
-            Some(activation.measured.blackhole_seconds - done)
-        };
-        lines.push(("blackhole, measured - done", spread(valid.iter().filter_map(off).collect(), 1e3, "ms")));
-    }
-    if weak > 0 {
-        let silent = |one: &&&Activation| !one.faults.is_empty() && one.measured.warnings.is_empty();
-        let silent = valid.iter().filter(silent).count();
-        lines.push((
-            "called weak by the client",
-            format!("{weak} of {}; {silent} went wrong and were not", valid.len()),
-        ));
-    }
+    let mut lines = vec![(question, format!("{good} of {}{voids}", valid.len()))];
+    lines.extend(measured_lines(facts, &valid, switched));
     lines.push(("probes", probes(activations)));
     lines.extend(accounts(activations));
     lines.push((
@@ -164,6 +135,41 @@ pub(crate) fn summary(facts: &Facts, activations: &[Activation]) -> String {
         lines.iter().fold(String::new(), |text, (name, value)| text + &format!("\n  {name:26} {value}"));
     let faults = facts.observed.iter().flat_map(|observed| &observed.faults);
     faults.fold(text, |text, fault| text + &format!("\n  WRONG: {fault}"))
+}
+
+/// What valid measurements say of the policy.
+fn measured_lines(facts: &Facts, valid: &[&Activation], switched: bool) -> Vec<(&'static str, String)> {
+    let mut lines = vec![];
+    if switched {
+        let margins: Vec<_> = valid.iter().filter_map(|activation| activation.margins()).collect();
+        let spread = |values: Vec<f64>| spread(values, 1e3, "ms");
+        lines.push(("bracket width", spread(margins.iter().map(|margins| margins.width).collect())));
+        lines
+            .push(("lower end before switch", spread(margins.iter().map(|margins| margins.below).collect())));
+        lines.push(("upper end after switch", spread(margins.iter().map(|margins| margins.above).collect())));
+        lines.push(("switch recorded within", windows(valid, facts.realtime)));
+    }
+    let delays: Vec<f64> = valid.iter().filter_map(|a| a.measured.masquerade_delay_seconds).collect();
+    if !delays.is_empty() {
+        lines.push(("masquerade delay", spread(delays, 1e3, "ms")));
+    }
+    if facts.plan.scenario == Scenario::Blackhole {
+        let off = |activation: &&Activation| {
+            let done = activation.switch?.before.seconds_since(activation.dropped?.before);
+            Some(activation.measured.blackhole_seconds - done)
+        };
+        lines.push(("blackhole, measured - done", spread(valid.iter().filter_map(off).collect(), 1e3, "ms")));
+    }
+    let weak = valid.iter().filter(|activation| !activation.measured.warnings.is_empty()).count();
+    if weak > 0 {
+        let silent = |one: &&&Activation| !one.faults.is_empty() && one.measured.warnings.is_empty();
+        let silent = valid.iter().filter(silent).count();
+        lines.push((
+            "called weak by the client",
+            format!("{weak} of {}; {silent} went wrong and were not", valid.len()),
+        ));
+    }
+    lines
 }
 
 /// Timeouts and leaks, set against what was captured.

@@ -121,16 +121,20 @@ pub(crate) fn faults(
             );
         }
     }
-    if let (Some(dropped), Some(switch)) = (dropped, switch) {
-        let done = switch.before - dropped.before;
-        let slack = blackhole_slack(plan, measured);
-        let off = measured.blackhole_seconds - done;
-        expect(
-            off.abs() <= slack.as_secs_f64(),
-            format!("the measured blackhole is {:+.3} ms off, more than {slack:?}", off * 1e3),
-        );
-    }
+    faults.extend(
+        dropped
+            .zip(switch)
+            .and_then(|(dropped, switch)| blackhole_fault(plan, measured, switch.before - dropped.before)),
+    );
     faults
+}
+
+/// What is wrong with the measured length of a blackhole that was made for so many seconds.
+fn blackhole_fault(plan: &Plan, measured: &Measured, done: f64) -> Option<String> {
+    let slack = blackhole_slack(plan, measured);
+    let off = measured.blackhole_seconds - done;
+    (off.abs() > slack.as_secs_f64())
+        .then(|| format!("the measured blackhole is {:+.3} ms off, more than {slack:?}", off * 1e3))
 }
 
 /// How far a blackhole can truly be off: by a tick at each end, and by the probes in flight when it began. A skipped

@@ -291,6 +291,7 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
         Fate::Reset => (wanted - unanswered.min(wanted)..=wanted, &["reset"]),
         Fate::Close => (wanted..=wanted, &["reset", "closed"]),
     };
+    judge_losses(plan, done, watched, held, reasons, judgement);
     let opened = held.opened;
     judgement.expect(may_be_lost.contains(&lost), || {
         format!("{lost} held connections lost, not {} to {}", may_be_lost.start(), may_be_lost.end())
@@ -298,11 +299,28 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
     judgement.expect(opened == wanted + lost, || {
         format!("held connections were opened {opened} times, not {}", wanted + lost)
     });
+    judge_recoveries(plan, done, watched, held, fate, judgement);
+}
+
+/// How long after an outage the client may take to see what became of a held connection, in seconds.
+fn look(plan: &Plan, watched: &Watched) -> f64 {
+    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.max);
+    plan.interval.max(HELD_TICK).as_secs_f64() + LATE_LOOK.as_secs_f64() + 2.0 * round_trip
+}
+
+/// Each loss has a reason that its outage can have, and an instant at which it can be seen.
+fn judge_losses(
+    plan: &Plan,
+    done: &Done,
+    watched: &Watched,
+    held: &Held,
+    reasons: &[&str],
+    judgement: &mut Judgement,
+) {
     let start = watched.start();
     let begin = done.begin[0].seconds_since(start);
     let end = done.end[1].seconds_since(start);
-    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.max);
-    let look = plan.interval.max(HELD_TICK).as_secs_f64() + LATE_LOOK.as_secs_f64() + 2.0 * round_trip;
+    let look = look(plan, watched);
     for loss in &held.lost {
         let reason = loss.reason.as_str();
         judgement.expect(reasons.contains(&reason), || format!("a held connection was lost as {reason}"));
@@ -322,6 +340,18 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
             )
         });
     }
+}
+
+/// Connections that only stalled recover, and each puts the outage where it was.
+fn judge_recoveries(
+    plan: &Plan,
+    done: &Done,
+    watched: &Watched,
+    held: &Held,
+    fate: Fate,
+    judgement: &mut Judgement,
+) {
+    let (wanted, look) = (u64::from(plan.hold), look(plan, watched));
     let recovered: Vec<&HeldStall> = held.stalls.iter().filter(|stall| stall.ended == "recovered").collect();
     let may_recover = match fate {
         Fate::Stall => wanted..=wanted,
