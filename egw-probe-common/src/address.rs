@@ -5,7 +5,7 @@
 /// Two words and not sixteen bytes, because BPF has only ten registers to hold it in. In memory it is the sixteen octets
 /// in network order, on every host.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Address([u64; 2]);
 
 // The last half of ::ffff:0.0.0.0.

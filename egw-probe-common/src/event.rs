@@ -6,7 +6,7 @@ use crate::address::Address;
 
 /// One observed SYN, as the ring buffer carries it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SynEvent {
     /// Arrival, `CLOCK_MONOTONIC` nanoseconds (`bpf_ktime_get_ns`).
     pub stamp_ns: u64,
@@ -28,7 +28,7 @@ pub struct SynEvent {
 
 /// What is known of one source address. Held in an LRU map keyed by the [`Address`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SourceRecord {
     /// First SYN, `CLOCK_MONOTONIC` nanoseconds.
     pub first_ns: u64,
@@ -46,7 +46,7 @@ pub struct SourceRecord {
 /// Up to four of the host's own addresses, compared before the map of all of them is asked: a host with few pays
 /// nanoseconds for the question where a hash lookup costs twenty. Unused places hold `::`, which is nobody's address.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OwnFew {
     /// The addresses, each of them in the map too.
     pub addresses: [Address; 4],
@@ -63,7 +63,7 @@ impl OwnFew {
 
 /// Exact counters of one class on one CPU.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClassCounters {
     /// SYNs counted.
     pub syns: u64,
@@ -73,7 +73,7 @@ pub struct ClassCounters {
 
 /// All exact counters of one CPU: the only element of a per-CPU array.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// SYNs from outside the allowed CIDRs.
     pub denied: ClassCounters,

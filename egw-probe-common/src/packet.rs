@@ -99,7 +99,7 @@ impl<const N: usize> Bytes for &[u8; N] {
 
 /// What the first byte of a packet belongs to, known from the interface and never guessed: the first byte of a MAC
 /// address can look like an IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// An Ethernet header (`ARPHRD_ETHER`, `ARPHRD_LOOPBACK`).
     Ethernet,
@@ -108,7 +108,7 @@ pub enum Link {
 }
 
 /// The facts of one SYN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syn {
     /// Source address.
     pub source: Address,
@@ -121,7 +121,7 @@ pub struct Syn {
 }
 
 /// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     /// A header does not lie wholly in the bytes that can be read.
     Truncated,

@@ -25,7 +25,7 @@ const WINDOW: u32 = (WINDOW_NS >> STAMP_SHIFT) as u32;
 
 /// One remembered sighting.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Keyed hash of the connection's addresses, source port and sequence number; 0 is an empty entry.
     pub signature: u64,
@@ -37,7 +37,7 @@ pub struct Seen {
 
 /// One bucket: the element of the array map.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bucket {
     /// Its entries, in no order.
     pub entries: [Seen; WAYS],
@@ -58,7 +58,7 @@ mod user {
 }
 
 /// Whether a sighting counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sighting {
     /// Not seen before, or a retransmission.
     Counts,

@@ -11,14 +11,14 @@ pub const CLIENTS: u32 = 4096;
 pub const COUNTER_MODULUS: u16 = 4096;
 
 /// What a tag says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
     client: u16,
     counter: u16,
 }
 
 /// The byte that a secret adds to the check byte, so that two installations on one network do not read each other's tags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TagKey(u8);
 
 impl TagKey {
@@ -120,7 +120,7 @@ static CRC8: [u8; 256] = {
 /// Counts are exact. Stamps are plain writes: two SYNs of one client handled on two CPUs within the same few hundred
 /// nanoseconds may swap theirs, which no client that waits between two probes can bring about.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TagRecord {
     /// First SYN of any class, `CLOCK_MONOTONIC` nanoseconds; 0 is none yet, here and below.
     pub first_ns: u64,

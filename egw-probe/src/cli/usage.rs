@@ -15,8 +15,6 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     let flag = text_of(ContextKind::InvalidArg).unwrap_or_default();
     let flag_name = flag.split([' ', '[', '=']).next().unwrap_or_default().to_owned();
     let value = text_of(ContextKind::InvalidValue).unwrap_or_default();
-    let suggestion = text_of(ContextKind::SuggestedArg).map(|known| format!("; did you mean {known}?"));
-    let see_help = || "; --help lists what there is".to_owned();
     match error.kind() {
         ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
@@ -29,17 +27,7 @@ pub(super) fn one_line(error: &clap::Error) -> String {
             let known = text_of(ContextKind::ValidValue).unwrap_or_default();
             format!("{flag_name}: \"{value}\" is none of its values: write one of {known}")
         }
-        ErrorKind::UnknownArgument if go::parse_bool(&flag).is_ok() => format!(
-            "\"{flag}\": stray word: a boolean takes its value behind an equals sign, as in --stress={flag}"
-        ),
-        ErrorKind::UnknownArgument if flag.starts_with('-') => {
-            format!("{flag}: no such flag{}", suggestion.unwrap_or_else(see_help))
-        }
-        ErrorKind::UnknownArgument => {
-            format!(
-                "\"{flag}\": stray word: the values of --watch, --ebpf and booleans stand behind an equals sign, as in --watch=10m"
-            )
-        }
+        ErrorKind::UnknownArgument => unknown(&flag, text_of(ContextKind::SuggestedArg)),
         ErrorKind::InvalidSubcommand => {
             let word = text_of(ContextKind::InvalidSubcommand).unwrap_or_default();
             format!("\"{word}\": no such command: write client, external-target or report")
@@ -47,16 +35,7 @@ pub(super) fn one_line(error: &clap::Error) -> String {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             "a command is missing: write client, external-target or report; --help explains them".to_owned()
         }
-        ErrorKind::MissingRequiredArgument => match flag.as_str() {
-            missing if missing.contains("--external-target-addr") => {
-                "--external-target-addr is missing: write --external-target-addr=IP:port".to_owned()
-            }
-            missing if missing.contains("--allowed-cidr") => {
-                "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32"
-                    .to_owned()
-            }
-            missing => format!("{missing} is missing{}", see_help()),
-        },
+        ErrorKind::MissingRequiredArgument => missing(&flag),
         ErrorKind::NoEquals => {
             format!("{flag_name}: a boolean takes its value behind an equals sign, as in {flag_name}=false")
         }
@@ -65,6 +44,36 @@ pub(super) fn one_line(error: &clap::Error) -> String {
             let first = text.lines().next().unwrap_or_default();
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
+    }
+}
+
+const SEE_HELP: &str = "; --help lists what there is";
+
+fn unknown(word: &str, suggestion: Option<String>) -> String {
+    if go::parse_bool(word).is_ok() {
+        return format!(
+            "\"{word}\": stray word: a boolean takes its value behind an equals sign, as in --stress={word}"
+        );
+    }
+    if word.starts_with('-') {
+        let suggestion = suggestion.map(|known| format!("; did you mean {known}?"));
+        return format!("{word}: no such flag{}", suggestion.as_deref().unwrap_or(SEE_HELP));
+    }
+    format!(
+        "\"{word}\": stray word: the values of --watch, --ebpf and booleans stand behind an equals sign, as in \
+         --watch=10m"
+    )
+}
+
+fn missing(flag: &str) -> String {
+    match flag {
+        flag if flag.contains("--external-target-addr") => {
+            "--external-target-addr is missing: write --external-target-addr=IP:port".to_owned()
+        }
+        flag if flag.contains("--allowed-cidr") => {
+            "--allowed-cidr is missing: write the egress IPs, as in --allowed-cidr=203.0.113.7/32".to_owned()
+        }
+        flag => format!("{flag} is missing{SEE_HELP}"),
     }
 }
 

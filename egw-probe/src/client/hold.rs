@@ -83,7 +83,7 @@ impl<'a> Hold<'a> {
         let now = Monotonic::now();
         let report = self.holding.finish(now);
         self.tell(now);
-        self.metrics.held_connections.set(0);
+        self.metrics.held.connections.set(0);
         Ok(report)
     }
 
@@ -151,10 +151,10 @@ impl<'a> Hold<'a> {
     fn tell(&mut self, now: Monotonic) {
         for fact in self.holding.take_facts() {
             match fact {
-                HeldFact::Opened => self.metrics.held_connections.inc(),
-                HeldFact::Closed => self.metrics.held_connections.dec(),
+                HeldFact::Opened => self.metrics.held.connections.inc(),
+                HeldFact::Closed => self.metrics.held.connections.dec(),
                 HeldFact::Lost(loss) => {
-                    self.metrics.held_lost[loss.reason as usize].inc();
+                    self.metrics.held.lost[loss.reason as usize].inc();
                     if let Some(held_back) = self.log.pass(now) {
                         let (connection, reason) = (loss.connection, loss.reason.name());
                         tracing::warn!(connection, reason, held_back, "held connection lost");
@@ -162,7 +162,7 @@ impl<'a> Hold<'a> {
                 }
                 HeldFact::Stalled(stall) => {
                     let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
-                    self.metrics.held_stall_seconds.observe(length);
+                    self.metrics.held.stall_seconds.observe(length);
                     if let Some(held_back) = self.log.pass(now) {
                         let HeldStall { connection, retransmissions, ended, .. } = stall;
                         tracing::warn!(

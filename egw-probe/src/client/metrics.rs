@@ -33,20 +33,86 @@ pub struct ClientMetrics {
     pub connect_seconds: Histogram,
     /// Time without an answer before the winner.
     pub blackhole_seconds: Gauge,
-    /// 1 while a watch sees a disruption.
-    pub disrupted: IntGauge,
-    /// Held connections that are open now.
-    pub held_connections: IntGauge,
-    /// Stalls of held connections.
-    pub held_stall_seconds: Histogram,
-    /// Held connections lost, in the order of [`LossReason::ALL`].
-    pub held_lost: Vec<IntCounter>,
+    /// A watch.
+    pub watch: WatchMetrics,
+    /// Held connections.
+    pub held: HeldMetrics,
     /// Ticks without a probe.
     pub skipped_ticks: IntCounter,
     probes: Vec<IntCounter>,
     bracket: GaugeVec,
+}
+
+/// Metrics of a watch.
+#[derive(Debug, Clone)]
+pub struct WatchMetrics {
+    /// 1 while it sees a disruption.
+    pub disrupted: IntGauge,
     disruptions: Vec<IntCounter>,
     disruption_seconds: Vec<Histogram>,
+}
+
+impl WatchMetrics {
+    fn register(new: Registrar<'_>) -> prometheus::Result<Self> {
+        let seconds = new.histograms(
+            "egw_probe_disruption_seconds",
+            "Longest that a disruption can have lasted: from the last pong before to the first after",
+            "kind",
+            &DISRUPTION_BUCKETS,
+        )?;
+        Ok(Self {
+            disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
+            disruptions: new.counter_each(
+                "egw_probe_disruptions_total",
+                "Runs of misses after a pong, by kind, once they are over",
+                "kind",
+                Kind::ALL.map(Kind::name),
+            )?,
+            disruption_seconds: Kind::ALL
+                .iter()
+                .map(|kind| seconds.with_label_values(&[kind.name()]))
+                .collect(),
+        })
+    }
+
+    /// Counts a disruption that is over; one without an end has no length to observe.
+    pub fn count(&self, disruption: &Disruption) {
+        self.disruptions[disruption.kind as usize].inc();
+        if let Some(upper) = disruption.length_seconds.upper {
+            self.disruption_seconds[disruption.kind as usize].observe(upper);
+        }
+    }
+}
+
+/// Metrics of held connections.
+#[derive(Debug, Clone)]
+pub struct HeldMetrics {
+    /// Those that are open now.
+    pub connections: IntGauge,
+    /// Stalls.
+    pub stall_seconds: Histogram,
+    /// Losses, in the order of [`LossReason::ALL`].
+    pub lost: Vec<IntCounter>,
+}
+
+impl HeldMetrics {
+    fn register(new: Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            connections: new
+                .gauge("egw_probe_held_connections", "Connections of --hold that are open now")?,
+            stall_seconds: new.histogram(
+                "egw_probe_held_stall_seconds",
+                "How long a byte on a held connection that had to be sent again took to be acknowledged",
+                &DISRUPTION_BUCKETS,
+            )?,
+            lost: new.counter_each(
+                "egw_probe_held_lost_total",
+                "Held connections that were lost, by reason",
+                "reason",
+                LossReason::ALL.map(LossReason::name),
+            )?,
+        })
+    }
 }
 
 /// Metrics of the stress test.
@@ -63,13 +129,6 @@ pub struct StressMetrics {
 
 impl StressMetrics {
     fn register(new: Registrar<'_>) -> prometheus::Result<Self> {
-        let failed =
-            new.counters("egw_probe_stress_failed_total", "Stress dials that failed, by reason", "reason")?;
-        let lost = new.counters(
-            "egw_probe_stress_lost_total",
-            "Stress connections that closed without our doing, by how",
-            "reason",
-        )?;
         Ok(Self {
             connections: new.counters(
                 "egw_scale_test_stress_connections_total",
@@ -82,11 +141,18 @@ impl StressMetrics {
                 &STRESS_BUCKETS,
             )?,
             open: new.gauge("egw_probe_stress_open_connections", "Stress connections that are open now")?,
-            failed: DialFailure::ALL
-                .iter()
-                .map(|reason| failed.with_label_values(&[reason.name()]))
-                .collect(),
-            lost: LossReason::ALL.iter().map(|reason| lost.with_label_values(&[reason.name()])).collect(),
+            failed: new.counter_each(
+                "egw_probe_stress_failed_total",
+                "Stress dials that failed, by reason",
+                "reason",
+                DialFailure::ALL.map(DialFailure::name),
+            )?,
+            lost: new.counter_each(
+                "egw_probe_stress_lost_total",
+                "Stress connections that closed without our doing, by how",
+                "reason",
+                LossReason::ALL.map(LossReason::name),
+            )?,
         })
     }
 
@@ -116,27 +182,6 @@ impl ClientMetrics {
     /// Registers all of them, at 0, with `registry`.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let new = Registrar(registry);
-        let probes = new.counters(
-            "egw_probe_probes_total",
-            "Probes settled, by outcome, in the order in which they were sent",
-            "outcome",
-        )?;
-        let disruptions = new.counters(
-            "egw_probe_disruptions_total",
-            "Runs of misses after a pong, by kind, once they are over",
-            "kind",
-        )?;
-        let disruption_seconds = new.histograms(
-            "egw_probe_disruption_seconds",
-            "Longest that a disruption can have lasted: from the last pong before to the first after",
-            "kind",
-            &DISRUPTION_BUCKETS,
-        )?;
-        let held_lost = new.counters(
-            "egw_probe_held_lost_total",
-            "Held connections that were lost, by reason",
-            "reason",
-        )?;
         Ok(Self {
             leaked_requests: new.counter(
                 "egw_scale_test_leaked_requests_total",
@@ -160,25 +205,18 @@ impl ClientMetrics {
                 "egw_probe_blackhole_seconds",
                 "Time before the first pong in which probes got no answer at all",
             )?,
-            disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
-            held_connections: new
-                .gauge("egw_probe_held_connections", "Connections of --hold that are open now")?,
-            held_stall_seconds: new.histogram(
-                "egw_probe_held_stall_seconds",
-                "How long a byte on a held connection that had to be sent again took to be acknowledged",
-                &DISRUPTION_BUCKETS,
-            )?,
-            held_lost: LossReason::ALL.iter().map(|reason| held_lost.with_label_values(&[reason.name()])).collect(),
+            watch: WatchMetrics::register(new)?,
+            held: HeldMetrics::register(new)?,
             skipped_ticks: new.counter(
                 "egw_probe_skipped_ticks_total",
                 "Ticks without a probe: the next one was due already, or no descriptor was left",
             )?,
-            probes: Outcome::ALL.iter().map(|outcome| probes.with_label_values(&[outcome.name()])).collect(),
-            disruptions: Kind::ALL.iter().map(|kind| disruptions.with_label_values(&[kind.name()])).collect(),
-            disruption_seconds: Kind::ALL
-                .iter()
-                .map(|kind| disruption_seconds.with_label_values(&[kind.name()]))
-                .collect(),
+            probes: new.counter_each(
+                "egw_probe_probes_total",
+                "Probes settled, by outcome, in the order in which they were sent",
+                "outcome",
+                Outcome::ALL.map(Outcome::name),
+            )?,
             bracket: new.gauges_of_seconds(
                 "egw_probe_masquerade_delay_seconds",
                 "The policy became effective between these bounds, counted from the client's start",
@@ -190,14 +228,6 @@ impl ClientMetrics {
     /// Counts a settled probe.
     pub fn count(&self, outcome: Outcome) {
         self.probes[outcome as usize].inc();
-    }
-
-    /// Counts a disruption that is over; one without an end has no length to observe.
-    pub fn count_disruption(&self, disruption: &Disruption) {
-        self.disruptions[disruption.kind as usize].inc();
-        if let Some(upper) = disruption.length_seconds.upper {
-            self.disruption_seconds[disruption.kind as usize].observe(upper);
-        }
     }
 
     /// Tells the bracket, now that it is known.

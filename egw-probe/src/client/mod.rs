@@ -40,7 +40,7 @@ use crate::client::probe::Destination;
 use crate::client::prober::{Measurement, Prober, Setup};
 use crate::client::probing::Ended;
 use crate::client::resolve::{Resolved, resolve};
-use crate::client::stress::Ways;
+use crate::client::stress::lanes::Ways;
 use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
 use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig};

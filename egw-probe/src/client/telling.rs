@@ -80,10 +80,10 @@ impl<'a> Telling<'a> {
     /// One log line when a disruption begins, one when it ends.
     fn watched(&mut self, event: &WatchEvent, now: Monotonic) {
         match event {
-            WatchEvent::Began { .. } => self.metrics.disrupted.set(1),
+            WatchEvent::Began { .. } => self.metrics.watch.disrupted.set(1),
             WatchEvent::Ended(disruption) => {
-                self.metrics.count_disruption(disruption);
-                self.metrics.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
+                self.metrics.watch.count(disruption);
+                self.metrics.watch.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
             }
             WatchEvent::EgressChanged(_) => {}
         }

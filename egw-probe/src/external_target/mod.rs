@@ -52,36 +52,21 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let registry = crate::sys::metrics::registry()?;
     let metrics = TargetMetrics::register(&registry, config.tags.is_some())?;
     let kernel_metrics = KernelMetrics::register(&registry)?;
-    // The kernel's half of a connection (handshake, FIN) takes the other cores; loops that wait for one another's turns only
-    // wake more often (`cargo xtask bench accept`).
-    let loops = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
-    let listeners = net::listen_group(address, loops)
-        .map_err(|error| ConfigError::listening("--listen-port", address, &error))?;
+    let listeners = listen(config)?;
     let http = listen_for_http(config.metrics_addr)?;
     let clients =
         config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
-    if clients.is_some() {
-        for listener in &listeners {
-            tcp::save_syns(listener)
-                .context("--tags: the kernel does not keep SYNs for accepted connections")?;
-        }
-    }
     let kernel = start_kernel(config, kernel_metrics, clients.clone())?;
     // All that needs a right has been done. Threads started from here on have only what is left.
     sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
         .context("cannot drop capabilities")?;
     sandbox::enter(Role::ExternalTarget);
-    let held = config.keep_open.then(|| {
-        let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
-        Held::new(usize::try_from(most).unwrap_or(usize::MAX))
-    });
     let shared = Arc::new(Shared {
         allowed: AllowedSources::new(&config.allowed),
         port: config.listen_port.get(),
         reply: config.reply,
-        held: held.transpose().context("cannot hold connections")?,
-        sources: Sources::new(loops),
+        held: config.keep_open.then(|| hold_up_to(descriptors)).transpose()?,
+        sources: Sources::new(listeners.len()),
         kernel: kernel.as_ref().map(|kernel| kernel.handle.clone()),
         clients,
         metrics,
@@ -108,6 +93,25 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let count = |verdict| shared.metrics.connections(verdict).get();
     tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A listener for each accept loop.
+fn listen(config: &TargetConfig) -> anyhow::Result<Vec<TcpListener>> {
+    // The kernel's half of a connection (handshake, FIN) takes the other cores; loops that wait for one another's turns only
+    // wake more often (`cargo xtask bench accept`).
+    let loops = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
+    let listeners = net::listen_group(address, loops)
+        .map_err(|error| ConfigError::listening("--listen-port", address, &error))?;
+    for listener in listeners.iter().filter(|_| config.tags.is_some()) {
+        tcp::save_syns(listener).context("--tags: the kernel does not keep SYNs for accepted connections")?;
+    }
+    Ok(listeners)
+}
+
+fn hold_up_to(descriptors: u64) -> anyhow::Result<Held> {
+    let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+    Held::new(usize::try_from(most).unwrap_or(usize::MAX)).context("cannot hold connections")
 }
 
 /// The kernel side if it is wanted and to be had. Says in either case what is in force.

@@ -18,7 +18,7 @@ use crate::observer::privilege;
 use crate::observer::view::Interface;
 
 /// How an interface is attached to: the `mode` label of `egw_probe_target_ebpf_info`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {
     /// XDP in the driver.
     XdpNative,
@@ -94,7 +94,7 @@ struct Attached {
 }
 
 /// An interface and how it is observed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// Name of the interface.
     pub interface: String,

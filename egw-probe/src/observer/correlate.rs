@@ -12,7 +12,7 @@ use crate::observer::event::SynSeen;
 use crate::sys::clock::Monotonic;
 
 /// What a SYN is to the attempt it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SynKind {
     /// The first of its connection attempt.
     First,
@@ -21,7 +21,7 @@ pub enum SynKind {
 }
 
 /// An accepted connection that found its SYN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Joined {
     /// Verdict the kernel gave to the SYN.
     pub class: Verdict,
@@ -34,7 +34,7 @@ pub struct Joined {
 }
 
 /// Attempts that were given up on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HalfOpen {
     /// Of allowed sources.
     pub allowed: u64,

@@ -9,7 +9,7 @@ use crate::document::verdict::Verdict;
 use crate::sys::clock::Monotonic;
 
 /// One SYN that the kernel saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SynSeen {
     /// When it arrived.
     pub at: Monotonic,

@@ -16,7 +16,7 @@ use crate::observer::object::{map_error, take_map};
 use crate::sys::clock::Monotonic;
 
 /// SYNs of one source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceSeen {
     /// The address; a 4-in-6 mapped one is the IPv4 address.
     pub address: IpAddr,
@@ -31,7 +31,7 @@ pub struct SourceSeen {
 }
 
 /// The source addresses that are remembered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// In no order.
     pub seen: Vec<SourceSeen>,

@@ -20,7 +20,7 @@ const BUCKETS: [f64; 17] = [
 const USERSPACE: &str = "userspace";
 
 /// All metrics of the kernel side. Clones share their values.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct KernelMetrics {
     syns: IntCounterVec,
     syn_to_accept: HistogramVec,

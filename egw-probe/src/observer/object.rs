@@ -21,7 +21,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/egw-probe.bpf
 pub const MAX_CIDRS: u32 = 4096;
 
 /// What is patched into the program before the kernel verifies it.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The port the target listens on.
     pub listen_port: NonZeroU16,
@@ -38,7 +38,7 @@ pub struct Settings {
 }
 
 /// How SYN tags are read (design section 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TagSettings {
     /// Highest client number that is believed.
     pub clients: u16,
@@ -55,7 +55,7 @@ impl Settings {
 }
 
 /// The entry points that stand in the kernel after [`load`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Programs {
     /// XDP on Ethernet devices.
     pub xdp: &'static str,

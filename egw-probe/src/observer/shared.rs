@@ -22,7 +22,7 @@ use crate::sys::clock::Monotonic;
 const ACCEPTED: usize = 65_536;
 
 /// SYNs and events by class, exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClassTotals {
     /// SYNs from inside the allowed CIDRs.
     pub allowed: u64,
@@ -77,7 +77,7 @@ struct Core {
 pub type SynListener = Arc<dyn Fn(&SynSeen, SynKind) + Send + Sync>;
 
 /// Counts that tell how good the join is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JoinHealth {
     /// Accepted connections whose SYN was not known.
     pub unmatched: u64,

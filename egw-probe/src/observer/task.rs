@@ -40,7 +40,7 @@ const RESYNC_TICKS: u64 = 120;
 const CLOCK_TICKS: u64 = 40;
 
 /// What the kernel side is to do.
-#[derive(Clone, Debug)]
+#[derive(Debug, Clone)]
 pub struct KernelConfig {
     /// The port the target listens on.
     pub listen_port: NonZeroU16,

@@ -3,7 +3,7 @@
 use log::{Log, Metadata, Record};
 
 /// Hands every record on at trace level.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct TraceLog;
 
 impl Log for TraceLog {

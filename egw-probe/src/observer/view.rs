@@ -8,7 +8,7 @@ use egw_probe_common::packet::Link as Layer;
 use crate::config::choice::Selection;
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -19,7 +19,7 @@ pub struct Interface {
 }
 
 /// One piece of news, with the interface's index.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// An interface is there, or has changed.
     Interface(u32, Interface),
@@ -32,7 +32,7 @@ pub enum News {
 }
 
 /// The host as netlink has told it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostView {
     interfaces: BTreeMap<u32, Interface>,
     addresses: BTreeSet<(u32, IpAddr)>,

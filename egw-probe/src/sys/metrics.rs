@@ -75,6 +75,18 @@ impl Registrar<'_> {
         self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
     }
 
+    /// A counter for each value of the label, all there from the start.
+    pub fn counter_each(
+        self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = &'static str>,
+    ) -> prometheus::Result<Vec<IntCounter>> {
+        let family = self.counters(name, help, label)?;
+        Ok(values.into_iter().map(|value| family.with_label_values(&[value])).collect())
+    }
+
     pub fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.register(IntGauge::new(name, help)?)
     }

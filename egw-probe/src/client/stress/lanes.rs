@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use crate::client::probe::Destination;
-use crate::client::stress::Ways;
 use crate::config::client::Route;
 use crate::document::stress::PortRange;
 use crate::sys::sockopt::set_option;
@@ -39,6 +38,17 @@ impl PortRange {
     pub const fn ports(self) -> u32 {
         self.high as u32 - self.low as u32 + 1
     }
+}
+
+/// Where stress connections leave from and go to.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways<'a> {
+    /// Targets, the client's own first.
+    pub targets: &'a [SocketAddr],
+    /// Local addresses; if empty, the route's.
+    pub sources: &'a [IpAddr],
+    /// What else the user chose.
+    pub route: &'a Route,
 }
 
 /// Which port to try next. The kernel's own search (`__inet_hash_connect`) starts anywhere and walks over what is taken,

@@ -64,18 +64,14 @@ impl Evidence<'_> {
 
 /// Which limit it was; `None` if the test ended without meeting one.
 pub fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
-    let of = |kind, certain, evidence: String, remedy: &str| {
-        Some(Limit { kind, certain, evidence, remedy: remedy.to_owned() })
-    };
     let e = evidence;
     if e.ended == StressEnd::Descriptors || e.failed(DialFailure::NoDescriptor) > 0 {
-        let seen = format!("{} connections open of {} that the descriptor limit allows", e.open, e.most);
-        return of(
-            LimitKind::Descriptors,
-            true,
-            seen,
-            "raise the limit (ulimit -Hn, as root) before the start",
-        );
+        return Some(Limit {
+            kind: LimitKind::Descriptors,
+            certain: true,
+            evidence: format!("{} connections open of {} that the descriptor limit allows", e.open, e.most),
+            remedy: "raise the limit (ulimit -Hn, as root) before the start".to_owned(),
+        });
     }
     if e.ended != StressEnd::FailedDials {
         return None;
@@ -83,65 +79,72 @@ pub fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
     // The reason that failed most; of equals the one nearest to this host.
     let (reason, count) = e.failed_by.iter().rev().max_by_key(|(_, count)| **count)?;
     let after = format!("{count} dials failed ({}) at {} open connections", reason.name(), e.open);
-    match reason {
-        DialFailure::NoDescriptor => None,
-        DialFailure::NoLocalPort => of(
+    of_this_host(*reason, e, &after).or_else(|| Some(beyond_this_host(*reason, e, &after)))
+}
+
+/// A limit that this host itself has met.
+fn of_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Option<Limit> {
+    let (kind, evidence, remedy) = match reason {
+        DialFailure::NoLocalPort => (
             LimitKind::LocalPorts,
-            true,
             format!("no free port on {}; {} open connections", e.ports(), e.open),
             "add --stress-source-addr or --stress-target-addr, or widen net.ipv4.ip_local_port_range",
         ),
-        DialFailure::NoMemory => of(
+        DialFailure::NoMemory => (
             LimitKind::Memory,
-            true,
-            after,
+            after.to_owned(),
             "raise net.ipv4.tcp_mem, or give this host or its cgroup more memory",
         ),
-        _ if e.open == 0 && e.closed == 0 => {
-            of(LimitKind::Path, false, after, "see that a client reaches the target at all")
-        }
-        DialFailure::Forbidden => of(
+        DialFailure::Forbidden if e.open > 0 || e.closed > 0 => (
             LimitKind::Path,
-            true,
-            after,
+            after.to_owned(),
             "a firewall or cgroup program of this host refuses them: change it",
         ),
-        DialFailure::Refused | DialFailure::Reset if e.closed > 0 => of(
+        _ => return None,
+    };
+    Some(Limit { kind, certain: true, evidence, remedy: remedy.to_owned() })
+}
+
+/// A limit that is concluded from how dials failed.
+fn beyond_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Limit {
+    let rejected = matches!(reason, DialFailure::Refused | DialFailure::Reset);
+    let (kind, evidence, remedy) = if e.open == 0 && e.closed == 0 {
+        (LimitKind::Path, after.to_owned(), "see that a client reaches the target at all")
+    } else if rejected && e.closed > 0 {
+        (
             LimitKind::Target,
-            false,
             format!("{after}, and {} open ones closed by themselves: it ended or restarted", e.closed),
             "look at the target",
-        ),
-        DialFailure::Timeout if e.unanswered > 0 => of(
+        )
+    } else if reason == DialFailure::Timeout && e.unanswered > 0 {
+        (
             LimitKind::Target,
-            false,
             format!("{after}; {} open ones got no pong: it has stopped accepting", e.unanswered),
-            "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use several",
-        ),
-        DialFailure::Refused | DialFailure::Reset => of(
+            "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use \
+             several",
+        )
+    } else if rejected {
+        (
             LimitKind::Target,
-            false,
             format!("{after}; something on the way or the target answers with RST; {}", e.spare()),
             "look at the target's log, and at what rejects on the gateway",
-        ),
-        DialFailure::Timeout | DialFailure::Unreachable | DialFailure::Other if e.closed > 0 => of(
+        )
+    } else if e.closed > 0 {
+        (
             LimitKind::Path,
-            false,
             format!("{after}, and {} open ones closed by themselves", e.closed),
             "look for an outage at that time: client --watch --hold follows it",
-        ),
-        DialFailure::Timeout | DialFailure::Unreachable | DialFailure::Other => of(
+        )
+    } else {
+        let pool = known_pool(e.open / e.targets.max(1));
+        (
             LimitKind::NatPorts,
-            false,
-            format!(
-                "{after}; all of them answered and none lost; {}{}",
-                e.spare(),
-                known_pool(e.open / e.targets.max(1))
-            ),
+            format!("{after}; all of them answered and none lost; {}{pool}", e.spare()),
             "add egress IPs, or --stress-target-addr (NAT ports are per egress IP, remote IP and port); if that changes \
              nothing, the gateway's connection tracking table is full (nf_conntrack_max, Cilium's NAT map)",
-        ),
-    }
+        )
+    };
+    Limit { kind, certain: false, evidence, remedy: remedy.to_owned() }
 }
 
 fn known_pool(per_target: u64) -> String {

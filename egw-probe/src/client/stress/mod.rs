@@ -9,18 +9,17 @@ pub mod series;
 pub mod shard;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socket2::TcpKeepalive;
 
 use crate::client::metrics::ClientMetrics;
-use crate::client::stress::lanes::Lanes;
+use crate::client::stress::lanes::{Lanes, Ways};
 use crate::client::stress::limit::Evidence;
 use crate::client::stress::series::Series;
 use crate::client::stress::shard::{Plan, Shard, ShardReport, Total};
-use crate::config::client::{Route, StressConfig};
+use crate::config::client::StressConfig;
 use crate::config::error::ConfigError;
 use crate::document::quantiles::Quantiles;
 use crate::document::stress::{CAP, PortRange, StressEnd, StressReport};
@@ -53,17 +52,6 @@ pub fn check_descriptors(config: &StressConfig, descriptors: u64) -> Result<(), 
         }
         _ => Ok(()),
     }
-}
-
-/// Where stress connections leave from and go to.
-#[derive(Debug, Clone, Copy)]
-pub struct Ways<'a> {
-    /// Targets, the client's own first.
-    pub targets: &'a [SocketAddr],
-    /// Local addresses; if empty, the route's.
-    pub sources: &'a [IpAddr],
-    /// What else the user chose.
-    pub route: &'a Route,
 }
 
 /// Runs the stress test. Then calls `over` with what came of it, with all connections open; goes on counting those that
