@@ -14,7 +14,8 @@ use aya::{
     maps::{Array, HashMap, RingBuf},
     programs::{TestRun, TestRunOptions},
 };
-use egw_probe::observer::object::{self, Programs, Settings, TagSettings};
+use egw_probe::observer::object;
+use egw_probe::observer::object::{Programs, Settings, TagSettings};
 use egw_probe_common::{
     address::Address,
     event::OwnFew,

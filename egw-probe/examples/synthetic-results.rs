@@ -1,7 +1,7 @@
 //! `cargo run --release --example synthetic-results -- CLIENTS [SEED [SHIFT_MS]]`: result documents of clients that never were, one to a
 //! line, each with the delay that it really had (`truth_seconds`), for tests and measurements of `egw-probe report`.
 
-#[path = "../tests/synthetic/mod.rs"]
+#[path = "../tests/it/synthetic/mod.rs"]
 mod synthetic;
 
 use std::io::Write;

@@ -1,0 +1,202 @@
+//! `external-target --ebpf` and `--tags` as a user runs them: with rights, and without.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::common::told::{as_root, tried};
+use crate::common::{Program, free_port, http, measure, metric, status, target, wait_for};
+use crate::kernel::net::{Pair, V4, inside, pong_from};
+use crate::kernel::program::{metric_inside, target_in};
+
+/// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
+fn without_rights(args: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_egw-probe");
+    if !rustix::process::geteuid().is_root() {
+        let mut command = Command::new(program);
+        command.args(args);
+        return command;
+    }
+    let copy = std::env::temp_dir().join(format!("egw-probe-test-{}-{}", std::process::id(), free_port()));
+    std::fs::copy(program, &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(args).uid(65_534).gid(65_534);
+    command
+}
+
+fn remove_copy(command: &Command) {
+    if command.get_program() != env!("CARGO_BIN_EXE_egw-probe") {
+        let _ = std::fs::remove_file(command.get_program());
+    }
+}
+
+const MISSING: &str = "missing CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON";
+
+#[test]
+fn without_rights_the_target_warns_once_and_answers_from_userspace() {
+    let (port, http_port) = (free_port(), free_port());
+    let (listen, metrics) = (format!("--listen-port={port}"), format!("--metrics-addr=[::]:{http_port}"));
+    let args = ["external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", &listen, &metrics];
+    let mut command = without_rights(&args);
+    let program = Program::start_command(&mut command);
+    let http_at = ([127, 0, 0, 1], http_port).into();
+    wait_for("the target", || status(http_at, "/healthz") == 200);
+    remove_copy(&command);
+    let (code, _, _) = measure(&format!("127.0.0.1:{port}"), &[]);
+    assert_eq!(code, 0);
+    let in_userspace = "egw_probe_target_ebpf_info{interface=\"\",mode=\"userspace\"}";
+    assert_eq!(metric(http_at, in_userspace), Some(1.0));
+    let (_, sources) = http(http_at, "GET /sources").unwrap();
+    assert!(sources.contains("\"kernel\":null"), "{sources}");
+    program.signal("-TERM");
+    let log = String::from_utf8(program.finish().stderr).unwrap();
+    // A machine short of CPU may add that accepts come late.
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("WARN") && !line.contains("weak numbers")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains(MISSING) && warnings[0].contains("setcap"), "{log}");
+    tried(
+        "`--ebpf` without any right",
+        1,
+        "serves from userspace after one warning that names what is missing, and says so in its metrics",
+        "so",
+    );
+}
+
+#[test]
+fn what_is_required_and_not_to_be_had_fails_with_the_same_words_and_code_1() {
+    let listen = format!("--listen-port={}", free_port());
+    let args =
+        ["external-target", "--allowed-cidr=::/0", "--ebpf=required", &listen, "--metrics-addr=127.0.0.1:0"];
+    let mut command = without_rights(&args);
+    let output = Program::start_command(&mut command).finish();
+    remove_copy(&command);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.starts_with("error: --ebpf: no kernel timestamps: ") && line.contains(MISSING), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn the_kernel_counts_stamps_and_keeps_no_right() {
+    if !as_root() {
+        return;
+    }
+    let target =
+        target(&["--allowed-cidr=127.0.0.1/32", "--ebpf=required", "--interface=lo", "--reply=annotated"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let (code, document, _) = measure(&address, &["--source-addr=127.0.0.9", "--test-timeout=300ms"]);
+    let leaked = document["probes"]["leaked"].as_f64();
+    assert!(code == 1 && leaked > Some(1.0), "{document}");
+    assert_eq!(measure(&address, &[]).0, 0);
+    let series = |class: &str| format!("egw_probe_target_syns_total{{class=\"{class}\",kind=\"first\"}}");
+    wait_for("all SYNs", || metric(target.http, &series("denied")) == leaked);
+    assert_eq!(metric(target.http, &series("allowed")), Some(1.0));
+    assert_eq!(
+        metric(target.http, "egw_probe_target_syn_to_accept_seconds_count{class=\"allowed\"}"),
+        Some(1.0)
+    );
+    let (_, sources) = http(target.http, "GET /sources").unwrap();
+    let page: serde_json::Value = serde_json::from_str(&sources).unwrap();
+    assert_eq!(page["kernel"]["denied_syns"].as_f64(), leaked);
+    let first = &page["kernel"]["sources"][0];
+    assert_eq!((&first["address"], &first["class"]), (&"127.0.0.9".into(), &"denied".into()));
+    for task in std::fs::read_dir(format!("/proc/{}/task", target.program.id())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for set in ["CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+        }
+    }
+}
+
+#[test]
+fn an_interface_that_goes_away_is_observed_again_when_it_is_back_by_a_target_without_any_right() {
+    const TIMES: u32 = 3;
+    if !as_root() {
+        return;
+    }
+    for (requested, mode) in [("auto", "tcx"), ("xdp-native", "xdp-native"), ("xdp-generic", "xdp-generic")] {
+        let pair = Pair::new("again");
+        let attach = format!("--ebpf-attach={requested}");
+        let target = target_in(&pair, &["--allowed-cidr=198.51.100.0/24", "--ebpf=required", &attach]);
+        let observed = || {
+            let series = format!("egw_probe_target_ebpf_info{{interface=\"veth0\",mode=\"{mode}\"}}");
+            metric_inside(&pair, &series) == Some(1.0)
+        };
+        for time in 0..=TIMES {
+            if time > 0 {
+                pair.ip("link del veth0");
+                wait_for("veth0 let go", || !observed());
+                pair.join();
+            }
+            wait_for("veth0 observed", observed);
+            inside(&pair.outside, || (0..5).for_each(|_| pong_from(V4)));
+        }
+        let counted = "egw_probe_target_syns_total{class=\"allowed\",kind=\"first\"}";
+        assert_eq!(metric_inside(&pair, counted), Some(f64::from(5 * (1 + TIMES))), "{mode}");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", target.id())).unwrap();
+        assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+        target.signal("-TERM");
+        let said = String::from_utf8(target.finish().stderr).unwrap();
+        assert_eq!(said.matches("interface is gone, no longer observed").count(), TIMES as usize, "{said}");
+    }
+    tried(
+        "an observed interface is removed and made again, under a target that has dropped its rights",
+        format!("{TIMES} times, by TCX, native and generic XDP"),
+        "told, attached to again, no count lost",
+        format!("attached again each time; {0} of {0} SYNs counted, in each mode", 5 * (1 + TIMES)),
+    );
+}
+
+#[test]
+fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
+    if !as_root() {
+        return;
+    }
+    for mode in ["--ebpf=required", "--ebpf=off"] {
+        let target = target(&["--allowed-cidr=127.0.0.1/32", "--expect-clients=9", "--tag-key=5", mode]);
+        let address = format!("127.0.0.1:{}", target.port);
+        let mut leaked = vec![];
+        for client in [3, 7] {
+            let number = client.to_string();
+            let tag = ["--tag", &number, "--tag-key=5", "--tag-required"];
+            let leak = [&tag[..], &["--source-addr=127.0.0.9", "--test-timeout=200ms"]].concat();
+            let (_, document, _) = measure(&address, &leak);
+            assert_eq!(document["tag"], client);
+            leaked.push(document["probes"]["leaked"].clone());
+            assert_eq!(measure(&address, &tag).0, 0);
+        }
+        // Another key, a number above those expected, no tag at all: nobody's.
+        for foreign in [&["--tag=4", "--tag-key=6"][..], &["--tag=10", "--tag-key=5"], &[]] {
+            assert_eq!(measure(&address, foreign).0, 0);
+        }
+        wait_for("every SYN to be told", || {
+            metric(target.http, "egw_probe_target_foreign_syns") == Some(3.0)
+                && metric(target.http, "egw_probe_target_masquerade_delay_seconds_count") == Some(2.0)
+        });
+        let (_, body) = http(target.http, "GET /clients").unwrap();
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let clients = page["clients"].as_array().unwrap();
+        assert_eq!(clients.iter().map(|entry| entry["client"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 7]);
+        for entry in clients {
+            assert_eq!(
+                (&entry["leaked_syns"], &entry["masqueraded_syns"]),
+                (&4.into(), &1.into()),
+                "{mode} {entry}"
+            );
+            // The second process began to count anew.
+            assert_eq!(
+                (&entry["restarts"], &entry["missing_syns"]),
+                (&1.into(), &0.into()),
+                "{mode} {entry}"
+            );
+            let bracket = &entry["bracket"];
+            // In userspace the stamp is the accept's, later than the SYN by nobody knows how much.
+            assert_eq!(bracket["corrected"], mode == "--ebpf=required", "{mode} {entry}");
+            let ns = |value: &serde_json::Value| value.as_u64().unwrap();
+            assert!(ns(&bracket["lower_ns"]) < ns(&entry["last_leaked_ns"]));
+            assert!(ns(&entry["last_leaked_ns"]) < ns(&bracket["upper_ns"]));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The program, its library and its kernel object as a whole: one binary, so that they are linked once.
+
+mod common;
+mod kernel;
+mod synthetic;
+
+mod client;
+mod compatibility;
+mod deploy;
+mod ebpf;
+mod faults;
+mod held_up;
+mod hostile;
+mod hostile_packets;
+mod kernel_attach;
+mod kernel_detach;
+mod kernel_frames;
+mod kernel_object;
+mod kernel_privilege;
+mod report;
+mod report_doubt;
+mod report_live;
+mod report_page;
+mod report_scale;
+mod stress;
+mod target;

@@ -1,0 +1,382 @@
+//! The stress test against real limits: ports, descriptors, a gateway's NAT, a target that goes away.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common;
+use crate::common::{Program, measure, peer, target};
+
+/// Runs `work` in a network namespace of its own, with `lo` up; says that the test is skipped where that takes root.
+fn alone(test: &str, work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: a system call without memory; it moves only this thread, which ends with the test.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                let line = format!("skipped: {test}: needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\n");
+                std::io::stderr().write_all(line.as_bytes()).unwrap();
+                return;
+            }
+            run("ip link set lo up");
+            work();
+        });
+        if let Err(panic) = inside.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn set_port_range(range: &str) {
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap();
+}
+
+/// What the counts say has to agree with each other, whatever happened.
+fn check_sums(stress: &Value) {
+    let sum =
+        |map: &Value| map.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>();
+    let over_time = |key: &str| {
+        stress["series"].as_array().unwrap().iter().map(|point| point[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(sum(&stress["failed_by"]), stress["failed"].as_u64().unwrap(), "{stress}");
+    assert_eq!(sum(&stress["closed_by"]), stress["closed"].as_u64().unwrap(), "{stress}");
+    for key in ["opened", "closed", "failed"] {
+        assert_eq!(over_time(key), stress[key].as_u64().unwrap(), "{key}: {stress}");
+    }
+}
+
+#[test]
+fn as_many_connections_as_wanted_are_opened_in_parallel_and_every_one_is_answered() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let flags = ["--stress", "--stress-concurrency=8", "--stress-connections=500"];
+    let (code, document, log) = measure(&address, &flags);
+    let stress = &document["stress"];
+    assert_eq!(code, 0, "{log}");
+    for (key, expected) in [
+        ("opened", json!(500)),
+        ("answered", json!(500)),
+        ("failed", json!(0)),
+        ("closed", json!(0)),
+        ("peak_open", json!(500)),
+        ("ended", json!("connections")),
+        ("limit", Value::Null),
+        ("concurrency", json!(8)),
+    ] {
+        assert_eq!(stress[key], expected, "{key}: {stress}");
+    }
+    assert_eq!(stress["series"].as_array().unwrap().last().unwrap()["open"], 500);
+    check_sums(stress);
+}
+
+#[test]
+fn with_a_duration_the_wanted_connections_are_held_to_its_end() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let flags = ["--stress", "--stress-connections=20", "--stress-duration=400ms"];
+    let (_, document, _) = measure(&address, &flags);
+    let stress = &document["stress"];
+    assert_eq!((&stress["opened"], &stress["ended"]), (&json!(20), &json!("duration")));
+    assert!(
+        stress["series"].as_array().unwrap().last().unwrap()["from_seconds"].as_f64() >= Some(0.35),
+        "{stress}"
+    );
+}
+
+#[test]
+fn used_up_local_ports_are_named_with_their_range_and_further_sources_and_targets_have_ports_of_their_own() {
+    let name = "used_up_local_ports_are_named_with_their_range_and_further_sources_and_targets_have_ports_of_their_own";
+    alone(name, || {
+        let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+        let address = format!("127.0.0.1:{}", target.port);
+        // A listener on a port keeps connections off it, so the client serves its metrics outside of the range.
+        set_port_range("20001 20050");
+        let further = format!("--stress-target-addr=127.0.0.77:{}", target.port);
+        for (flags, lanes) in [
+            (vec![], 1),
+            (vec!["--stress-source-addr=127.0.0.5-127.0.0.6,127.0.0.9/32"], 3),
+            (vec!["--stress-source-addr=127.0.0.20,127.0.0.21", &further], 4),
+        ] {
+            let flags =
+                [&["--stress", "--stress-concurrency=4", "--metrics-addr=127.0.0.1:2112"], flags.as_slice()]
+                    .concat();
+            let (_, document, log) = measure(&address, &flags);
+            let stress = &document["stress"];
+            assert_eq!(stress["opened"], 50 * lanes, "{stress}\n{log}");
+            // Dials of several threads can fail at the same moment.
+            let failed = stress["failed"].as_u64().unwrap();
+            assert!((3..=6).contains(&failed), "{stress}");
+            assert_eq!(stress["failed_by"], json!({"no_local_port": failed}), "{stress}");
+            assert_eq!(stress["local_port_range"], json!({"low": 20001, "high": 20050}));
+            let limit = &stress["limit"];
+            assert_eq!((&limit["kind"], &limit["certain"]), (&json!("local_ports"), &json!(true)));
+            let evidence = limit["evidence"].as_str().unwrap();
+            assert!(
+                evidence.contains("50 ports each (net.ipv4.ip_local_port_range = 20001 20050)"),
+                "{evidence}"
+            );
+            assert!(log.contains("--stress-source-addr"), "told before the start, too:\n{log}");
+            check_sums(stress);
+        }
+    });
+}
+
+#[test]
+fn without_the_descriptors_for_the_connections_wanted_it_does_not_start() {
+    let script = "ulimit -n 1000; exec \"$0\" \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_egw-probe"),
+        "client",
+        "--external-target-addr=192.0.2.1:1",
+    ]);
+    shell.args(["--stress", "--stress-connections=841"]);
+    let output = Program::start_command(&mut shell).finish();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: --stress-connections: \"841\": needs 1001 descriptors (160 in reserve), and the hard limit is 1000: run \
+         `prlimit --pid $$ --nofile=1001:1001` as root in this shell, or set LimitNOFILE=1001 (systemd), --ulimit \
+         nofile=1001 (docker)\n"
+    );
+}
+
+#[test]
+fn at_the_descriptor_limit_it_stops_says_so_and_goes_on_serving_http() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let http_at = SocketAddr::from(([127, 0, 0, 1], common::free_port()));
+    let script = "ulimit -n 200; exec \"$0\" \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_egw-probe"), "client", "--stress", "--output=json"]);
+    shell.args([
+        format!("--external-target-addr=127.0.0.1:{}", target.port),
+        format!("--metrics-addr={http_at}"),
+    ]);
+    let client = Program::start_command(&mut shell);
+    common::wait_for("the end of the stress test", || common::status(http_at, "/readyz") == 200);
+    assert_eq!(common::metric(http_at, "egw_probe_stress_open_connections"), Some(40.0));
+    client.signal("-TERM");
+    let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
+    let stress = &document["stress"];
+    assert_eq!((&stress["opened"], &stress["ended"]), (&json!(40), &json!("descriptors")));
+    assert_eq!(stress["limit"]["kind"], "descriptors");
+}
+
+#[test]
+fn connections_that_close_are_told_with_when_and_how() {
+    let held = Mutex::new(Vec::new());
+    // The first is the probe's. Of the others, one is closed and one reset, 300 ms after it came.
+    let address = peer(move |mut stream, number| {
+        stream.write_all(b"pong\n").unwrap();
+        if number == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        match number {
+            1 => drop(stream),
+            2 => drop(stream_that_resets(stream)),
+            _ => held.lock().unwrap().push(stream),
+        }
+    });
+    let flags = ["--stress", "--stress-connections=3", "--stress-duration=800ms"];
+    let (_, document, _) = measure(&address.to_string(), &flags);
+    let stress = &document["stress"];
+    assert_eq!((&stress["opened"], &stress["answered"]), (&json!(3), &json!(3)), "{stress}");
+    assert_eq!(stress["closed_by"], json!({"reset": 1, "closed": 1}));
+    for closing in stress["closings"].as_array().unwrap() {
+        let open = closing["open_seconds"].as_f64().unwrap();
+        assert!((0.29..0.7).contains(&open), "{closing}");
+        assert_eq!((&closing["target"], &closing["answered"]), (&json!(address.to_string()), &json!(true)));
+    }
+    check_sums(stress);
+}
+
+#[test]
+fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again() {
+    let name = "a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again";
+    alone(name, || {
+        std::fs::write("/proc/sys/net/core/somaxconn", "8").unwrap();
+        // With cookies the kernel forgets handshakes that it had no room for, and the client never learns.
+        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0").unwrap();
+        let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+        let overflows = || common::metric(target.http, "egw_probe_target_listen_overflows");
+        assert_eq!(overflows(), Some(0.0));
+        target.program.stop();
+        // More than fit into the queues of its two or more listeners.
+        let clients: Vec<socket2::Socket> = (0..40)
+            .map(|_| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&SocketAddr::from(([127, 0, 0, 1], target.port)).into());
+                socket
+            })
+            .collect();
+        target.program.go_on();
+        for socket in clients {
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+            // The SYNs that found no room are sent again after 1, 2 and 4 s. A read on a socket that is still connecting
+            // says so at once.
+            common::wait_for("the handshake", || socket.peer_addr().is_ok());
+            let mut reply = Vec::new();
+            std::io::Read::read_to_end(&mut &socket, &mut reply).unwrap();
+            assert_eq!(reply, b"pong\n", "nobody is turned away unanswered");
+        }
+        assert!(overflows() >= Some(5.0), "{:?}", overflows());
+    });
+}
+
+fn stream_that_resets(stream: TcpStream) -> socket2::Socket {
+    let socket = socket2::Socket::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    socket
+}
+
+#[test]
+fn a_target_that_ends_is_the_limit_not_the_gateway() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let (opening, opened) = mpsc::channel::<()>();
+    let http = target.http;
+    let killer = std::thread::spawn(move || {
+        opened.recv().unwrap();
+        drop(target);
+    });
+    std::thread::spawn(move || {
+        common::wait_for("connections", || {
+            common::metric(http, "egw_probe_target_open_connections") >= Some(100.0)
+        });
+        opening.send(()).unwrap();
+    });
+    let (_, document, _) = measure(&address, &["--stress", "--stress-concurrency=2"]);
+    killer.join().unwrap();
+    let stress = &document["stress"];
+    assert_eq!(stress["ended"], "failed_dials");
+    assert!(stress["failed"].as_u64() >= Some(3) && stress["closed"].as_u64() >= Some(1), "{stress}");
+    assert_eq!(stress["limit"]["kind"], "target", "{}", stress["limit"]);
+    check_sums(stress);
+}
+
+/// A client's host, a gateway that masquerades to 100 ports, and a target's host. Removed when dropped.
+struct Gateway([String; 3]);
+
+impl Gateway {
+    fn new() -> Self {
+        let gateway = Self(["c", "g", "t"].map(|role| format!("egws-{}-{role}", std::process::id())));
+        let [client, middle, target] = &gateway.0;
+        for name in &gateway.0 {
+            run(&format!("ip netns add {name}"));
+            run(&format!("ip -n {name} link set lo up"));
+        }
+        for (name, near, far, net) in
+            [(client, "near0", "pod0", "10.91.0"), (target, "near0", "out0", "192.0.2")]
+        {
+            run(&format!("ip -n {name} link add {near} type veth peer name {far} netns {middle}"));
+            run(&format!("ip -n {name} addr add {net}.2/24 dev {near}"));
+            run(&format!("ip -n {middle} addr add {net}.1/24 dev {far}"));
+            run(&format!("ip -n {name} link set {near} up"));
+            run(&format!("ip -n {middle} link set {far} up"));
+        }
+        run(&format!("ip -n {client} route add default via 10.91.0.1"));
+        let rules = "table ip nat { chain out { type nat hook postrouting priority 100; oifname \"out0\" \
+                     meta l4proto tcp masquerade to :50000-50099; }; }";
+        gateway.inside(1, || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+            nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+            assert!(nft.wait().unwrap().success());
+        });
+        gateway
+    }
+
+    fn inside<T: Send>(&self, number: usize, work: impl FnOnce() -> T + Send) -> T {
+        let name = &self.0[number];
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let file = std::fs::File::open(format!("/run/netns/{name}")).unwrap();
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+#[test]
+fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
+    alone("a_gateway_without_nat_ports_is_told_from_everything_on_this_host", || {
+        let gateway = Gateway::new();
+        let target = gateway.inside(2, || target(&["--allowed-cidr=192.0.2.1/32", "--keep-open"]));
+        let address = format!("192.0.2.2:{}", target.port);
+        let begun = Instant::now();
+        let flags = ["--stress", "--stress-concurrency=3"];
+        let (_, document, log) = gateway.inside(0, || measure(&address, &flags));
+        let stress = &document["stress"];
+        // The probe's connection may still hold one of the hundred.
+        let opened = stress["opened"].as_u64().unwrap();
+        assert!((99..=100).contains(&opened), "{stress}\n{log}");
+        assert_eq!(stress["failed_by"], json!({"timeout": 3}));
+        assert!(
+            begun.elapsed() < Duration::from_secs(14),
+            "three dials time out at the same time, not in turn"
+        );
+        let limit = &stress["limit"];
+        assert_eq!((&limit["kind"], &limit["certain"]), (&json!("nat_ports"), &json!(false)), "{limit}");
+        let evidence = limit["evidence"].as_str().unwrap();
+        assert!(evidence.contains("all of them answered and none lost"), "{evidence}");
+        for failure in stress["failures"].as_array().unwrap() {
+            assert_eq!(failure["open"], opened);
+            assert!((4.9..6.0).contains(&failure["elapsed_seconds"].as_f64().unwrap()), "{failure}");
+        }
+        check_sums(stress);
+    });
+}
+
+#[test]
+fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
+    alone("a_target_that_stops_accepting_is_told_from_a_gateway_without_ports", || {
+        std::fs::write("/proc/sys/net/core/somaxconn", "16").unwrap();
+        let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+        let address = format!("127.0.0.1:{}", target.port);
+        let http = target.http;
+        // Stopped once it has some connections, it completes no more than its queues hold.
+        let stopper = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                common::wait_for("connections", || {
+                    common::metric(http, "egw_probe_target_open_connections") >= Some(50.0)
+                });
+                target.program.stop();
+            });
+            let measured = measure(&address, &["--stress", "--stress-concurrency=3"]);
+            watch.join().unwrap();
+            measured
+        });
+        target.program.go_on();
+        let (_, document, log) = stopper;
+        let stress = &document["stress"];
+        assert_eq!(stress["failed_by"], json!({"timeout": 3}), "{stress}\n{log}");
+        assert_eq!(stress["limit"]["kind"], "target", "{}", stress["limit"]);
+        assert!(stress["limit"]["evidence"].as_str().unwrap().contains("got no pong"), "{}", stress["limit"]);
+    });
+}

@@ -1,0 +1,189 @@
+//! The external target under what the world does to it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::common::told::tried;
+use crate::common::{Program, free_port, http, metric, status, target, wait_for};
+
+#[test]
+fn a_second_target_on_the_port_fails_and_names_it() {
+    let first = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let port = first.port;
+    let listen = format!("--listen-port={port}");
+    let second =
+        Program::start(&["external-target", "--allowed-cidr=::/0", &listen, "--metrics-addr=127.0.0.1:0"]);
+    let output = second.finish();
+    assert_eq!(output.status.code(), Some(2));
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        line,
+        format!(
+            "error: --listen-port: \"[::]:{port}\": port {port} is in use: stop the other program, or choose another port\n"
+        )
+    );
+}
+
+#[test]
+fn a_signal_ends_the_target_at_once_and_with_code_0() {
+    for (signal, flags) in
+        [("-TERM", &["--allowed-cidr=::/0"][..]), ("-INT", &["--allowed-cidr=::/0", "--keep-open"])]
+    {
+        let target = target(flags);
+        let signalled = Instant::now();
+        target.program.signal(signal);
+        assert_eq!(target.program.finish().status.code(), Some(0));
+        assert!(signalled.elapsed() < Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn sources_tells_who_came() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    for address in ["127.0.0.1", "127.0.0.1", "::1"] {
+        let mut stream = TcpStream::connect((address, target.port)).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let (head, body) = http(target.http, "GET /sources").unwrap();
+    assert!(head.contains("content-type: application/json"));
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let sources = page["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 2);
+    assert_eq!((&sources[0]["address"], &sources[0]["connections"]), (&"127.0.0.1".into(), &2.into()));
+    assert_eq!((&sources[1]["address"], &sources[1]["verdict"]), (&"::1".into(), &"denied".into()));
+    let ns = |entry: &serde_json::Value, key: &str| entry[key].as_u64().unwrap();
+    assert!(ns(&sources[0], "first_accept_ns") < ns(&sources[0], "last_accept_ns"));
+    assert!(ns(&sources[1], "last_accept_ns") <= page["now_monotonic_ns"].as_u64().unwrap());
+}
+
+#[test]
+fn http_knows_its_pages_and_methods() {
+    let target = target(&["--allowed-cidr=::/0"]);
+    assert_eq!(status(target.http, "/healthz"), 200);
+    assert_eq!(status(target.http, "/nothing"), 404);
+    let (head, _) = http(target.http, "POST /metrics").unwrap();
+    assert!(head.starts_with("HTTP/1.1 405") && head.contains("allow: GET, HEAD"), "{head}");
+    let (head, body) = http(target.http, "HEAD /metrics").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && body.is_empty(), "{head}");
+}
+
+#[test]
+fn a_request_that_dribbles_is_cut_off_and_others_are_served_meanwhile() {
+    let target = target(&["--allowed-cidr=::/0"]);
+    let mut dribblers: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(target.http).unwrap()).collect();
+    for stream in &mut dribblers {
+        stream.write_all(b"GET /metrics HTT").unwrap();
+    }
+    assert_eq!(status(target.http, "/healthz"), 200);
+    let begun = Instant::now();
+    dribblers[0].set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let _ = dribblers[0].read_to_end(&mut Vec::new());
+    assert!(begun.elapsed() < Duration::from_secs(12), "cut off after 10 s");
+}
+
+#[test]
+fn at_the_descriptor_limit_the_target_waits_without_spinning_serves_http_and_recovers() {
+    let (port, http_port) = (free_port(), free_port());
+    let script = "ulimit -n 200; exec \"$0\" \"$@\"";
+    let mut shell = std::process::Command::new("sh");
+    let (listen, metrics) = (format!("--listen-port={port}"), format!("--metrics-addr=[::]:{http_port}"));
+    shell.args([
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_egw-probe"),
+        "external-target",
+        "--allowed-cidr=127.0.0.0/8",
+    ]);
+    shell.args(["--keep-open", &listen, &metrics]);
+    let program = Program::start_command(&mut shell);
+    let http_at = SocketAddr::from(([127, 0, 0, 1], http_port));
+    wait_for("the target", || status(http_at, "/healthz") == 200);
+
+    let mut clients: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let open = || metric(http_at, "egw_probe_target_open_connections");
+    wait_for("held connections up to the limit", || open() >= Some(40.0));
+    let cpu = || metric(http_at, "process_cpu_seconds_total").unwrap();
+    let before = cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = cpu() - before;
+    assert!(spent < 0.2, "waits without spinning");
+    assert!(open() < Some(45.0));
+    assert!(metric(http_at, "egw_probe_target_accept_failures_total{reason=\"exhausted\"}") > Some(10.0));
+
+    // The kernel's queue is in order: the last twenty wait.
+    let waiting = clients.split_off(40);
+    drop(clients);
+    for mut stream in waiting {
+        let mut reply = [0; 5];
+        stream.read_exact(&mut reply).expect("nobody is closed unanswered");
+        assert_eq!(&reply, b"pong\n");
+    }
+    wait_for("the target to let go", || open() == Some(0.0));
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"pong\n");
+    program.signal("-TERM");
+    let log = String::from_utf8(program.finish().stderr).unwrap();
+    assert!(log.lines().count() < 12, "a line a second, not a flood:\n{log}");
+    tried(
+        "no descriptors left at the target",
+        "60 connections, 40 places",
+        "waits without spinning, closes nobody unanswered, serves HTTP, recovers, does not flood its log",
+        format!("{:.3} s of CPU in the second of waiting; {} log lines in all", spent, log.lines().count()),
+    );
+}
+
+#[test]
+fn peers_that_reset_at_once_stop_nothing() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    for _ in 0..500 {
+        let socket = socket2::Socket::from(TcpStream::connect(("127.0.0.1", target.port)).unwrap());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let mut reply = Vec::new();
+    TcpStream::connect(("127.0.0.1", target.port)).unwrap().read_to_end(&mut reply).unwrap();
+    assert_eq!(reply, b"pong\n");
+}
+
+#[test]
+fn the_default_metrics_port_being_taken_is_a_warning() {
+    // Whoever holds it: another target, this test, or nobody yet.
+    let _holder = std::net::TcpListener::bind("[::]:2113");
+    let port = free_port();
+    let listen = format!("--listen-port={port}");
+    let second = Program::start(&["external-target", "--allowed-cidr=0.0.0.0/0", &listen]);
+    wait_for("a pong", || {
+        let mut reply = [0; 5];
+        let asked =
+            TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| stream.read_exact(&mut reply));
+        asked.is_ok() && &reply == b"pong\n"
+    });
+    second.signal("-TERM");
+    let log = String::from_utf8(second.finish().stderr).unwrap();
+    assert!(log.contains("no metrics of this target") && log.contains("2113 is in use"), "{log}");
+    tried("the target's default metrics port is in use", 1, "a warning, and everybody is served", "so");
+}
+
+#[test]
+fn a_peer_that_talks_first_gets_its_pong_all_the_same() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(("127.0.0.1", target.port)).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+        let mut reply = Vec::new();
+        // What follows the pong may be a reset: nobody reads what this peer said.
+        let _ = stream.read_to_end(&mut reply);
+        assert_eq!(reply, b"pong\n");
+    }
+}
+
+#[test]
+fn a_help_text_that_nobody_can_read_is_no_crash() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status =
+        std::process::Command::new(env!("CARGO_BIN_EXE_egw-probe")).arg("--help").stdout(full).status();
+    assert_eq!(status.unwrap().code(), Some(0));
+}
