@@ -14,17 +14,13 @@ mod maps;
 mod observe;
 mod reader;
 
-use aya_ebpf::{
-    bindings::{__sk_buff, xdp_action},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
-};
+use aya_ebpf::bindings::{__sk_buff, xdp_action};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use egw_probe_common::packet::Link;
 
-use crate::{
-    observe::observe,
-    reader::{Linear, Loaded},
-};
+use crate::observe::observe;
+use crate::reader::{Linear, Loaded};
 
 // TC_ACT_UNSPEC: "no opinion". Anything else would end a TCX chain for the programs behind this one.
 const TC_NEXT: i32 = -1;

@@ -1,17 +1,13 @@
 //! The maps, and the configuration that the loader patches in. Names are part of the contract with the loader; the kernel
 //! cuts them at 15 bytes.
 
-use aya_ebpf::{
-    Global,
-    macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
-};
-use egw_probe_common::{
-    address::Address,
-    event::{Counters, OwnFew, SourceRecord},
-    seen::{BUCKETS, Bucket},
-    tag::{CLIENTS, TagRecord},
-};
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use egw_probe_common::address::Address;
+use egw_probe_common::event::{Counters, OwnFew, SourceRecord};
+use egw_probe_common::seen::{BUCKETS, Bucket};
+use egw_probe_common::tag::{CLIENTS, TagRecord};
 
 // The globals below are set by the loader before the program is verified: to the verifier they are constants, and what they
 // switch off is dead code.

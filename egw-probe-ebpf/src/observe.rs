@@ -2,16 +2,15 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::lpm_trie::Key};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_log_ebpf::trace;
-use egw_probe_common::{
-    address::Address,
-    class,
-    event::{Counters, SourceRecord, SynEvent},
-    packet::{self, Link, Packet, Pass, Syn},
-    seen::{self, Sighting},
-    tag::{MAX_CLIENT, Tag, TagKey},
-};
+use egw_probe_common::address::Address;
+use egw_probe_common::class;
+use egw_probe_common::event::{Counters, SourceRecord, SynEvent};
+use egw_probe_common::packet::{self, Link, Packet, Pass, Syn};
+use egw_probe_common::seen::{self, Sighting};
+use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
 
 use crate::maps::{
     ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, OWN_FEW, SEEN, SEEN_SEED, SOURCES,
