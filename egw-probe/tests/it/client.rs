@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::common;
-use crate::common::told::tried;
 use crate::common::{Program, free_port, measure, peer, target};
 
 #[test]
@@ -100,14 +101,11 @@ fn without_descriptors_ticks_are_skipped_and_the_result_says_so() {
     // Accepted by the kernel, answered by nobody: every probe waits for its timeout.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let script = "ulimit -n 180; exec \"$0\" \"$@\"";
     let flags = ["--interval=2ms", "--probe-timeout=4s", "--test-timeout=2s"];
     let http_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let serve = format!("--metrics-addr={http_at}");
     let args = ["client", "--external-target-addr", &address, "--exit", "--output=json", &serve];
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_egw-probe")]).args(args).args(flags);
-    let client = Program::start_command(&mut shell);
+    let client = Program::start_with_descriptors(180, &[&args[..], &flags].concat());
     let skipped = || common::metric(http_at, "egw_probe_skipped_ticks_total");
     common::wait_for("ticks that are skipped, told by HTTP from its reserve", || skipped() > Some(100.0));
     let output = client.finish();
@@ -118,15 +116,6 @@ fn without_descriptors_ticks_are_skipped_and_the_result_says_so() {
     assert!(document["probes"]["skipped_ticks"].as_u64().unwrap() > 100);
     let warning = document["warnings"][0].as_str().unwrap();
     assert!(warning.contains("no descriptor left") && warning.contains("ulimit -n"), "{warning}");
-    tried(
-        "no descriptors left at the client",
-        "20 places at an interval of 2 ms",
-        "ticks beyond them are skipped and counted, the result says so, HTTP keeps its reserve",
-        format!(
-            "{} probes sent, {} ticks skipped, 0 errors, called weak",
-            document["probes"]["sent"], document["probes"]["skipped_ticks"]
-        ),
-    );
 }
 
 #[test]
@@ -168,7 +157,7 @@ fn an_annotated_reply_tells_the_egress_ip() {
 
 #[test]
 fn a_signal_before_a_verdict_prints_an_interrupted_result_and_exits_1() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let metrics = SocketAddr::from(([127, 0, 0, 1], free_port())).to_string();
@@ -293,7 +282,7 @@ fn a_signal_ends_a_watch_normally() {
         common::metric(metrics, "egw_probe_probes_total{outcome=\"pong\"}") > Some(20.0)
     });
     assert_eq!(common::metric(metrics, "egw_probe_disrupted"), Some(0.0));
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     let output = client.finish();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &document["outcome"]), (Some(0), &"masqueraded".into()));
@@ -335,7 +324,7 @@ fn a_stopped_client_counts_its_skipped_ticks_and_says_when_it_was_stopped() {
     common::wait_for("the skipped ticks", || {
         common::metric(metrics, "egw_probe_skipped_ticks_total") >= Some(195.0)
     });
-    client.signal("-INT");
+    client.signal(Signal::INT);
     let output = client.finish();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let stalls = document["stalls"].as_array().unwrap();
@@ -373,7 +362,7 @@ fn held_connections_survive_a_healthy_path_and_their_loss_is_told() {
         "--metrics-addr=127.0.0.1:0",
     ]);
     common::wait_for("three held connections again", || held() == Some(3.0));
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     let output = client.finish();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let report = &document["held"];
@@ -409,7 +398,7 @@ fn what_was_settled_before_a_signal_is_told_and_what_was_not_is_counted() {
         ["client", "--external-target-addr", &address, "--metrics-addr", &metrics_addr, "--output=json"];
     let client = Program::start(&[&args[..], &["--interval=20ms", "--probe-timeout=10s"]].concat());
     std::thread::sleep(Duration::from_millis(400));
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     let output = client.finish();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let probes = &document["probes"];
@@ -428,7 +417,7 @@ fn a_signal_ends_a_watch_that_holds_connections_at_once() {
     let client = Program::start(&[&args[..], &["--watch", "--hold=1", "--interval=9s"]].concat());
     common::wait_for("the winner", || common::status(metrics, "/readyz") == 200);
     let signalled = Instant::now();
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     assert_eq!(client.finish().status.code(), Some(0));
     assert!(signalled.elapsed() < Duration::from_millis(800), "{:?}", signalled.elapsed());
 }

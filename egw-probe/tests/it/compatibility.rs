@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::common;
 use crate::common::{Program, free_port, http, metric, peer, status, target, wait_for};
 
@@ -140,7 +142,7 @@ fn stress_opens_connections_one_after_another_and_ends_after_three_failed_dials(
     wait_for("every connection counted as closed", || {
         metric(http_at, "egw_scale_test_stress_connections_total{operation=\"close\"}") == Some(opened)
     });
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     assert_eq!(client.finish().status.code(), Some(0));
 }
 

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::common::told::skip;
 use crate::common::{Program, free_port, http, metric, status, target, wait_for};
 
 const OVERLAYS: [&str; 4] = ["baseline", "egw", "watch", "stress"];
@@ -23,25 +25,35 @@ fn read(path: &str) -> String {
     fs::read_to_string(deploy(path)).unwrap()
 }
 
-/// Whether these can be run; if not, one line past the test harness says what the test is skipped for.
-fn has(test: &str, tools: &[(&str, &[&str], &str)]) -> bool {
-    for (tool, args, remedy) in tools {
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+/// Whether these can be run; if not, the test says that it is skipped.
+fn has(tools: &[(&str, &[&str])]) -> bool {
+    for (tool, args) in tools {
         let there = Command::new(tool).args(*args).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !there.is_ok_and(|status| status.success()) {
-            std::io::stderr()
-                .write_all(format!("skipped: {test}: needs {tool}: {remedy}\n").as_bytes())
-                .unwrap();
+            skip(&format!("needs `{tool} {}`: `cargo xtask test --setup`", args.join(" ")));
             return false;
         }
     }
     true
 }
 
-const KUBECTL: (&str, &[&str], &str) = ("kubectl", &["kustomize", "--help"], "kubectl 1.27 or newer");
-const VALIDATOR: (&str, &[&str], &str) =
-    ("python3", &["-c", "import kubernetes_validate"], "pip install kubernetes-validate");
-const PROMTOOL: (&str, &[&str], &str) = ("promtool", &["--version"], "apt-get install -y prometheus");
-const PROMETHEUS: (&str, &[&str], &str) = ("prometheus", &["--version"], "apt-get install -y prometheus");
+const KUBECTL: (&str, &[&str]) = ("kubectl", &["kustomize", "--help"]);
+const VALIDATOR: (&str, &[&str]) = ("python3", &["-c", "import kubernetes_validate"]);
+const PROMTOOL: (&str, &[&str]) = ("promtool", &["--version"]);
+const PROMETHEUS: (&str, &[&str]) = ("prometheus", &["--version"]);
 
 fn feed(command: &mut Command, input: &str) -> Output {
     let mut child =
@@ -70,8 +82,7 @@ fn manifests(yaml: &str) -> Vec<Value> {
 
 #[test]
 fn every_overlay_holds_only_what_kubernetes_and_the_two_custom_resources_know() {
-    let test = "every_overlay_holds_only_what_kubernetes_and_the_two_custom_resources_know";
-    if !has(test, &[KUBECTL, VALIDATOR]) {
+    if !has(&[KUBECTL, VALIDATOR]) {
         return;
     }
     for overlay in OVERLAYS {
@@ -96,14 +107,12 @@ fn every_overlay_holds_only_what_kubernetes_and_the_two_custom_resources_know() 
 
 #[test]
 fn every_value_of_the_settings_reaches_every_place_it_belongs_to() {
-    let test = "every_value_of_the_settings_reaches_every_place_it_belongs_to";
-    if !has(test, &[KUBECTL]) {
+    if !has(&[KUBECTL]) {
         return;
     }
     // A copy whose settings differ from the committed ones in every value.
     let folder = std::env::temp_dir().join(format!("egw-deploy-{}", std::process::id()));
-    let copied = Command::new("cp").arg("-r").arg(deploy("")).arg(&folder).status().unwrap();
-    assert!(copied.success());
+    copy(&deploy(""), &folder);
     let changes = [
         ("registry.example/egw-probe:0.1.0", "other.example/probe:9"),
         ("target: 198.51.100.9:1337", "target: \"[2001:db8::9]:1400\""),
@@ -160,8 +169,7 @@ fn every_value_of_the_settings_reaches_every_place_it_belongs_to() {
 
 #[test]
 fn the_program_takes_every_argument_and_variable_of_the_manifests() {
-    let test = "the_program_takes_every_argument_and_variable_of_the_manifests";
-    if !has(test, &[KUBECTL, VALIDATOR]) {
+    if !has(&[KUBECTL, VALIDATOR]) {
         return;
     }
     let port = free_port();
@@ -184,7 +192,7 @@ fn the_program_takes_every_argument_and_variable_of_the_manifests() {
             let mut program = Program::start_command(&mut command);
             std::thread::sleep(Duration::from_millis(150));
             if program.is_running() {
-                program.signal("-TERM");
+                program.signal(Signal::TERM);
             }
             let output = program.finish();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -196,7 +204,7 @@ fn the_program_takes_every_argument_and_variable_of_the_manifests() {
 
 #[test]
 fn the_rules_do_what_their_tests_say() {
-    if !has("the_rules_do_what_their_tests_say", &[PROMTOOL]) {
+    if !has(&[PROMTOOL]) {
         return;
     }
     let output =
@@ -223,7 +231,7 @@ fn client(flags: &[&str], port: u16) -> (Program, SocketAddr) {
 
 #[test]
 fn metrics_are_well_formed_in_every_phase() {
-    if !has("metrics_are_well_formed_in_every_phase", &[PROMTOOL]) {
+    if !has(&[PROMTOOL]) {
         return;
     }
     let target = target(&["--allowed-cidr=127.0.0.0/24", "--keep-open", "--ebpf", "--tags"]);
@@ -328,8 +336,7 @@ fn quantile(q: f64, values: &mut [f64]) -> f64 {
 
 #[test]
 fn a_real_prometheus_answers_every_query_with_the_values_that_the_clients_have() {
-    let test = "a_real_prometheus_answers_every_query_with_the_values_that_the_clients_have";
-    if !has(test, &[PROMTOOL, PROMETHEUS]) {
+    if !has(&[PROMTOOL, PROMETHEUS]) {
         return;
     }
     let target = target(&["--allowed-cidr=127.0.0.0/24", "--ebpf", "--tags"]);

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::common::told::tried;
 use crate::common::{http, measure, measure_and_peak, metric, peer, target, told, wait_for};
 
 /// How much more than with honest peers either end may take under attack, in KiB.
@@ -57,7 +56,6 @@ fn whatever_a_target_answers_a_probe_has_an_outcome_and_memory_stays_bounded() {
     let flags = ["--test-timeout=600ms", "--probe-timeout=150ms", "--interval=20ms"];
     let denying = target(&["--allowed-cidr=192.0.2.0/24"]);
     let (.., usual_kib) = measure_and_peak(&format!("127.0.0.1:{}", denying.port), &flags);
-    let (mut probes, mut most_kib) = (0, 0);
     for (what, serve, outcome) in behaviours {
         let address = peer(move |mut stream, _| serve(&mut stream)).to_string();
         let (code, document, said, peak_kib) = measure_and_peak(&address, &flags);
@@ -66,8 +64,6 @@ fn whatever_a_target_answers_a_probe_has_an_outcome_and_memory_stays_bounded() {
         let sent = document["probes"]["sent"].as_u64().unwrap();
         assert!(sent > 0 && document["probes"][outcome] == sent, "{what}: {}", document["probes"]);
         assert!(peak_kib < usual_kib + MOST_MORE_KIB, "{what}: {peak_kib} KiB, usually {usual_kib}");
-        probes += sent;
-        most_kib = most_kib.max(peak_kib);
     }
     let address = peer(|mut stream, _| {
         for byte in b"pong\n" {
@@ -77,15 +73,6 @@ fn whatever_a_target_answers_a_probe_has_an_outcome_and_memory_stays_bounded() {
     });
     let (code, document, _) = measure(&address.to_string(), &[]);
     assert_eq!((code, &document["outcome"]), (0, &json!("masqueraded")), "one byte at a time is a pong");
-    tried(
-        "a target that answers garbage, an endless line, a pong and no end of what follows, half a pong, one byte at a time, \
-         nothing, or a pong after the timeout",
-        format!("9 targets, {probes} probes"),
-        "each probe has its outcome, nothing counts as a pong that is none, memory bounded",
-        format!(
-            "every outcome as it should be; {most_kib} KiB resident at the most, {usual_kib} with an honest target"
-        ),
-    );
 }
 
 fn resident_bytes(address: SocketAddr) -> f64 {
@@ -176,12 +163,6 @@ fn a_reset_at_any_step_of_a_connection_stops_nothing_and_leaves_nothing_behind()
     wait_for("every descriptor to be given back", || open() <= descriptors + 1);
     let grown_kib = (resident_bytes(target.http) - before).max(0.0) / 1024.0;
     assert!(grown_kib < MOST_MORE_KIB as f64, "{grown_kib} KiB");
-    tried(
-        "RST: before the accept, after it, in the pong, while held, in the close, in an HTTP request and its answer",
-        format!("{EACH} each"),
-        "everybody else gets a pong; every descriptor given back; memory bounded",
-        format!("so, {grown_kib:.0} KiB more"),
-    );
 }
 
 /// What hostile clients do, one after another, while an honest one is served.
@@ -226,24 +207,16 @@ fn a_target_under_hostile_peers_stays_small_and_answers_the_honest() {
             }
         }),
     ];
-    let mut most_kib = 0.0_f64;
     for (what, abuse) in abuses {
         abuse();
         assert_served(to, what);
         let grown = (resident_bytes(target.http) - before) / 1024.0;
         assert!(grown < MOST_MORE_KIB as f64, "after {what}: {grown} KiB more");
-        most_kib = most_kib.max(grown);
     }
     wait_for("every connection to be let go", || {
         metric(target.http, "egw_probe_target_open_connections").is_some_and(|open| open <= 1.0)
     });
-    let megabytes = poured.load(Ordering::Relaxed) / 1_000_000;
-    tried(
-        "a connection that sends megabytes; readers that never read; malformed HTTP, a header without end",
-        format!("{megabytes} MB; 300; 5"),
-        "everybody else gets a pong; memory bounded",
-        format!("so; {most_kib:.0} KiB more at the most"),
-    );
+    assert!(poured.load(Ordering::Relaxed) > 1_000_000, "it took what was poured");
 }
 
 #[test]
@@ -356,19 +329,11 @@ fn thousands_of_http_connections_that_dribble_do_not_keep_prometheus_out() {
         over.store(true, Ordering::Relaxed);
         (storm.join().unwrap(), open)
     });
+    assert!(stormed > 1_000, "{stormed} connections are no storm");
     assert!(open < 128 + 50, "{open} descriptors");
     let grown_kib = (resident_bytes(target.http) - before).max(0.0) / 1024.0;
     assert!(grown_kib < MOST_MORE_KIB as f64, "{grown_kib} KiB");
     drop(dribbling);
     let restored = rustix::process::Rlimit { current: soft, maximum: hard };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, restored).unwrap();
-    tried(
-        "HTTP connections that dribble: many at once; a thousand in a burst; ever new ones",
-        format!("{MANY}; 1000; {stormed}"),
-        "`/metrics` answers at the first attempt, probes are served, memory and descriptors bounded",
-        format!(
-            "all {} scrapes answered; {open} descriptors at the most, {grown_kib:.0} KiB more",
-            SCRAPES + 2
-        ),
-    );
 }

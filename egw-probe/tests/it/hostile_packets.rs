@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::common::told::{as_root, skip, tried};
+use crate::common::told::{as_root, skip};
 use crate::common::{Program, wait_for};
 use crate::kernel::net;
 use crate::kernel::net::{Pair, inside};
@@ -31,7 +31,7 @@ fn client_outside(pair: &Pair, flags: &[&str]) -> Value {
 /// Sets rules in the target's namespace; says that the test is skipped where that program is missing.
 fn nft(pair: &Pair, rules: &str) -> bool {
     if Command::new("nft").arg("--version").output().is_err() {
-        skip("needs the Debian package nftables");
+        skip("needs nft: `cargo xtask test --setup`");
         return false;
     }
     let set = Command::new("ip").args(["netns", "exec", &pair.inside, "nft", rules]).output().unwrap();
@@ -57,12 +57,6 @@ fn an_answer_from_another_port_is_no_answer() {
     let probes = &document["probes"];
     assert!(probes["sent"].as_u64() > Some(0) && probes["timeout"] == probes["sent"], "{probes}");
     assert_eq!(document["outcome"], "timed_out");
-    tried(
-        "SYN-ACKs that come from another port",
-        format!("{} probes", probes["sent"]),
-        "no answer: timeouts, never a leak or a pong",
-        format!("{} timeouts", probes["timeout"]),
-    );
 }
 
 /// Sends a bare SYN to the target from an address and a port of the caller's choice.
@@ -157,15 +151,6 @@ fn a_flood_of_half_open_connections_spoils_no_honest_measurement_and_no_count() 
     // The join of SYNs and connections has room for as many as it may hold, and no more.
     assert!(grown < 64.0 * 1024.0, "{grown} KiB");
     drop(target);
-    tried(
-        "half-open connections, with spoofed sources",
-        format!("{SYNS} SYNs"),
-        "every SYN counted, and as half open; an honest client beside them is measured without a miss; memory bounded",
-        format!(
-            "{denied} arrived, were counted, and half open in the end; {} of {} honest probes got their pong; {grown:.0} KiB more",
-            probes["pong"], probes["sent"]
-        ),
-    );
 }
 
 #[test]
@@ -188,10 +173,4 @@ fn a_reset_instead_of_the_handshakes_end_is_no_connection() {
     // Counted after it is answered.
     wait_for("the one connection to be counted", || accepted() >= Some(1.0));
     assert_eq!(accepted(), Some(1.0));
-    tried(
-        "RST instead of the handshake's end",
-        TIMES,
-        "no connection, and everybody else gets a pong",
-        "1 connection counted, the honest one",
-    );
 }

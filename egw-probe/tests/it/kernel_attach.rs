@@ -11,8 +11,9 @@ use egw_probe::observer::attach::Mode;
 use egw_probe::observer::error::KernelError;
 
 use crate::common::told::{as_root, skip};
+use crate::common::wait_for;
 use crate::kernel;
-use crate::kernel::net::{Pair, Running, V4, config, connect, eventually, inside, ip, v6};
+use crate::kernel::net::{Pair, Running, V4, config, connect, inside, ip, v6};
 
 #[test]
 fn every_mode_counts_every_syn_once_and_in_its_class() {
@@ -85,7 +86,7 @@ fn a_layer_3_device_is_observed_without_an_ethernet_header() {
                 (&tun).write_all(&packet).unwrap();
             }
         });
-        eventually("seven SYNs from the tun device", || running.totals().allowed == 7);
+        wait_for("seven SYNs from the tun device", || running.totals().allowed == 7);
         assert_eq!(running.totals().denied, 0);
     }
 }
@@ -120,7 +121,7 @@ fn a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too() {
             (&tap).write_all(&frame).unwrap();
         }
     });
-    eventually("a SYN for each", || running.totals().allowed == LINEAR.len() as u64);
+    wait_for("a SYN for each", || running.totals().allowed == LINEAR.len() as u64);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn syns_to_other_hosts_are_not_counted() {
         let to: SocketAddr = "192.0.2.77:1337".parse().unwrap();
         assert!(TcpStream::connect_timeout(&to, Duration::from_millis(100)).is_err());
     });
-    eventually("the forwarded SYN", || running.totals().forwarded == 1);
+    wait_for("the forwarded SYN", || running.totals().forwarded == 1);
     assert_eq!(running.totals().denied, 0);
     // An address that comes later is the host's own from then on.
     pair.ip("addr add 192.0.2.77/32 dev lo");
@@ -193,7 +194,7 @@ fn syns_to_other_hosts_are_not_counted() {
         let to: SocketAddr = "192.0.2.77:1337".parse().unwrap();
         assert!(TcpStream::connect_timeout(&to, Duration::from_millis(100)).is_err());
     });
-    eventually("the second forwarded SYN", || running.totals().forwarded == 2);
+    wait_for("the second forwarded SYN", || running.totals().forwarded == 2);
 }
 
 #[test]

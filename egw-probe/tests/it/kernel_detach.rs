@@ -8,7 +8,8 @@ use egw_probe::observer::attach::Mode;
 use egw_probe::observer::task::KernelConfig;
 
 use crate::common::told::as_root;
-use crate::kernel::net::{Pair, Running, V4, config, connect, eventually, inside};
+use crate::common::wait_for;
+use crate::kernel::net::{Pair, Running, V4, config, connect, inside};
 
 /// Set in the child that is to be killed: the namespace it observes, and the mode.
 const CHILD: &str = "EGW_PROBE_TEST_CHILD";
@@ -46,7 +47,7 @@ fn a_normal_end_leaves_nothing_behind() {
         let running = Running::start(&pair.inside, config(requested, Selection::All)).unwrap();
         assert_eq!(hangs_on_veth0(&pair), while_running, "{requested:?}");
         drop(running);
-        eventually("nothing left on veth0", || hangs_on_veth0(&pair) == "tcx 0 filters 0");
+        wait_for("nothing left on veth0", || hangs_on_veth0(&pair) == "tcx 0 filters 0");
     }
 }
 
@@ -73,7 +74,12 @@ impl Drop for Observing {
 
 fn start_child(pair: &Pair, mode: &str) -> Observing {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_observes_until_it_is_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "kernel_detach::child_that_observes_until_it_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(CHILD, format!("{} {mode}", pair.inside))
         .stdout(Stdio::null())
         .spawn()
@@ -103,9 +109,9 @@ fn a_killed_owners_filter_is_removed_by_the_next_start_and_a_living_ones_is_not(
     }
     let pair = Pair::new("stale");
     let mut living = start_child(&pair, "clsact");
-    eventually("the first child attached", || hangs_on_veth0(&pair) == "tcx 0 filters 1");
+    wait_for("the first child attached", || hangs_on_veth0(&pair) == "tcx 0 filters 1");
     let mut killed = start_child(&pair, "clsact");
-    eventually("the second child attached", || hangs_on_veth0(&pair) == "tcx 0 filters 2");
+    wait_for("the second child attached", || hangs_on_veth0(&pair) == "tcx 0 filters 2");
     killed.kill();
     assert_eq!(hangs_on_veth0(&pair), "tcx 0 filters 2", "the kernel does not remove a filter by itself");
     let running = Running::start(&pair.inside, clsact()).unwrap();
@@ -129,9 +135,9 @@ fn a_killed_process_leaves_nothing_behind() {
         [("auto", "tcx 1 filters 0"), ("native", "xdp tcx 0 filters 0"), ("generic", "xdp tcx 0 filters 0")]
     {
         let mut child = start_child(&pair, mode);
-        eventually("the child attached", || hangs_on_veth0(&pair) == while_running);
+        wait_for("the child attached", || hangs_on_veth0(&pair) == while_running);
         child.kill();
-        eventually("nothing left on veth0", || hangs_on_veth0(&pair) == "tcx 0 filters 0");
+        wait_for("nothing left on veth0", || hangs_on_veth0(&pair) == "tcx 0 filters 0");
     }
 }
 

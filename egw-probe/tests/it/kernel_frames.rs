@@ -20,7 +20,7 @@ use egw_probe_common::packet::{self, Link};
 use egw_probe_common::tag::{Tag, TagKey, TagRecord};
 use ipnet::IpNet;
 
-use crate::common::told::{as_root, tried};
+use crate::common::told::as_root;
 use crate::kernel::{DESTINATIONS_V4, DESTINATIONS_V6, Random, SHORTEST, frame};
 
 const PORT: u16 = 1337;
@@ -160,7 +160,7 @@ fn kernel_and_host_agree_on_random_frames() {
         return;
     }
     let mut bench = Bench::new(None);
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut counted = [0u64; 4];
     for _ in 0..RANDOM_FRAMES {
         let data = frame(&mut random, PORT);
@@ -198,7 +198,7 @@ fn kernel_and_host_agree_on_packets_without_an_ethernet_header() {
         return;
     }
     let mut bench = Bench::new(None);
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for _ in 0..5_000 {
         let data = frame(&mut random, PORT);
         if let Some(packet) = data.get(14..).filter(|packet| packet.len() >= SHORTEST) {
@@ -213,7 +213,7 @@ fn xdp_and_tc_agree() {
         return;
     }
     let mut bench = Bench::new(None);
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for _ in 0..300 {
         let data = frame(&mut random, PORT);
         bench.compare(Hook::Xdp, Link::Ethernet, &data);
@@ -229,7 +229,7 @@ fn a_syn_cut_off_at_any_byte_passes_uncounted_and_a_whole_one_counts() {
         return;
     }
     let mut bench = Bench::new(None);
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     let mut whole = 0;
     while whole < 6 {
         let data = frame(&mut random, PORT);
@@ -300,7 +300,7 @@ fn a_full_ring_loses_events_and_never_counts() {
         return;
     }
     let mut bench = Bench::new(None);
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let data = loop {
         let data = frame(&mut random, PORT);
         if bench.expected(Link::Ethernet, &data).denied == 1 {
@@ -318,10 +318,4 @@ fn a_full_ring_loses_events_and_never_counts() {
     assert_eq!(totals.denied.syns, u64::from(repeat));
     assert_eq!(events + totals.denied.lost, u64::from(repeat));
     assert!(totals.denied.lost > 0, "the ring was meant to be too small");
-    tried(
-        "the ring is full",
-        format!("{repeat} SYNs"),
-        "class totals exact; events + lost = totals",
-        format!("{} counted = {events} events + {} lost", totals.denied.syns, totals.denied.lost),
-    );
 }

@@ -94,7 +94,7 @@ fn a_targets_clients_count_unless_their_own_results_are_there() {
 #[test]
 fn a_prometheus_server_tells_of_the_clients_with_a_label() {
     if Command::new("prometheus").arg("--version").output().is_err() {
-        return skip("needs the Debian package prometheus");
+        return skip("needs prometheus: `cargo xtask test --setup`");
     }
     let target = target(&["--allowed-cidr=127.0.0.0/8"]);
     let clients: Vec<(Program, SocketAddr)> =

@@ -95,7 +95,7 @@ fn contrast(one: &Value, other: &Value) -> f64 {
 fn browser() -> bool {
     let there = Command::new("chromium").arg("--version").output().is_ok();
     if !there {
-        skip("needs the Debian package chromium");
+        skip("needs chromium: `cargo xtask test --setup`");
     }
     there
 }

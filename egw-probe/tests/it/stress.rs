@@ -6,21 +6,22 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common;
+use crate::common::told::as_root;
 use crate::common::{Program, measure, peer, target};
 
 /// Runs `work` in a network namespace of its own, with `lo` up; says that the test is skipped where that takes root.
-fn alone(test: &str, work: impl FnOnce() + Send) {
+fn alone(work: impl FnOnce() + Send) {
+    if !as_root() {
+        return;
+    }
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
             // SAFETY: a system call without memory; it moves only this thread, which ends with the test.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                let line = format!("skipped: {test}: needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\n");
-                std::io::stderr().write_all(line.as_bytes()).unwrap();
-                return;
-            }
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
             run("ip link set lo up");
             work();
         });
@@ -94,8 +95,7 @@ fn with_a_duration_the_wanted_connections_are_held_to_its_end() {
 
 #[test]
 fn used_up_local_ports_are_named_with_their_range_and_further_sources_and_targets_have_ports_of_their_own() {
-    let name = "used_up_local_ports_are_named_with_their_range_and_further_sources_and_targets_have_ports_of_their_own";
-    alone(name, || {
+    alone(|| {
         let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
         let address = format!("127.0.0.1:{}", target.port);
         // A listener on a port keeps connections off it, so the client serves its metrics outside of the range.
@@ -132,17 +132,8 @@ fn used_up_local_ports_are_named_with_their_range_and_further_sources_and_target
 
 #[test]
 fn without_the_descriptors_for_the_connections_wanted_it_does_not_start() {
-    let script = "ulimit -n 1000; exec \"$0\" \"$@\"";
-    let mut shell = Command::new("sh");
-    shell.args([
-        "-c",
-        script,
-        env!("CARGO_BIN_EXE_egw-probe"),
-        "client",
-        "--external-target-addr=192.0.2.1:1",
-    ]);
-    shell.args(["--stress", "--stress-connections=841"]);
-    let output = Program::start_command(&mut shell).finish();
+    let args = ["client", "--external-target-addr=192.0.2.1:1", "--stress", "--stress-connections=841"];
+    let output = Program::start_with_descriptors(1000, &args).finish();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
@@ -156,17 +147,13 @@ fn without_the_descriptors_for_the_connections_wanted_it_does_not_start() {
 fn at_the_descriptor_limit_it_stops_says_so_and_goes_on_serving_http() {
     let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
     let http_at = SocketAddr::from(([127, 0, 0, 1], common::free_port()));
-    let script = "ulimit -n 200; exec \"$0\" \"$@\"";
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_egw-probe"), "client", "--stress", "--output=json"]);
-    shell.args([
-        format!("--external-target-addr=127.0.0.1:{}", target.port),
-        format!("--metrics-addr={http_at}"),
-    ]);
-    let client = Program::start_command(&mut shell);
+    let to = format!("--external-target-addr=127.0.0.1:{}", target.port);
+    let serve = format!("--metrics-addr={http_at}");
+    let args = ["client", "--stress", "--output=json", &to, &serve];
+    let client = Program::start_with_descriptors(200, &args);
     common::wait_for("the end of the stress test", || common::status(http_at, "/readyz") == 200);
     assert_eq!(common::metric(http_at, "egw_probe_stress_open_connections"), Some(40.0));
-    client.signal("-TERM");
+    client.signal(Signal::TERM);
     let document: Value = serde_json::from_slice(&client.finish().stdout).unwrap();
     let stress = &document["stress"];
     assert_eq!((&stress["opened"], &stress["ended"]), (&json!(40), &json!("descriptors")));
@@ -204,8 +191,7 @@ fn connections_that_close_are_told_with_when_and_how() {
 
 #[test]
 fn a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again() {
-    let name = "a_target_whose_accept_queue_is_full_counts_that_and_answers_everyone_once_it_runs_again";
-    alone(name, || {
+    alone(|| {
         std::fs::write("/proc/sys/net/core/somaxconn", "8").unwrap();
         // With cookies the kernel forgets handshakes that it had no room for, and the client never learns.
         std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0").unwrap();
@@ -325,7 +311,7 @@ impl Drop for Gateway {
 
 #[test]
 fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
-    alone("a_gateway_without_nat_ports_is_told_from_everything_on_this_host", || {
+    alone(|| {
         let gateway = Gateway::new();
         let target = gateway.inside(2, || target(&["--allowed-cidr=192.0.2.1/32", "--keep-open"]));
         let address = format!("192.0.2.2:{}", target.port);
@@ -355,7 +341,7 @@ fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
 
 #[test]
 fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
-    alone("a_target_that_stops_accepting_is_told_from_a_gateway_without_ports", || {
+    alone(|| {
         std::fs::write("/proc/sys/net/core/somaxconn", "16").unwrap();
         let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
         let address = format!("127.0.0.1:{}", target.port);

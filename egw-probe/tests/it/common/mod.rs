@@ -5,11 +5,13 @@ pub(crate) mod told;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::Value;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,6 +26,15 @@ impl Program {
         Self::start_command(Command::new(env!("CARGO_BIN_EXE_egw-probe")).args(args))
     }
 
+    /// With so many descriptors and not one more.
+    pub(crate) fn start_with_descriptors(limit: u64, args: &[&str]) -> Self {
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egw-probe"));
+        // SAFETY: the hook makes one system call, and touches no memory of others.
+        unsafe { command.pre_exec(move || Ok(rustix::process::setrlimit(Resource::Nofile, limit)?)) };
+        Self::start_command(command.args(args))
+    }
+
     pub(crate) fn start_command(command: &mut Command) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -34,15 +45,14 @@ impl Program {
         self.child.as_ref().unwrap().id()
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
     }
 
     /// Stops the program. A thread that has not run since the signal was sent does not know of it yet, and goes on: it
     /// is stopped only when all of them say so.
     pub(crate) fn stop(&self) {
-        self.signal("-STOP");
+        self.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", self.id());
         wait_for("every thread to stop", || {
             std::fs::read_dir(&tasks).unwrap().all(|task| {
@@ -54,7 +64,7 @@ impl Program {
 
     /// Lets it run again.
     pub(crate) fn go_on(&self) {
-        self.signal("-CONT");
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -6,7 +6,6 @@ use std::num::NonZeroU16;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use egw_probe::config::choice::AttachMode;
 use egw_probe::config::choice::Selection;
@@ -156,17 +155,6 @@ impl Drop for Running {
             thread.join().unwrap().unwrap();
         }
     }
-}
-
-/// Waits for something that the kernel or the observer's thread does in its own time.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("never: {what}");
 }
 
 /// Connects `count` times from one namespace to an address in the other, and tells the observer of each accept.

@@ -23,30 +23,21 @@ pub fn true_quantile(q: f64) -> f64 {
     if q < through { SHORTEST - MEAN * (1.0 - q / through).ln() } else { f64::INFINITY }
 }
 
-/// The same clients on every machine (`SplitMix64`; Steele, Lea and Flood, OOPSLA 2014).
+/// The same clients on every machine.
 pub struct Clients {
-    state: u64,
+    random: fastrand::Rng,
     number: u64,
     shift: f64,
 }
 
 impl Clients {
     pub fn new(seed: u64) -> Self {
-        Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bd1_e995, number: 0, shift: 0.0 }
+        Self { random: fastrand::Rng::with_seed(seed), number: 0, shift: 0.0 }
     }
 
     /// Every delay is longer by this.
     pub fn shifted_by(self, shift: f64) -> Self {
         Self { shift, ..self }
-    }
-
-    /// From 0 to below 1.
-    fn random(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((word ^ (word >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
@@ -56,19 +47,19 @@ impl Iterator for Clients {
     /// A client: its delay, if it gets through, and its result.
     fn next(&mut self) -> Option<Self::Item> {
         self.number += 1;
-        let never = self.random() < 1.0 / NEVER as f64;
-        let truth = (!never).then(|| SHORTEST + self.shift - MEAN * (1.0 - self.random()).ln());
-        let interval = [0.001, 0.01, 0.05, 0.1][(self.random() * 4.0) as usize];
-        let first = 0.002 + 0.003 * self.random();
-        let jitter = 0.000_2 * self.random();
+        let never = self.random.f64() < 1.0 / NEVER as f64;
+        let truth = (!never).then(|| SHORTEST + self.shift - MEAN * (1.0 - self.random.f64()).ln());
+        let interval = [0.001, 0.01, 0.05, 0.1][(self.random.f64() * 4.0) as usize];
+        let first = 0.002 + 0.003 * self.random.f64();
+        let jitter = 0.000_2 * self.random.f64();
         // One client in fifty sees nothing of what leaks: its SYN-ACKs get lost, so that its bracket has no lower end.
-        let blind = self.random() < 0.02;
+        let blind = self.random.f64() < 0.02;
         let sent = |tick: f64| first + tick * interval + jitter;
         let end = truth.unwrap_or(TEST_TIMEOUT);
         // Ticks whose SYN passes before the policy; the next one gets the pong.
         let leaked = (((end - first - jitter) / interval).ceil().max(0.0)) as u64;
         let last = sent(leaked as f64 - 1.0);
-        let rtt = 0.000_4 + 0.000_6 * self.random();
+        let rtt = 0.000_4 + 0.000_6 * self.random.f64();
         let outcome = if blind { Outcome::Timeout } else { Outcome::Leaked };
         let run = |outcome, from_seconds, to_seconds, probes| TimelineRun {
             outcome,
@@ -81,10 +72,10 @@ impl Iterator for Clients {
             timeline.push(run(Outcome::Pong, sent(leaked as f64), sent(leaked as f64), 1));
         }
         let upper = truth.map(|_| sent(leaked as f64) + rtt);
-        let disrupted = self.random() < 0.05 && !never;
+        let disrupted = self.random.f64() < 0.05 && !never;
         let disruption = Disruption {
-            kind: if self.random() < 0.5 { Kind::Leak } else { Kind::Blackhole },
-            start_seconds: 20.0 + 10.0 * self.random(),
+            kind: if self.random.f64() < 0.5 { Kind::Leak } else { Kind::Blackhole },
+            start_seconds: 20.0 + 10.0 * self.random.f64(),
             length_seconds: LengthBracket { lower: 4.0 * interval, upper: Some(6.0 * interval) },
             misses: 5,
         };
