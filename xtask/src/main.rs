@@ -9,6 +9,7 @@ mod house;
 mod http;
 mod lab;
 mod release;
+mod setup;
 mod test;
 mod unready;
 mod vm;
@@ -41,6 +42,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Look for import circles, long functions and files, and imports in another style
     House,
+    /// Install what commands need of this machine
+    Setup(setup::Options),
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         }
         Command::Fuzz(options) => fuzz::run(&options),
         Command::House => house::run(),
+        Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {

@@ -52,6 +52,7 @@ use self::report::Facts;
 use self::target::{Settings, Target};
 use self::topology::{Layout, SecondGateway, Topology};
 use self::wire::Wire;
+use crate::setup::{self, Purpose};
 use crate::unready::unready;
 
 /// More activations than this are not all printed, only those that went wrong.
@@ -62,6 +63,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let plan = Plan::new(options)?;
     if let Some(folder) = options.results.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(unready(format!("--results {}: no such folder: make it first", folder.display())));
+    }
+    if options.setup {
+        setup::install(Purpose::Lab)?;
     }
     prerequisites::check()?;
     let program = match &options.bin {

@@ -62,6 +62,9 @@ impl Attach {
 #[derive(clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Options {
+    /// Install what is missing on this machine first (Debian and Ubuntu, as root)
+    #[arg(long)]
+    pub(crate) setup: bool,
     #[arg(value_enum, default_value = "masquerade")]
     pub(crate) scenario: Scenario,
     /// Time between two probes of a client

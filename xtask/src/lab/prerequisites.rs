@@ -1,10 +1,9 @@
 //! What the lab and the benches need of this machine.
 
-use std::process::{Command, Stdio};
-
 use anyhow::Result;
 
 use super::namespace;
+use crate::setup::{self, Purpose};
 use crate::unready::unready;
 
 /// Fails, in one line that says what to do, if this machine lacks a right or a tool the lab needs.
@@ -13,16 +12,5 @@ pub(crate) fn check() -> Result<()> {
         let remedy = "put `sudo env \"PATH=$PATH\"` before the command, or give the container --privileged";
         return Err(unready(format!("the lab needs root, to make network namespaces: {remedy}")));
     }
-    let missing: Vec<&str> = [("ip", "iproute2"), ("nft", "nftables")]
-        .into_iter()
-        .filter(|(tool, _)| Command::new(tool).arg("-V").stdout(Stdio::null()).status().is_err())
-        .map(|(_, package)| package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let packages = missing.join(" ");
-    Err(unready(format!(
-        "the lab needs packages that are not installed: run `apt-get install -y {packages}`"
-    )))
+    setup::check(Purpose::Lab)
 }

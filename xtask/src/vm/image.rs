@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::package::Kernel;
+use crate::setup::find;
 use crate::unready::unready;
 
 /// In the order in which they are loaded. One that is missing is built in.
@@ -82,8 +82,7 @@ pub(super) fn write(kernel: &Kernel, program: &Path, to: &Path) -> Result<()> {
         tree.add(&format!("bin/{applet}"), LINK, b"busybox".to_vec());
     }
     for tool in TOOLS {
-        let path =
-            find(tool).ok_or_else(|| unready(format!("no `{tool}`: apt install iproute2 util-linux")))?;
+        let path = find(tool).ok_or_else(|| unready(format!("no `{tool}`: run `cargo xtask setup lab`")))?;
         for library in libraries(&path)? {
             tree.add_file(&library, Path::new(&library))?;
         }
@@ -101,7 +100,7 @@ pub(super) fn write(kernel: &Kernel, program: &Path, to: &Path) -> Result<()> {
 fn static_busybox() -> Result<PathBuf> {
     find("busybox")
         .filter(|path| libraries(path).is_ok_and(|libraries| libraries.is_empty()))
-        .ok_or_else(|| unready("no static busybox: apt install busybox-static"))
+        .ok_or_else(|| unready("no static busybox: run `cargo xtask setup vm`"))
 }
 
 /// A module's bytes, unpacked; `None` if the kernel has none of this name.
@@ -126,15 +125,6 @@ fn libraries(program: &Path) -> Result<Vec<String>> {
         .filter(|word| word.starts_with('/') && !word.ends_with(':'))
         .map(str::to_owned)
         .collect())
-}
-
-/// A program of this machine.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|file| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::release::program::{self, Arch};
+use crate::setup;
 use crate::unready::unready;
 
 /// Far above what a run takes, under emulation too.
@@ -51,8 +52,8 @@ enum Accelerator {
 /// Boots every kernel. Exit status 1 if something was not as it should be on one of them, or one is not to be had.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ensure!(cfg!(target_arch = "x86_64"), unready("the kernels and the machine are for x86-64"));
-    let qemu = image::find("qemu-system-x86_64")
-        .ok_or_else(|| unready("no QEMU: apt install qemu-system-x86 busybox-static"))?;
+    setup::check(setup::Purpose::Vm)?;
+    let qemu = setup::find("qemu-system-x86_64").context("no QEMU")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
     let program = program::build(root, Arch::Amd64)?;
     let folder = root.join("target/vm");

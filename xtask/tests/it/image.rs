@@ -19,14 +19,14 @@ const THREE: [&str; 3] = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
 fn missing() -> Option<String> {
     for tool in ["buildah", "runc", "ip"] {
         if Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            return Some(format!("needs {tool}: apt-get install -y buildah runc iproute2"));
+            return Some(format!("needs {tool}: `cargo xtask test --setup`"));
         }
     }
     let target = "x86_64-unknown-linux-musl";
     let folder =
         Command::new("rustc").args(["--print", "target-libdir", "--target", target]).output().ok()?;
     let there = Path::new(String::from_utf8_lossy(&folder.stdout).trim()).exists();
-    (!there).then(|| format!("needs the static target: rustup target add {target}"))
+    (!there).then(|| format!("needs the target {target}: `cargo xtask test --setup`"))
 }
 
 fn run(command: &mut Command) -> Output {
