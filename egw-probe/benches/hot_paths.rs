@@ -9,13 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use egw_probe::client::outcome::Reply;
-use egw_probe::client::stress::series::{Event, Series};
 use egw_probe::document::verdict::Verdict;
-use egw_probe::external_target::verdict::AllowedSources;
-use egw_probe::observer::correlate::Correlator;
-use egw_probe::observer::event::SynSeen;
-use egw_probe::sys::clock::Monotonic;
+use egw_probe::workbench::client::{Event, Reply, Series};
+use egw_probe::workbench::external_target::AllowedSources;
+use egw_probe::workbench::observer::{Correlator, SynSeen};
+use egw_probe::workbench::sys::Monotonic;
 use egw_probe_common::packet::{self, Link};
 use etherparse::PacketBuilder;
 use ipnet::{IpNet, Ipv4Net};

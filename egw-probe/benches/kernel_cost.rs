@@ -14,8 +14,8 @@ use aya::{
     maps::{Array, HashMap, RingBuf},
     programs::{TestRun, TestRunOptions},
 };
-use egw_probe::observer::object;
-use egw_probe::observer::object::{Programs, Settings, TagSettings};
+use egw_probe::workbench::observer as object;
+use egw_probe::workbench::observer::{Programs, Settings, TagSettings};
 use egw_probe_common::{
     address::Address,
     event::OwnFew,

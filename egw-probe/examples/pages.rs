@@ -26,7 +26,7 @@ fn write(folder: &std::path::Path) -> io::Result<()> {
     let man = folder.join("man");
     fs::create_dir_all(&completions)?;
     fs::create_dir_all(&man)?;
-    let mut command = egw_probe::cli::command().name(PROGRAM);
+    let mut command = egw_probe::program::command().name(PROGRAM);
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         generate_to(shell, &mut command, PROGRAM, &completions)?;
     }

@@ -3,15 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use egw_probe::cli::{self, Command, Stop};
-use egw_probe::config::client::ClientConfig;
-use egw_probe::config::error::ConfigError;
-use egw_probe::config::target::TargetConfig;
-use egw_probe::report::plan::Plan;
-use egw_probe::sys::clock::Start;
-use egw_probe::sys::log;
-use egw_probe::sys::signals::Signals;
-use egw_probe::{client, external_target, report};
+use egw_probe::program::{
+    self, ClientConfig, Command, ConfigError, Plan, Signals, Start, Stop, TargetConfig,
+};
 
 fn main() -> ExitCode {
     let start = Start::now();
@@ -31,7 +25,7 @@ struct Usage(String);
 
 fn run(start: Start) -> anyhow::Result<ExitCode> {
     let signals = Signals::install()?;
-    let cli = match cli::parse(std::env::args_os()) {
+    let cli = match program::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Stop::Text(text)) => {
             let _ = write!(std::io::stdout(), "{text}");
@@ -41,16 +35,16 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Client(args) => {
-            log::init(args.log.log_level, args.log.log_format);
-            client::run(&ClientConfig::try_from(*args)?, start, &signals)
+            program::start_log(args.log.log_level, args.log.log_format);
+            program::client(&ClientConfig::try_from(*args)?, start, &signals)
         }
         Command::ExternalTarget(args) => {
-            log::init(args.log.log_level, args.log.log_format);
-            external_target::run(&TargetConfig::try_from(args)?, &signals)
+            program::start_log(args.log.log_level, args.log.log_format);
+            program::external_target(&TargetConfig::try_from(args)?, &signals)
         }
         Command::Report(args) => {
-            log::init(args.log.log_level, args.log.log_format);
-            report::run(&Plan::try_from(*args)?, &signals)
+            program::start_log(args.log.log_level, args.log.log_format);
+            program::report(&Plan::try_from(*args)?, &signals)
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use egw_probe::cli::target::parse_cidr;
+use egw_probe::workbench::config::parse_cidr;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

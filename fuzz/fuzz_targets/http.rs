@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use egw_probe::sys::http::{Page, Pages, converse};
+use egw_probe::workbench::sys::{Page, Pages, converse};
 use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -2,9 +2,8 @@
 //! is cut off tells the address of the whole one, or none.
 #![no_main]
 
-use egw_probe::client::outcome::Reply;
 use egw_probe::document::outcome::Outcome;
-use egw_probe::client::probe::egress_ip;
+use egw_probe::workbench::client::{Reply, egress_ip};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8])| {

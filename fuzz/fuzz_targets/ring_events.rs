@@ -3,8 +3,8 @@
 
 use std::net::Ipv6Addr;
 
-use egw_probe::observer::event::parse;
 use egw_probe::document::verdict::Verdict;
+use egw_probe::workbench::observer::parse;
 use egw_probe_common::class;
 use libfuzzer_sys::fuzz_target;
 

@@ -1,10 +1,10 @@
 //! The raw flags, as the user wrote them. What they mean together is decided in [`crate::config`].
 
 mod addresses;
-pub mod client;
-pub mod log;
-pub mod report;
-pub mod target;
+pub(crate) mod client;
+pub(crate) mod log;
+pub(crate) mod report;
+pub(crate) mod target;
 mod usage;
 
 use std::ffi::OsString;

@@ -14,33 +14,33 @@ const TIMELINE_CAP: usize = 1_000;
 
 /// Probes by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts([u64; Outcome::ALL.len()]);
+pub(crate) struct Counts([u64; Outcome::ALL.len()]);
 
 impl Counts {
     /// Counts one more.
-    pub fn add(&mut self, outcome: Outcome) {
+    pub(crate) fn add(&mut self, outcome: Outcome) {
         self.0[outcome as usize] += 1;
     }
 
     /// Probes with this outcome.
-    pub fn of(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn of(&self, outcome: Outcome) -> u64 {
         self.0[outcome as usize]
     }
 
     /// Every outcome but pong.
-    pub fn misses(&self) -> u64 {
+    pub(crate) fn misses(&self) -> u64 {
         self.total() - self.of(Outcome::Pong)
     }
 
     /// Probes settled.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 }
 
 /// Of the probes that got a pong, the one sent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Winner {
+pub(crate) struct Winner {
     /// `established(winner) - start`.
     pub masquerade_delay: Duration,
     /// When it was sent, from the start.
@@ -49,7 +49,7 @@ pub struct Winner {
 
 /// Where the policy became effective, measured from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bracket {
+pub(crate) struct Bracket {
     /// The last leaked probe before the winner was sent then: the policy was not yet effective. `None` if none leaked.
     pub lower: Option<Duration>,
     /// The earliest handshake of all pongs was complete then: the policy was effective. `None` without a pong.
@@ -58,7 +58,7 @@ pub struct Bracket {
 
 /// Judges probes in sent order.
 #[derive(Debug)]
-pub struct Judge {
+pub(crate) struct Judge {
     start: Monotonic,
     all: Counts,
     before_winner: Counts,
@@ -74,7 +74,7 @@ pub struct Judge {
 
 impl Judge {
     /// A judge of a test that began at `start`.
-    pub fn new(start: Monotonic) -> Self {
+    pub(crate) fn new(start: Monotonic) -> Self {
         Self {
             start,
             all: Counts::default(),
@@ -91,7 +91,7 @@ impl Judge {
     }
 
     /// Takes the next probe in sent order.
-    pub fn take(&mut self, probe: Probe) {
+    pub(crate) fn take(&mut self, probe: Probe) {
         self.all.add(probe.outcome);
         self.extend_timeline(probe);
         if probe.outcome == Outcome::Pong {
@@ -128,18 +128,18 @@ impl Judge {
     }
 
     /// The winner, once it is known.
-    pub fn winner(&self) -> Option<Winner> {
+    pub(crate) fn winner(&self) -> Option<Winner> {
         self.winner
     }
 
     /// The bracket as far as it is known.
-    pub fn bracket(&self) -> Bracket {
+    pub(crate) fn bracket(&self) -> Bracket {
         let from_start = |instant: Monotonic| instant.since(self.start);
         Bracket { lower: self.last_leaked.map(from_start), upper: self.earliest_established.map(from_start) }
     }
 
     /// Time without an answer before the winner. A run of timeouts that nothing ended counts up to its last probe.
-    pub fn blackhole(&self) -> Duration {
+    pub(crate) fn blackhole(&self) -> Duration {
         match (self.first_timeout, self.last_timeout) {
             (Some(first), Some(last)) => self.blackhole + last.since(first),
             _ => self.blackhole,
@@ -147,17 +147,17 @@ impl Judge {
     }
 
     /// All probes judged.
-    pub fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &Counts {
         &self.all
     }
 
     /// The probes judged before the winner.
-    pub fn before_winner(&self) -> &Counts {
+    pub(crate) fn before_winner(&self) -> &Counts {
         &self.before_winner
     }
 
     /// The outcomes, run-length coded, and how many probes came after the timeline was full.
-    pub fn timeline(&self) -> (&[TimelineRun], u64) {
+    pub(crate) fn timeline(&self) -> (&[TimelineRun], u64) {
         (&self.timeline, self.timeline_omitted)
     }
 

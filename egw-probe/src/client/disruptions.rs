@@ -15,7 +15,7 @@ const CAP: usize = 1_000;
 
 /// What a probe brought about.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub(crate) enum Event {
     /// A disruption has begun.
     Began {
         /// Of this kind so far.
@@ -54,7 +54,7 @@ impl Open {
 
 /// Finds disruptions among probes in sent order.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     start: Monotonic,
     last_pong: Option<Probe>,
     open: Option<Open>,
@@ -68,7 +68,7 @@ pub struct Watch {
 
 impl Watch {
     /// A watch over a test that began at `start`.
-    pub fn new(start: Monotonic) -> Self {
+    pub(crate) fn new(start: Monotonic) -> Self {
         Self {
             start,
             last_pong: None,
@@ -83,7 +83,7 @@ impl Watch {
     }
 
     /// Takes the next probe in sent order, and tells what it brought about.
-    pub fn take(&mut self, probe: Probe, tell: &mut impl FnMut(Event)) {
+    pub(crate) fn take(&mut self, probe: Probe, tell: &mut impl FnMut(Event)) {
         match probe.outcome {
             // It never left this host: it neither starts, ends nor extends a disruption.
             Outcome::Error => {}
@@ -117,32 +117,27 @@ impl Watch {
     }
 
     /// Ends the watch: a disruption that is still open is counted, without an upper bound.
-    pub fn finish(&mut self) -> Option<Disruption> {
+    pub(crate) fn finish(&mut self) -> Option<Disruption> {
         self.end(None)
     }
 
-    /// Whether a disruption is open.
-    pub fn is_disrupted(&self) -> bool {
-        self.open.is_some()
-    }
-
     /// The disruptions that ended, in order, and how many there were in all.
-    pub fn disruptions(&self) -> (&[Disruption], u64) {
+    pub(crate) fn disruptions(&self) -> (&[Disruption], u64) {
         (&self.ended, self.total)
     }
 
     /// The largest upper bound of a disruption's length, in seconds; infinite if one never ended.
-    pub fn longest_upper(&self) -> f64 {
+    pub(crate) fn longest_upper(&self) -> f64 {
         self.longest_upper
     }
 
     /// The changes of the egress IP, in order, and how many there were in all.
-    pub fn egress_changes(&self) -> (&[EgressChange], u64) {
+    pub(crate) fn egress_changes(&self) -> (&[EgressChange], u64) {
         (&self.egress_changes, self.egress_changes_total)
     }
 
     /// The egress IP that was told last.
-    pub fn egress_ip(&self) -> Option<IpAddr> {
+    pub(crate) fn egress_ip(&self) -> Option<IpAddr> {
         self.egress
     }
 
@@ -168,7 +163,7 @@ impl Watch {
     }
 
     /// Notes what a probe's reply told of the egress IP; a change is returned.
-    pub fn note_egress(&mut self, probe: Probe) -> Option<EgressChange> {
+    pub(crate) fn note_egress(&mut self, probe: Probe) -> Option<EgressChange> {
         let to = probe.egress_ip?;
         let from = self.egress.replace(to).filter(|from| *from != to)?;
         let change = EgressChange { at_seconds: probe.sent.since(self.start).as_secs_f64(), from, to };
@@ -272,7 +267,6 @@ mod tests {
     #[test]
     fn a_disruption_without_a_next_pong_is_open_and_counted() {
         let mut watch = watch(&[(0, Pong), (10, Refused), (20, Refused)]);
-        assert!(watch.is_disrupted());
         let open = watch.finish().unwrap();
         assert_eq!((open.kind, open.length_seconds.upper, open.misses), (Kind::Rejected, None, 2));
         assert_eq!(watch.disruptions().1, 1);

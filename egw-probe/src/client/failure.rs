@@ -6,7 +6,7 @@ use crate::document::held::LossReason;
 use crate::document::stress::DialFailure;
 
 /// The reason behind an error of socket, connect, or the handshake.
-pub fn dial_failure(error: &io::Error) -> DialFailure {
+pub(crate) fn dial_failure(error: &io::Error) -> DialFailure {
     match error.raw_os_error() {
         // EAGAIN: connect(2), "insufficient entries in the routing cache" or no port.
         Some(libc::EADDRNOTAVAIL | libc::EAGAIN | libc::EADDRINUSE) => DialFailure::NoLocalPort,
@@ -25,7 +25,7 @@ pub fn dial_failure(error: &io::Error) -> DialFailure {
 }
 
 /// The reason behind the error that a connection ended with; none is an orderly close.
-pub fn loss_reason(error: Option<&io::Error>) -> LossReason {
+pub(crate) fn loss_reason(error: Option<&io::Error>) -> LossReason {
     match error.and_then(io::Error::raw_os_error) {
         None => LossReason::Closed,
         Some(libc::ECONNRESET | libc::EPIPE) => LossReason::Reset,

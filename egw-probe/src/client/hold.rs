@@ -17,7 +17,7 @@ use crate::client::probe::Destination;
 use crate::client::stall::Seen;
 use crate::document::held::{HeldStall, HoldReport};
 use crate::sys::clock::Monotonic;
-use crate::sys::log::RateLimit;
+use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller, Ready};
 use crate::sys::tcp;
 
@@ -30,7 +30,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// The sockets of held connections.
 #[derive(Debug)]
-pub struct Hold<'a> {
+pub(crate) struct Hold<'a> {
     destination: &'a Destination,
     metrics: &'a ClientMetrics,
     tick: Duration,
@@ -42,7 +42,7 @@ pub struct Hold<'a> {
 
 impl<'a> Hold<'a> {
     /// To hold `count` connections, and look at each as often as probes leave, but not more often than can be afforded.
-    pub fn new(
+    pub(crate) fn new(
         destination: &'a Destination,
         metrics: &'a ClientMetrics,
         start: Monotonic,
@@ -61,7 +61,7 @@ impl<'a> Hold<'a> {
     }
 
     /// Holds them until `stop` is set.
-    pub fn run(mut self, stop: &AtomicBool) -> io::Result<HoldReport> {
+    pub(crate) fn run(mut self, stop: &AtomicBool) -> io::Result<HoldReport> {
         let mut ready = Vec::new();
         let mut next = Monotonic::now();
         while !stop.load(Ordering::Relaxed) {
@@ -155,7 +155,7 @@ impl<'a> Hold<'a> {
                 HeldFact::Closed => self.metrics.held.connections.dec(),
                 HeldFact::Lost(loss) => {
                     self.metrics.held.lost[loss.reason as usize].inc();
-                    if let Some(held_back) = self.log.pass(now) {
+                    if let Some(Pass { held_back }) = self.log.pass(now) {
                         let (connection, reason) = (loss.connection, loss.reason.name());
                         tracing::warn!(connection, reason, held_back, "held connection lost");
                     }
@@ -163,7 +163,7 @@ impl<'a> Hold<'a> {
                 HeldFact::Stalled(stall) => {
                     let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
                     self.metrics.held.stall_seconds.observe(length);
-                    if let Some(held_back) = self.log.pass(now) {
+                    if let Some(Pass { held_back }) = self.log.pass(now) {
                         let HeldStall { connection, retransmissions, ended, .. } = stall;
                         tracing::warn!(
                             connection,

@@ -25,7 +25,7 @@ enum Connection {
 
 /// What is to be done with a connection on a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum Act {
     /// Nothing.
     Wait,
     /// Begin its handshake; [`Holding::opening`] follows.
@@ -38,7 +38,7 @@ pub enum Act {
 
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
-pub enum HeldFact {
+pub(crate) enum HeldFact {
     /// A connection is established.
     Opened,
     /// One that was established has come to its end.
@@ -51,7 +51,7 @@ pub enum HeldFact {
 
 /// The connections to hold.
 #[derive(Debug)]
-pub struct Holding {
+pub(crate) struct Holding {
     start: Monotonic,
     connections: Vec<Connection>,
     report: HoldReport,
@@ -60,7 +60,7 @@ pub struct Holding {
 
 impl Holding {
     /// To hold `count` connections in a test that began at `start`.
-    pub fn new(count: u32, start: Monotonic) -> Self {
+    pub(crate) fn new(count: u32, start: Monotonic) -> Self {
         Self {
             start,
             connections: (0..count).map(|_| Connection::Closed { reopen_at: start }).collect(),
@@ -70,7 +70,7 @@ impl Holding {
     }
 
     /// What is to be done with this connection at `now`. What had happened to it by `looked` has been taken in.
-    pub fn on_tick(&mut self, index: usize, looked: Monotonic, now: Monotonic) -> Act {
+    pub(crate) fn on_tick(&mut self, index: usize, looked: Monotonic, now: Monotonic) -> Act {
         match &self.connections[index] {
             Connection::Closed { reopen_at } if now < *reopen_at => Act::Wait,
             Connection::Closed { .. } => Act::Open,
@@ -84,7 +84,7 @@ impl Holding {
     }
 
     /// Its handshake was begun, or could not be.
-    pub fn opening(&mut self, index: usize, begun: bool, now: Monotonic) {
+    pub(crate) fn opening(&mut self, index: usize, begun: bool, now: Monotonic) {
         self.connections[index] = if begun {
             Connection::Opening { since: now }
         } else {
@@ -93,7 +93,7 @@ impl Holding {
     }
 
     /// Its handshake is complete.
-    pub fn on_established(&mut self, index: usize, now: Monotonic) {
+    pub(crate) fn on_established(&mut self, index: usize, now: Monotonic) {
         if let Connection::Opening { .. } = self.connections[index] {
             self.report.opened += 1;
             self.facts.push(HeldFact::Opened);
@@ -102,7 +102,7 @@ impl Holding {
     }
 
     /// It is gone; without a reason it never came about.
-    pub fn on_gone(&mut self, index: usize, reason: Option<LossReason>, now: Monotonic) {
+    pub(crate) fn on_gone(&mut self, index: usize, reason: Option<LossReason>, now: Monotonic) {
         let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
         match std::mem::replace(&mut self.connections[index], closed) {
             Connection::Open(mut judge) => {
@@ -122,12 +122,12 @@ impl Holding {
     }
 
     /// Whether it is open; what closes a connection that is still opening means something else.
-    pub fn is_open(&self, index: usize) -> bool {
+    pub(crate) fn is_open(&self, index: usize) -> bool {
         matches!(self.connections[index], Connection::Open(_))
     }
 
     /// Takes in what was seen of it; whether a byte is to be sent, after which [`Holding::sent`] follows.
-    pub fn on_look(&mut self, index: usize, seen: Seen, now: Monotonic) -> bool {
+    pub(crate) fn on_look(&mut self, index: usize, seen: Seen, now: Monotonic) -> bool {
         let Connection::Open(judge) = &mut self.connections[index] else { return false };
         let stall = judge.look(now, seen);
         let may_send = judge.may_send();
@@ -136,14 +136,14 @@ impl Holding {
     }
 
     /// A byte was sent on it.
-    pub fn sent(&mut self, index: usize, at: Monotonic, retransmissions: u32) {
+    pub(crate) fn sent(&mut self, index: usize, at: Monotonic, retransmissions: u32) {
         if let Connection::Open(judge) = &mut self.connections[index] {
             judge.sent(at, retransmissions);
         }
     }
 
     /// Ends with the watch: stalls that are open have no end.
-    pub fn finish(&mut self, now: Monotonic) -> HoldReport {
+    pub(crate) fn finish(&mut self, now: Monotonic) -> HoldReport {
         for index in 0..self.connections.len() {
             if let Connection::Open(judge) = &mut self.connections[index] {
                 let stall = judge.end(StallEnd::Open, now);
@@ -154,7 +154,7 @@ impl Holding {
     }
 
     /// What has become known since the last call, in order.
-    pub fn take_facts(&mut self) -> Vec<HeldFact> {
+    pub(crate) fn take_facts(&mut self) -> Vec<HeldFact> {
         std::mem::take(&mut self.facts)
     }
 

@@ -12,7 +12,7 @@ use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 
 /// Names a probe in flight. Counts up from 0 in sent order.
-pub type ProbeId = u64;
+pub(crate) type ProbeId = u64;
 
 #[derive(Debug)]
 struct Flight<S> {
@@ -26,7 +26,7 @@ struct Flight<S> {
 
 /// The probes in flight. `S` is what a probe holds while it is open (its socket).
 #[derive(Debug)]
-pub struct InFlight<S> {
+pub(crate) struct InFlight<S> {
     timeout: Duration,
     probes: VecDeque<Flight<S>>,
     first: ProbeId,
@@ -35,18 +35,18 @@ pub struct InFlight<S> {
 
 impl<S> InFlight<S> {
     /// None in flight; each will have `timeout` to settle.
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout, probes: VecDeque::new(), first: 0, open: 0 }
     }
 
     /// The id that the next probe will have.
-    pub fn next_id(&self) -> ProbeId {
+    pub(crate) fn next_id(&self) -> ProbeId {
         self.first + self.probes.len() as u64
     }
 
     /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once. It had
     /// left by `left`, and has its time from then on.
-    pub fn launch(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
+    pub(crate) fn launch(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
         self.open += usize::from(state.is_ok());
         let state = state.map_err(|outcome| (outcome, sent));
         let deadline = left + self.timeout;
@@ -54,19 +54,19 @@ impl<S> InFlight<S> {
     }
 
     /// The socket of a probe that is still open.
-    pub fn open_mut(&mut self, id: ProbeId) -> Option<&mut S> {
+    pub(crate) fn open_mut(&mut self, id: ProbeId) -> Option<&mut S> {
         self.flight(id).and_then(|flight| flight.state.as_mut().ok())
     }
 
     /// Notes that the handshake of an open probe was complete at `now`; only the first note counts.
-    pub fn establish(&mut self, id: ProbeId, now: Monotonic) {
+    pub(crate) fn establish(&mut self, id: ProbeId, now: Monotonic) {
         if let Some(flight) = self.flight(id).filter(|flight| flight.state.is_ok()) {
             flight.established.get_or_insert(now);
         }
     }
 
     /// Settles an open probe at `now`, and gives its socket back. `egress_ip` is what its reply told.
-    pub fn settle(
+    pub(crate) fn settle(
         &mut self,
         id: ProbeId,
         outcome: Outcome,
@@ -89,12 +89,12 @@ impl<S> InFlight<S> {
     }
 
     /// The oldest probe that has not been taken.
-    pub fn oldest(&self) -> Option<ProbeId> {
+    pub(crate) fn oldest(&self) -> Option<ProbeId> {
         (!self.probes.is_empty()).then_some(self.first)
     }
 
     /// Drops the oldest probe if it is open, without an outcome; false if it is settled and can be taken.
-    pub fn abandon_oldest(&mut self) -> bool {
+    pub(crate) fn abandon_oldest(&mut self) -> bool {
         let open = self.probes.front().is_some_and(|flight| flight.state.is_ok());
         if open {
             self.probes.pop_front();
@@ -105,19 +105,19 @@ impl<S> InFlight<S> {
     }
 
     /// The oldest probe, if it is open and its time is up.
-    pub fn expired(&self, now: Monotonic) -> Option<ProbeId> {
+    pub(crate) fn expired(&self, now: Monotonic) -> Option<ProbeId> {
         // Settled probes at the front have been taken already, so the front is the first to expire.
         (self.next_deadline()? <= now).then_some(self.first)
     }
 
     /// When the time of the oldest open probe is up.
-    pub fn next_deadline(&self) -> Option<Monotonic> {
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let front = self.probes.front().filter(|flight| flight.state.is_ok())?;
         Some(front.deadline)
     }
 
     /// Takes the next probe in sent order, if it is settled.
-    pub fn take_settled(&mut self) -> Option<Probe> {
+    pub(crate) fn take_settled(&mut self) -> Option<Probe> {
         let &Flight { sent, established, egress_ip, state: Err((outcome, settled)), .. } =
             self.probes.front()?
         else {
@@ -130,12 +130,12 @@ impl<S> InFlight<S> {
     }
 
     /// Probes that hold a socket.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open
     }
 
     /// Every probe has been settled and taken.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.probes.is_empty()
     }
 

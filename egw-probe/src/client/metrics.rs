@@ -20,7 +20,7 @@ const DISRUPTION_BUCKETS: [f64; 14] =
 
 /// Every metric of the client. Cheap to clone: clones share their values.
 #[derive(Debug, Clone)]
-pub struct ClientMetrics {
+pub(crate) struct ClientMetrics {
     /// Every miss before the winner.
     pub leaked_requests: IntCounter,
     /// The masquerade delay, added once.
@@ -45,7 +45,7 @@ pub struct ClientMetrics {
 
 /// Metrics of a watch.
 #[derive(Debug, Clone)]
-pub struct WatchMetrics {
+pub(crate) struct WatchMetrics {
     /// 1 while it sees a disruption.
     pub disrupted: IntGauge,
     disruptions: Vec<IntCounter>,
@@ -76,7 +76,7 @@ impl WatchMetrics {
     }
 
     /// Counts a disruption that is over; one without an end has no length to observe.
-    pub fn count(&self, disruption: &Disruption) {
+    pub(crate) fn count(&self, disruption: &Disruption) {
         self.disruptions[disruption.kind as usize].inc();
         if let Some(upper) = disruption.length_seconds.upper {
             self.disruption_seconds[disruption.kind as usize].observe(upper);
@@ -86,7 +86,7 @@ impl WatchMetrics {
 
 /// Metrics of held connections.
 #[derive(Debug, Clone)]
-pub struct HeldMetrics {
+pub(crate) struct HeldMetrics {
     /// Those that are open now.
     pub connections: IntGauge,
     /// Stalls.
@@ -117,7 +117,7 @@ impl HeldMetrics {
 
 /// Metrics of the stress test.
 #[derive(Debug, Clone)]
-pub struct StressMetrics {
+pub(crate) struct StressMetrics {
     /// By operation; no series before the test starts.
     connections: IntCounterVec,
     latency: Histogram,
@@ -157,21 +157,21 @@ impl StressMetrics {
     }
 
     /// The stress test starts: its two series are there from now on.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         for operation in ["open", "close"] {
             self.connections.with_label_values(&[operation]);
         }
     }
 
     /// A dial succeeded, and took this long.
-    pub fn opened(&self, elapsed: Duration) {
+    pub(crate) fn opened(&self, elapsed: Duration) {
         self.connections.with_label_values(&["open"]).inc();
         self.latency.observe(elapsed.as_secs_f64());
         self.open.inc();
     }
 
     /// A connection closed without our doing.
-    pub fn closed(&self, reason: LossReason) {
+    pub(crate) fn closed(&self, reason: LossReason) {
         self.connections.with_label_values(&["close"]).inc();
         self.lost[reason as usize].inc();
         self.open.dec();
@@ -180,7 +180,7 @@ impl StressMetrics {
 
 impl ClientMetrics {
     /// Registers all of them, at 0, with `registry`.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let new = Registrar(registry);
         Ok(Self {
             leaked_requests: new.counter(
@@ -226,12 +226,12 @@ impl ClientMetrics {
     }
 
     /// Counts a settled probe.
-    pub fn count(&self, outcome: Outcome) {
+    pub(crate) fn count(&self, outcome: Outcome) {
         self.probes[outcome as usize].inc();
     }
 
     /// Tells the bracket, now that it is known.
-    pub fn set_bracket(&self, bracket: Bracket) {
+    pub(crate) fn set_bracket(&self, bracket: Bracket) {
         for (bound, value) in [("lower", bracket.lower), ("upper", bracket.upper)] {
             if let Some(value) = value {
                 self.bracket.with_label_values(&[bound]).set(value.as_secs_f64());

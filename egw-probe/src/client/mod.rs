@@ -3,26 +3,26 @@
 //! Data goes one way: pacer -> probe -> outcome -> in flight -> bracket -> result, metrics. Only [`prober`],
 //! [`probe`], [`stress`] and [`resolve`] touch a socket; the rest takes values and returns values.
 
-pub mod bracket;
-pub mod disruptions;
-pub mod failure;
-pub mod hold;
-pub mod holding;
-pub mod inflight;
-pub mod metrics;
-pub mod outcome;
-pub mod pacer;
-pub mod probe;
-pub mod prober;
-pub mod probing;
-pub mod record;
-pub mod resolve;
-pub mod result;
-pub mod stall;
-pub mod stress;
-pub mod summary;
-pub mod tagging;
-pub mod telling;
+pub(crate) mod bracket;
+pub(crate) mod disruptions;
+pub(crate) mod failure;
+pub(crate) mod hold;
+pub(crate) mod holding;
+pub(crate) mod inflight;
+pub(crate) mod metrics;
+pub(crate) mod outcome;
+pub(crate) mod pacer;
+pub(crate) mod probe;
+pub(crate) mod prober;
+pub(crate) mod probing;
+pub(crate) mod record;
+pub(crate) mod resolve;
+pub(crate) mod result;
+pub(crate) mod stall;
+pub(crate) mod stress;
+pub(crate) mod summary;
+pub(crate) mod tagging;
+pub(crate) mod telling;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

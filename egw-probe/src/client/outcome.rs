@@ -8,7 +8,7 @@ use crate::sys::clock::Monotonic;
 
 /// The outcome of a connection attempt that failed before it was established. `ECONNRESET` is not among them: the
 /// kernel reports an RST to the SYN as `ECONNREFUSED` (`tcp_reset`, net/ipv4/tcp_input.c).
-pub fn of_connect_error(error: &io::Error) -> Outcome {
+pub(crate) fn of_connect_error(error: &io::Error) -> Outcome {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Outcome::Refused,
         Some(libc::ETIMEDOUT) => Outcome::Timeout,
@@ -30,7 +30,7 @@ pub fn of_connect_error(error: &io::Error) -> Outcome {
 
 /// A probe whose outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Read just before `connect`.
     pub sent: Monotonic,
     /// Read as soon as the handshake was known to be complete.

@@ -6,7 +6,7 @@ use crate::sys::clock::Monotonic;
 
 /// A tick to be served now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tick {
+pub(crate) struct Tick {
     /// The instant for which a probe was due since the last tick: that of the first skipped one, where some were skipped.
     /// So `now - awaited` is how late the client is, stalls included.
     pub awaited: Monotonic,
@@ -16,7 +16,7 @@ pub struct Tick {
 
 /// Hands out each tick at most once, and counts those that nobody could serve in time.
 #[derive(Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     start: Monotonic,
     interval: Duration,
     end: Monotonic,
@@ -26,12 +26,12 @@ pub struct Pacer {
 
 impl Pacer {
     /// A grid from `start`, with no tick at or after `end`. The interval is above zero.
-    pub fn new(start: Monotonic, interval: Duration, end: Monotonic) -> Self {
+    pub(crate) fn new(start: Monotonic, interval: Duration, end: Monotonic) -> Self {
         Self { start, interval, end, next: None, skipped: 0 }
     }
 
     /// The instant of tick `index`.
-    pub fn instant(&self, index: u64) -> Monotonic {
+    pub(crate) fn instant(&self, index: u64) -> Monotonic {
         let ns = self.interval.as_nanos() * u128::from(index);
         self.start + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
     }
@@ -40,7 +40,7 @@ impl Pacer {
     ///
     /// The first call always gives a tick: the first probe leaves as soon as the client is ready. Ticks before that
     /// were nobody's to serve, and do not count as skipped.
-    pub fn due(&mut self, now: Monotonic) -> Option<Tick> {
+    pub(crate) fn due(&mut self, now: Monotonic) -> Option<Tick> {
         if self.is_over(now) {
             return None;
         }
@@ -58,32 +58,32 @@ impl Pacer {
     }
 
     /// Counts a tick that was due but could not be served, for want of descriptors.
-    pub fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.skipped += 1;
     }
 
     /// Moves the end: no tick at or after `end`.
-    pub fn set_end(&mut self, end: Monotonic) {
+    pub(crate) fn set_end(&mut self, end: Monotonic) {
         self.end = end;
     }
 
     /// When the ticks end.
-    pub fn end(&self) -> Monotonic {
+    pub(crate) fn end(&self) -> Monotonic {
         self.end
     }
 
     /// The instant of the next tick.
-    pub fn next_tick(&self) -> Monotonic {
+    pub(crate) fn next_tick(&self) -> Monotonic {
         self.instant(self.next.unwrap_or(0))
     }
 
     /// No further tick will come.
-    pub fn is_over(&self, now: Monotonic) -> bool {
+    pub(crate) fn is_over(&self, now: Monotonic) -> bool {
         now >= self.end
     }
 
     /// Ticks skipped so far.
-    pub fn skipped(&self) -> u64 {
+    pub(crate) fn skipped(&self) -> u64 {
         self.skipped
     }
 }

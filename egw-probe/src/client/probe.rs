@@ -17,7 +17,7 @@ use crate::sys::sockopt::set_option;
 
 /// Where connections go and how they leave: made once, used for every one.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub(crate) struct Destination {
     /// The target.
     pub target: SocketAddr,
     target_raw: SockAddr,
@@ -27,7 +27,7 @@ pub struct Destination {
 
 impl Destination {
     /// The target by the route that the user chose.
-    pub fn new(target: SocketAddr, route: &Route) -> Self {
+    pub(crate) fn new(target: SocketAddr, route: &Route) -> Self {
         Self {
             target,
             target_raw: target.into(),
@@ -37,7 +37,7 @@ impl Destination {
     }
 
     /// A non-blocking socket that is bound as the route says.
-    pub fn socket(&self) -> io::Result<Socket> {
+    pub(crate) fn socket(&self) -> io::Result<Socket> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new_raw(Domain::for_address(self.target), kind, Some(Protocol::TCP))?;
         if let Some(device) = &self.device {
@@ -51,7 +51,7 @@ impl Destination {
     }
 
     /// Begins the handshake.
-    pub fn connect(&self, socket: &Socket) -> io::Result<()> {
+    pub(crate) fn connect(&self, socket: &Socket) -> io::Result<()> {
         match socket.connect(&self.target_raw) {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
             other => other,
@@ -67,14 +67,14 @@ fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
 
 /// One probe's connection.
 #[derive(Debug)]
-pub struct ProbeSocket {
+pub(crate) struct ProbeSocket {
     socket: Socket,
     reply: Reply,
 }
 
 impl ProbeSocket {
     /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
-    pub fn new(destination: &Destination, tagger: Option<&Tagger>) -> io::Result<Self> {
+    pub(crate) fn new(destination: &Destination, tagger: Option<&Tagger>) -> io::Result<Self> {
         let socket = destination.socket()?;
         if let Some(tagger) = tagger {
             tagger.tag(&socket)?;
@@ -85,12 +85,12 @@ impl ProbeSocket {
     }
 
     /// Begins the handshake.
-    pub fn connect(&self, destination: &Destination) -> io::Result<()> {
+    pub(crate) fn connect(&self, destination: &Destination) -> io::Result<()> {
         destination.connect(&self.socket)
     }
 
     /// What it says, now that it is ready for `flags`: a handshake, a verdict, in this order.
-    pub fn events(&mut self, flags: EventFlags) -> [Option<Event>; 2] {
+    pub(crate) fn events(&mut self, flags: EventFlags) -> [Option<Event>; 2] {
         if flags.intersects(EventFlags::ERR) {
             // An error of an established connection means that it was reset (tcp_reset, net/ipv4/tcp_input.c).
             let error = self.socket.take_error().unwrap_or_else(Some);

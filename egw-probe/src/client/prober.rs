@@ -32,7 +32,7 @@ const SIGNAL: u64 = u64::MAX - 1;
 
 /// Everything that was measured.
 #[derive(Debug)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// How it ended.
     pub ended: Ended,
     /// A signal ended it, a watch that had its winner included.
@@ -50,7 +50,7 @@ pub struct Measurement {
 }
 
 /// What the client owns, lent for the time of the probing.
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// What is to be done.
     pub config: &'a ClientConfig,
     /// Where probes go.
@@ -68,7 +68,7 @@ pub struct Setup<'a> {
 }
 
 /// The client's probing, from the first tick to the last verdict.
-pub struct Prober<'a> {
+pub(crate) struct Prober<'a> {
     setup: Setup<'a>,
     poller: Poller,
     timer: OwnedFd,
@@ -83,7 +83,7 @@ pub struct Prober<'a> {
 
 impl<'a> Prober<'a> {
     /// A prober that tags its SYNs if there is a tagger.
-    pub fn new(setup: Setup<'a>, tagger: Option<Tagger>) -> io::Result<Self> {
+    pub(crate) fn new(setup: Setup<'a>, tagger: Option<Tagger>) -> io::Result<Self> {
         let (config, start) = (setup.config, setup.start);
         let poller = Poller::new()?;
         let timer =
@@ -113,7 +113,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Probes until the decisions say that it is over.
-    pub fn run(mut self) -> io::Result<Measurement> {
+    pub(crate) fn run(mut self) -> io::Result<Measurement> {
         self.tick(Monotonic::now());
         self.arm_timer()?;
         let mut ready = Vec::new();

@@ -20,7 +20,7 @@ const FOREVER: Monotonic = Monotonic::from_ns(u64::MAX);
 
 /// What the probing goes by.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Where the tick grid begins.
     pub start: Monotonic,
     /// Time between two ticks.
@@ -37,7 +37,7 @@ pub struct Rules {
 
 /// What a probe's socket says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// The handshake is complete.
     Established,
     /// Its outcome is decided.
@@ -46,7 +46,7 @@ pub enum Event {
 
 /// How a probe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProbeEnd {
+pub(crate) struct ProbeEnd {
     /// What became of the probe.
     pub outcome: Outcome,
     /// The source address that the target saw, where an annotated reply told it.
@@ -55,14 +55,14 @@ pub struct ProbeEnd {
 
 impl ProbeEnd {
     /// A verdict without an annotation.
-    pub const fn plain(outcome: Outcome) -> Self {
+    pub(crate) const fn plain(outcome: Outcome) -> Self {
         Self { outcome, egress_ip: None }
     }
 }
 
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fact {
+pub(crate) enum Fact {
     /// A tick was served so late after it was due; the first one, which waits for the client, is not told.
     Served {
         /// From the instant for which a probe was due, the first skipped one included.
@@ -87,7 +87,7 @@ pub enum Fact {
 
 /// How the probing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// A pong came, the watch is over if there was one, and all that was in flight is settled.
     Masqueraded,
     /// The test timeout passed without a pong.
@@ -111,7 +111,7 @@ enum Phase {
 
 /// The probing, from the first tick to the last verdict. `S` is what a probe holds while it is open (its socket).
 #[derive(Debug)]
-pub struct Probing<S> {
+pub(crate) struct Probing<S> {
     rules: Rules,
     pacer: Pacer,
     in_flight: InFlight<S>,
@@ -126,7 +126,7 @@ pub struct Probing<S> {
 
 impl<S> Probing<S> {
     /// Nothing sent yet.
-    pub fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         let Rules { start, interval, test_timeout, probe_timeout, .. } = rules;
         Self {
             rules,
@@ -143,7 +143,7 @@ impl<S> Probing<S> {
     }
 
     /// Whether a probe is to be sent now. If so, [`Probing::launched`] follows before anything else.
-    pub fn on_tick(&mut self, now: Monotonic) -> bool {
+    pub(crate) fn on_tick(&mut self, now: Monotonic) -> bool {
         if !self.sending {
             return false;
         }
@@ -171,22 +171,22 @@ impl<S> Probing<S> {
     }
 
     /// The name of the probe that is launched next.
-    pub fn next_id(&self) -> ProbeId {
+    pub(crate) fn next_id(&self) -> ProbeId {
         self.in_flight.next_id()
     }
 
     /// The probe was sent at `sent` and had left by `left`: open with a socket, or failed at once.
-    pub fn launched(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
+    pub(crate) fn launched(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
         self.in_flight.launch(sent, left, state);
     }
 
     /// The socket of a probe that is still open.
-    pub fn socket(&mut self, id: ProbeId) -> Option<&mut S> {
+    pub(crate) fn socket(&mut self, id: ProbeId) -> Option<&mut S> {
         self.in_flight.open_mut(id)
     }
 
     /// Takes in what the socket of a probe said; a socket that is no longer needed comes back.
-    pub fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<S> {
+    pub(crate) fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<S> {
         match event {
             Event::Established => {
                 self.in_flight.establish(id, now);
@@ -198,7 +198,7 @@ impl<S> Probing<S> {
 
     /// Gives up on the oldest probe if its time was over by `looked`, when what had come was looked for and read. To be
     /// called until nothing comes back.
-    pub fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<S> {
+    pub(crate) fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<S> {
         // What is settled goes on first: the oldest left is the first to expire.
         self.judge_settled();
         let id = self.in_flight.expired(looked)?;
@@ -208,7 +208,7 @@ impl<S> Probing<S> {
     }
 
     /// A signal ends a watch that has seen a pong as if its time were over; anything else at once.
-    pub fn on_signal(&mut self, now: Monotonic) {
+    pub(crate) fn on_signal(&mut self, now: Monotonic) {
         if self.phase == Phase::Watching {
             self.phase = Phase::Ending;
             self.pacer.set_end(now);
@@ -218,14 +218,14 @@ impl<S> Probing<S> {
     }
 
     /// Whether nothing is left to send or to wait for.
-    pub fn is_over(&mut self, now: Monotonic) -> bool {
+    pub(crate) fn is_over(&mut self, now: Monotonic) -> bool {
         self.sending &= !self.pacer.is_over(now);
         self.phase == Phase::Interrupted || (!self.sending && self.in_flight.is_empty())
     }
 
     /// Ends the probing: probes that nobody waits for any more are counted, those settled behind them judged, and a
     /// disruption that is still open has no end.
-    pub fn finish(&mut self) -> Ended {
+    pub(crate) fn finish(&mut self) -> Ended {
         while self.in_flight.oldest().is_some() {
             self.unsettled += u64::from(self.in_flight.abandon_oldest());
             self.judge_settled();
@@ -242,33 +242,33 @@ impl<S> Probing<S> {
     }
 
     /// What has become known since the last call, in order.
-    pub fn take_facts(&mut self) -> Vec<Fact> {
+    pub(crate) fn take_facts(&mut self) -> Vec<Fact> {
         std::mem::take(&mut self.facts)
     }
 
     /// When the time of a probe or of the test is over: ticks come on the grid.
-    pub fn next_deadline(&self) -> Option<Monotonic> {
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let end = self.sending.then(|| self.pacer.end());
         [end, self.in_flight.next_deadline()].into_iter().flatten().min()
     }
 
     /// The instant of the next tick on the grid.
-    pub fn next_tick(&self) -> Monotonic {
+    pub(crate) fn next_tick(&self) -> Monotonic {
         self.pacer.next_tick()
     }
 
     /// What the probes mean so far.
-    pub fn judge(&self) -> &Judge {
+    pub(crate) fn judge(&self) -> &Judge {
         &self.judge
     }
 
     /// Probes that hold a socket.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.in_flight.open()
     }
 
     /// Bracket and disruptions, and the counts of what never came to a verdict, once it is over.
-    pub fn into_findings(self) -> Findings {
+    pub(crate) fn into_findings(self) -> Findings {
         Findings {
             judge: self.judge,
             watch: self.watch,
@@ -318,7 +318,7 @@ impl<S> Probing<S> {
 
 /// What is left when the probing is over.
 #[derive(Debug)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// What the probes mean.
     pub judge: Judge,
     /// Disruptions after the winner, and what egress IP was told.

@@ -16,7 +16,7 @@ const STALL_CAP: usize = 1_000;
 
 /// Grows with each fact.
 #[derive(Debug)]
-pub struct Record {
+pub(crate) struct Record {
     start: Monotonic,
     /// Handshake times of established probes, in nanoseconds.
     pub connect_ns: Histogram<u64>,
@@ -32,7 +32,7 @@ pub struct Record {
 
 impl Record {
     /// Of a test that began at `start`.
-    pub fn new(start: Monotonic) -> Self {
+    pub(crate) fn new(start: Monotonic) -> Self {
         Self {
             start,
             connect_ns: Quantiles::histogram_ns(),
@@ -44,7 +44,7 @@ impl Record {
     }
 
     /// Takes in the next fact.
-    pub fn take(&mut self, fact: &Fact) {
+    pub(crate) fn take(&mut self, fact: &Fact) {
         match fact {
             Fact::Served { late } => self.tick_lateness_ns.saturating_record(late.as_nanos() as u64),
             Fact::Stalled { from, to } => self.note_stall(*from, *to),
@@ -59,7 +59,7 @@ impl Record {
     }
 
     /// How much of `bracket` this client was itself held up for, as far as the latest stalls tell.
-    pub fn stalled_in(&self, bracket: Bracket) -> Duration {
+    pub(crate) fn stalled_in(&self, bracket: Bracket) -> Duration {
         let (Some(lower), Some(upper)) = (bracket.lower, bracket.upper) else { return Duration::ZERO };
         let (lower, upper) = (self.start + lower, self.start + upper);
         // An instant since a later one is zero.

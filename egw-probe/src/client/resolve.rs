@@ -19,7 +19,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// What came of resolving.
 #[derive(Debug)]
-pub enum Resolved {
+pub(crate) enum Resolved {
     /// The address to probe.
     Address(SocketAddr),
     /// A signal came first.
@@ -32,7 +32,7 @@ pub enum Resolved {
 /// Asks again until `deadline`.
 ///
 /// `flag` is where the user named it.
-pub fn resolve(
+pub(crate) fn resolve(
     flag: &'static str,
     target: &TargetAddr,
     source: Option<IpAddr>,

@@ -15,7 +15,7 @@ use crate::document::stress::StressReport;
 use crate::sys::clock::Start;
 
 /// The document of a measurement.
-pub fn document(
+pub(crate) fn document(
     config: &ClientConfig,
     start: Start,
     target_address: String,
@@ -76,7 +76,7 @@ pub fn document(
 }
 
 /// The document of a test that ended, in this way, before its first probe.
-pub fn without_probes(config: &ClientConfig, start: Start, outcome: TestOutcome) -> ResultDocument {
+pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestOutcome) -> ResultDocument {
     ResultDocument {
         schema: SCHEMA,
         client_id: config.client_id.clone(),
@@ -133,19 +133,19 @@ pub fn without_probes(config: &ClientConfig, start: Start, outcome: TestOutcome)
 
 fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
     let mut failed = Vec::new();
-    if let (Some(max), Some(winner)) = (gates.max_delay, measured.found.judge.winner())
+    if let (Some(max), Some(winner)) = (gates.delay, measured.found.judge.winner())
         && winner.masquerade_delay > max
     {
         let delay = format_duration(winner.masquerade_delay);
         failed.push(format!("--max-delay {}: the masquerade delay was {delay}", format_duration(max)));
     }
     let leaked = measured.found.judge.before_winner().of(Outcome::Leaked);
-    if let Some(max) = gates.max_leaked.filter(|max| leaked > *max) {
+    if let Some(max) = gates.leaked.filter(|max| leaked > *max) {
         failed.push(format!("--max-leaked {max}: {leaked} probes leaked"));
     }
     let (_, total) = measured.found.watch.disruptions();
     let longest = measured.found.watch.longest_upper();
-    if let Some(max) = gates.max_disruption.filter(|max| longest > max.as_secs_f64()) {
+    if let Some(max) = gates.disruption.filter(|max| longest > max.as_secs_f64()) {
         let shown = if longest.is_finite() {
             format!("may have lasted {longest:.6}s")
         } else {
@@ -153,7 +153,7 @@ fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
         };
         failed.push(format!("--max-disruption {}: a disruption {shown}", format_duration(max)));
     }
-    if let Some(max) = gates.max_disruptions.filter(|max| total > *max) {
+    if let Some(max) = gates.disruptions.filter(|max| total > *max) {
         failed.push(format!("--max-disruptions {max}: there were {total}"));
     }
     if longest.is_infinite() {

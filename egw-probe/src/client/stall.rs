@@ -14,7 +14,7 @@ use crate::sys::clock::Monotonic;
 
 /// What was seen of a connection on a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Whether a byte is not yet acknowledged.
     pub outstanding: bool,
     /// Segments sent again since the connection began.
@@ -33,7 +33,7 @@ struct Outstanding {
 
 /// Follows one connection.
 #[derive(Debug)]
-pub struct StallJudge {
+pub(crate) struct StallJudge {
     connection: u64,
     start: Monotonic,
     last_clear: Monotonic,
@@ -43,17 +43,17 @@ pub struct StallJudge {
 
 impl StallJudge {
     /// A judge of connection number `connection`, established at `now`, in a test begun at `start`.
-    pub fn new(connection: u64, start: Monotonic, now: Monotonic) -> Self {
+    pub(crate) fn new(connection: u64, start: Monotonic, now: Monotonic) -> Self {
         Self { connection, start, last_clear: now, last_look: now, outstanding: None }
     }
 
     /// Whether the next byte may be sent: none is on its way.
-    pub fn may_send(&self) -> bool {
+    pub(crate) fn may_send(&self) -> bool {
         self.outstanding.is_none()
     }
 
     /// Notes that a byte was sent.
-    pub fn sent(&mut self, now: Monotonic, retransmissions: u32) {
+    pub(crate) fn sent(&mut self, now: Monotonic, retransmissions: u32) {
         self.outstanding = Some(Outstanding {
             sent: now,
             retransmissions_before: retransmissions,
@@ -64,7 +64,7 @@ impl StallJudge {
     }
 
     /// Takes what was seen; a stall that has ended is returned.
-    pub fn look(&mut self, now: Monotonic, seen: Seen) -> Option<HeldStall> {
+    pub(crate) fn look(&mut self, now: Monotonic, seen: Seen) -> Option<HeldStall> {
         let last_look = std::mem::replace(&mut self.last_look, now);
         let byte = self.outstanding.as_mut()?;
         if seen.retransmissions > byte.retransmissions {
@@ -87,7 +87,7 @@ impl StallJudge {
     }
 
     /// Ends with the connection, or with the watch: a stall that is open is returned.
-    pub fn end(&mut self, ended: StallEnd, now: Monotonic) -> Option<HeldStall> {
+    pub(crate) fn end(&mut self, ended: StallEnd, now: Monotonic) -> Option<HeldStall> {
         let stall = self.stall(ended, now, None);
         self.outstanding = None;
         stall

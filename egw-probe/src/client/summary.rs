@@ -14,7 +14,7 @@ use crate::document::stress::{Limit, StressReport};
 const SHOWN: usize = 10;
 
 /// Writes a document as text, a line for each thing that was measured.
-pub fn text(document: &ResultDocument) -> String {
+pub(crate) fn text(document: &ResultDocument) -> String {
     let target = match &document.target_address {
         Some(address) if *address != document.target => format!("{} ({address})", document.target),
         _ => document.target.clone(),

@@ -9,7 +9,7 @@ use crate::sys::tcp;
 
 /// Tags one client's SYNs, one after another.
 #[derive(Debug, Clone)]
-pub struct Tagger {
+pub(crate) struct Tagger {
     client: u16,
     key: TagKey,
     sent: u64,
@@ -21,24 +21,24 @@ impl Tagger {
     /// # Errors
     /// What the kernel says to the attempt: `EPERM` without `CAP_NET_ADMIN`, which [`crate::sys::sandbox::keep_only`] makes effective
     /// where a file capability only permits it.
-    pub fn new(client: u16, key: TagKey) -> io::Result<Self> {
+    pub(crate) fn new(client: u16, key: TagKey) -> io::Result<Self> {
         let trial = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         tcp::set_initial_sequence(&trial, 1)?;
         Ok(Self { client, key, sent: 0 })
     }
 
     /// Notes that the SYN with the last tag has left.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.sent += 1;
     }
 
     /// The client's number.
-    pub const fn client(&self) -> u16 {
+    pub(crate) const fn client(&self) -> u16 {
         self.client
     }
 
     /// Gives the SYN that `socket` will send the next tag. It counts as sent only by [`Tagger::sent`].
-    pub fn tag(&self, socket: &Socket) -> io::Result<()> {
+    pub(crate) fn tag(&self, socket: &Socket) -> io::Result<()> {
         let tag = Tag::new(self.client, self.sent).ok_or(io::ErrorKind::InvalidInput)?;
         tcp::set_initial_sequence(socket, tag.encode(self.key))
     }

@@ -9,11 +9,11 @@ use crate::client::probing::{Fact, Probing};
 use crate::document::disruption::{Disruption, EgressChange};
 use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
-use crate::sys::log::RateLimit;
+use crate::sys::log::{Pass, RateLimit};
 
 /// Tells, and keeps repeated lines apart.
 #[derive(Debug)]
-pub struct Telling<'a> {
+pub(crate) struct Telling<'a> {
     metrics: &'a ClientMetrics,
     start: Monotonic,
     won: bool,
@@ -25,7 +25,7 @@ pub struct Telling<'a> {
 
 impl<'a> Telling<'a> {
     /// Of a test that began at `start`.
-    pub fn new(metrics: &'a ClientMetrics, start: Monotonic) -> Self {
+    pub(crate) fn new(metrics: &'a ClientMetrics, start: Monotonic) -> Self {
         Self {
             metrics,
             start,
@@ -38,7 +38,7 @@ impl<'a> Telling<'a> {
     }
 
     /// Tells of the next fact.
-    pub fn take(&mut self, fact: &Fact, now: Monotonic) {
+    pub(crate) fn take(&mut self, fact: &Fact, now: Monotonic) {
         match fact {
             Fact::Skipped(ticks) => self.metrics.skipped_ticks.inc_by(*ticks),
             Fact::Settled(probe) => self.settled(probe, now),
@@ -66,7 +66,7 @@ impl<'a> Telling<'a> {
             self.metrics.leaked_requests.inc();
         }
         if self.last_outcome.replace(probe.outcome) != Some(probe.outcome)
-            && let Some(held_back) = self.outcome_log.pass(now)
+            && let Some(Pass { held_back }) = self.outcome_log.pass(now)
         {
             tracing::info!(
                 sent_at = ?probe.sent.since(self.start),
@@ -87,7 +87,7 @@ impl<'a> Telling<'a> {
             }
             WatchEvent::EgressChanged(_) => {}
         }
-        let Some(held_back) = self.disruption_log.pass(now) else { return };
+        let Some(Pass { held_back }) = self.disruption_log.pass(now) else { return };
         match event {
             WatchEvent::Began { kind, start } => {
                 tracing::warn!(kind = kind.name(), at = ?start, held_back, "disruption began");
@@ -104,7 +104,7 @@ impl<'a> Telling<'a> {
 }
 
 /// The line of progress, without the target.
-pub fn progress<S>(probing: &Probing<S>, start: Monotonic, now: Monotonic) -> String {
+pub(crate) fn progress<S>(probing: &Probing<S>, start: Monotonic, now: Monotonic) -> String {
     let counts = probing.judge().counts();
     let mut line = format!("{:.1} s  in flight {}", now.since(start).as_secs_f64(), probing.open());
     for outcome in Outcome::ALL.into_iter().filter(|outcome| counts.of(*outcome) > 0) {

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::document::go::format_duration;
 
 /// The kernel retransmits a SYN for the first time after this long (`TCP_TIMEOUT_INIT`, include/net/tcp.h).
-pub const FIRST_SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
 
 /// The longest that TCP_KEEPIDLE takes (`MAX_TCP_KEEPIDLE`, include/net/tcp.h).
 const MOST_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -125,13 +125,13 @@ pub struct StressConfig {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gates {
     /// Longest masquerade delay that passes.
-    pub max_delay: Option<Duration>,
+    pub delay: Option<Duration>,
     /// Most leaked probes that pass.
-    pub max_leaked: Option<u64>,
+    pub leaked: Option<u64>,
     /// Longest that a disruption can have lasted and pass.
-    pub max_disruption: Option<Duration>,
+    pub disruption: Option<Duration>,
     /// Most disruptions that pass.
-    pub max_disruptions: Option<u64>,
+    pub disruptions: Option<u64>,
 }
 
 impl TryFrom<ClientArgs> for ClientConfig {
@@ -155,10 +155,10 @@ impl TryFrom<ClientArgs> for ClientConfig {
             watch,
             exit: gates.exit,
             gates: Gates {
-                max_delay: gates.max_delay,
-                max_leaked: gates.max_leaked,
-                max_disruption: gates.max_disruption,
-                max_disruptions: gates.max_disruptions,
+                delay: gates.max_delay,
+                leaked: gates.max_leaked,
+                disruption: gates.max_disruption,
+                disruptions: gates.max_disruptions,
             },
             output: result.output,
             tag: tagging.tag.map(|tag| TagConfig {

@@ -1,6 +1,6 @@
 //! From raw flags to one validated configuration, before any socket opens.
 
-pub mod choice;
-pub mod client;
-pub mod error;
-pub mod target;
+pub(crate) mod choice;
+pub(crate) mod client;
+pub(crate) mod error;
+pub(crate) mod target;

@@ -7,11 +7,12 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use egw_probe_common::packet::{self, Link};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::config::choice::Reply;
@@ -22,7 +23,7 @@ use crate::external_target::sources::Sources;
 use crate::external_target::verdict::AllowedSources;
 use crate::observer::shared::ObserverHandle;
 use crate::sys::clock::Monotonic;
-use crate::sys::log::RateLimit;
+use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::tcp;
 
@@ -33,7 +34,7 @@ const WEAK_WAIT: Duration = Duration::from_millis(50);
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
 /// What all accept loops of a target share.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Who gets a pong.
     pub allowed: AllowedSources,
     /// The port listened on.
@@ -60,7 +61,7 @@ pub struct Shared {
 
 impl Shared {
     /// Accepts on `listener` until [`Shared::stop`]; `index` is the number of this loop.
-    pub fn accept_loop(&self, listener: &TcpListener, index: usize) {
+    pub(crate) fn accept_loop(&self, listener: &TcpListener, index: usize) {
         let mut waits = Waits::default();
         while !self.stopping.load(Ordering::Relaxed) {
             if let Some(held) = &self.held
@@ -83,7 +84,7 @@ impl Shared {
     }
 
     /// Ends every accept loop on `listeners`.
-    pub fn stop(&self, listeners: &[TcpListener]) {
+    pub(crate) fn stop(&self, listeners: &[TcpListener]) {
         self.stopping.store(true, Ordering::Relaxed);
         for listener in listeners {
             // Wakes the blocked accept with EINVAL (inet_csk_accept, net/ipv4/inet_connection_sock.c).
@@ -94,7 +95,7 @@ impl Shared {
     fn note_wait(&self, wait: Duration) {
         self.metrics.accept_wait.observe(wait.as_secs_f64());
         if wait > WEAK_WAIT {
-            let mut told = self.wait_told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut told = self.wait_told.lock();
             if let Some(line) = complaint(wait, &mut told) {
                 tracing::warn!("{line}");
             }
@@ -196,8 +197,8 @@ impl Shared {
     }
 
     fn warn(&self, line: &str) {
-        let mut log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(held_back) = log.pass(Monotonic::now()) {
+        let mut log = self.log.lock();
+        if let Some(Pass { held_back }) = log.pass(Monotonic::now()) {
             tracing::warn!(held_back, "{line}");
         }
     }
@@ -238,7 +239,7 @@ fn complaint(wait: Duration, told: &mut Duration) -> Option<String> {
 
 /// Connections kept open for `--keep-open`: a descriptor and a registration with epoll each, no task and no buffer.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     registrations: Poller,
     /// By descriptor number.
     streams: Mutex<Streams>,
@@ -253,12 +254,12 @@ struct Streams {
 
 impl Held {
     /// Room for `most` connections.
-    pub fn new(most: usize) -> io::Result<Self> {
+    pub(crate) fn new(most: usize) -> io::Result<Self> {
         Ok(Self { registrations: Poller::new()?, streams: Mutex::default(), most })
     }
 
-    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
-        self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock()
     }
 
     fn is_full(&self) -> bool {
@@ -282,7 +283,7 @@ impl Held {
     }
 
     /// Closes connections whose client has closed them, until `stop` becomes readable.
-    pub fn close_loop(&self, stop: impl AsFd, metrics: &TargetMetrics) -> io::Result<()> {
+    pub(crate) fn close_loop(&self, stop: impl AsFd, metrics: &TargetMetrics) -> io::Result<()> {
         const STOP: u64 = u64::MAX;
         self.registrations.add(stop, STOP, EventFlags::IN)?;
         let mut ready = Vec::new();

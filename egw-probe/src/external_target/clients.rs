@@ -5,10 +5,10 @@
 //! number) is followed here from events. In userspace, accepted connections stand in for SYNs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use egw_probe_common::tag::{COUNTER_MODULUS, MAX_CLIENT, Tag, TagKey, TagRecord};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::document::clients::{ClientBracket, ClientEntry, PathDelay, Progress};
 use crate::document::verdict::Verdict;
@@ -22,7 +22,7 @@ const STEPS_BACK_OF_A_CONFLICT: u64 = 3;
 
 /// A tagged SYN, as the kernel saw it or as an accepted connection tells it.
 #[derive(Debug, Clone, Copy)]
-pub struct TaggedSyn {
+pub(crate) struct TaggedSyn {
     /// What its sequence number says.
     pub tag: Tag,
     /// The verdict on its source.
@@ -52,7 +52,7 @@ struct Client {
 
 /// The timelines as every thread of the target shares them, and the key that tags are read with.
 #[derive(Debug)]
-pub struct ClientTable {
+pub(crate) struct ClientTable {
     key: TagKey,
     clients: Mutex<Clients>,
     foreign: AtomicU64,
@@ -60,17 +60,17 @@ pub struct ClientTable {
 
 impl ClientTable {
     /// No client seen yet, of numbers `1..=expected`, whose tags carry `key`.
-    pub fn new(expected: u16, key: TagKey) -> Self {
+    pub(crate) fn new(expected: u16, key: TagKey) -> Self {
         Self { key, clients: Mutex::new(Clients::new(expected)), foreign: AtomicU64::new(0) }
     }
 
     /// What the kernel program has to know.
-    pub fn settings(&self) -> TagSettings {
+    pub(crate) fn settings(&self) -> TagSettings {
         TagSettings { clients: self.lock().expected, key: self.key }
     }
 
     /// Takes in a SYN with this sequence number.
-    pub fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, port: u16, retransmitted: bool) {
+    pub(crate) fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, port: u16, retransmitted: bool) {
         match Tag::decode(sequence, self.key) {
             Some(tag) if self.lock().syn(TaggedSyn { tag, verdict, at, port, retransmitted }) => {}
             _ => {
@@ -80,26 +80,26 @@ impl ClientTable {
     }
 
     /// Takes in the round-trip time of the accepted connection whose SYN had this sequence number.
-    pub fn round_trip(&self, sequence: u32, verdict: Verdict, port: u16, round_trip: Duration) {
+    pub(crate) fn round_trip(&self, sequence: u32, verdict: Verdict, port: u16, round_trip: Duration) {
         if let Some(tag) = Tag::decode(sequence, self.key) {
             self.lock().round_trip(tag, verdict, port, round_trip);
         }
     }
 
     /// SYNs without a tag of an expected client. One in 256 of the SYNs of others is taken for a tag.
-    pub fn foreign(&self) -> u64 {
+    pub(crate) fn foreign(&self) -> u64 {
         self.foreign.load(Ordering::Relaxed)
     }
 
     /// The timelines.
-    pub fn lock(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock()
     }
 }
 
 /// The timelines of all clients. Memory grows with the clients seen, to some 500 bytes each.
 #[derive(Debug)]
-pub struct Clients {
+pub(crate) struct Clients {
     by_number: Vec<Option<Box<Client>>>,
     expected: u16,
     stamped_in_kernel: bool,
@@ -107,7 +107,7 @@ pub struct Clients {
 
 impl Clients {
     /// No client seen yet, of numbers `1..=expected`.
-    pub fn new(expected: u16) -> Self {
+    pub(crate) fn new(expected: u16) -> Self {
         Self { by_number: vec![None; usize::from(MAX_CLIENT) + 1], expected, stamped_in_kernel: false }
     }
 
@@ -116,7 +116,7 @@ impl Clients {
     }
 
     /// Takes in a tagged SYN; false if its number is above those expected.
-    pub fn syn(&mut self, syn: TaggedSyn) -> bool {
+    pub(crate) fn syn(&mut self, syn: TaggedSyn) -> bool {
         if !self.expects(syn.tag) {
             return false;
         }
@@ -127,7 +127,7 @@ impl Clients {
     }
 
     /// Takes in the round-trip time of an accepted connection: it bounds the path delay of its SYN.
-    pub fn round_trip(&mut self, tag: Tag, verdict: Verdict, port: u16, round_trip: Duration) {
+    pub(crate) fn round_trip(&mut self, tag: Tag, verdict: Verdict, port: u16, round_trip: Duration) {
         if !self.expects(tag) {
             return;
         }
@@ -142,7 +142,7 @@ impl Clients {
     }
 
     /// Takes over a client's record from the kernel, which is exact where events were lost. Stamps are the kernel's then.
-    pub fn set_record(&mut self, number: u16, record: TagRecord) {
+    pub(crate) fn set_record(&mut self, number: u16, record: TagRecord) {
         self.stamped_in_kernel = true;
         if record.first_ns > 0 && (1..=MAX_CLIENT).contains(&number) {
             let client = self.by_number[usize::from(number)].get_or_insert_default();
@@ -152,7 +152,7 @@ impl Clients {
     }
 
     /// Every client seen, by number.
-    pub fn entries(&self) -> impl Iterator<Item = ClientEntry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = ClientEntry> {
         self.by_number.iter().enumerate().filter_map(|(number, client)| {
             client
                 .as_deref()
@@ -162,7 +162,7 @@ impl Clients {
     }
 
     /// How many clients are how far.
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         let mut progress = Progress { expected: u64::from(self.expected), ..Progress::default() };
         for entry in self.entries() {
             progress.seen += 1;
@@ -175,7 +175,7 @@ impl Clients {
     }
 
     /// The delays that have become known since the last call: first SYN to first masqueraded SYN, one for each client.
-    pub fn new_delays(&mut self) -> Vec<Duration> {
+    pub(crate) fn new_delays(&mut self) -> Vec<Duration> {
         let untold = |client: &mut Box<Client>| {
             let delay = client.delay().filter(|_| client.told.is_none())?;
             client.told = Some(delay);

@@ -15,7 +15,7 @@ const WAIT_BUCKETS: [f64; 8] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// Every metric of the userspace target. Clones share their values.
 #[derive(Debug, Clone)]
-pub struct TargetMetrics {
+pub(crate) struct TargetMetrics {
     /// Connections that allowed sources keep open.
     pub open_connections: IntGauge,
     /// How many clients are how far.
@@ -34,7 +34,7 @@ pub struct TargetMetrics {
 
 /// Metrics of the clients whose SYNs are tagged.
 #[derive(Debug, Clone)]
-pub struct ClientMetrics {
+pub(crate) struct ClientMetrics {
     by_state: IntGaugeVec,
     foreign: IntGauge,
     /// First SYN to first masqueraded SYN of each client.
@@ -59,7 +59,7 @@ impl ClientMetrics {
     }
 
     /// Tells how far the clients are.
-    pub fn set(&self, progress: Progress, foreign: u64) {
+    pub(crate) fn set(&self, progress: Progress, foreign: u64) {
         let Progress { expected, seen, masqueraded, leaking, conflicts } = progress;
         for (state, value) in [
             ("expected", expected),
@@ -76,7 +76,7 @@ impl ClientMetrics {
 
 impl TargetMetrics {
     /// Registers all of them, at 0, with `registry`; those of clients only where tags are read.
-    pub fn register(registry: &Registry, tags: bool) -> prometheus::Result<Self> {
+    pub(crate) fn register(registry: &Registry, tags: bool) -> prometheus::Result<Self> {
         let new = Registrar(registry);
         let connections = new.counters(
             "egw_probe_target_connections_total",
@@ -111,7 +111,7 @@ impl TargetMetrics {
     }
 
     /// The counter of connections with this verdict.
-    pub fn connections(&self, verdict: Verdict) -> &IntCounter {
+    pub(crate) fn connections(&self, verdict: Verdict) -> &IntCounter {
         match verdict {
             Verdict::Allowed => &self.allowed,
             Verdict::Denied => &self.denied,

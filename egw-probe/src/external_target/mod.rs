@@ -2,22 +2,23 @@
 //!
 //! Data goes one way: accept -> verdict -> reply, sources, metrics. Only [`accept`] touches a socket.
 
-pub mod accept;
-pub mod clients;
-pub mod metrics;
-pub mod sources;
-pub mod verdict;
+pub(crate) mod accept;
+pub(crate) mod clients;
+pub(crate) mod metrics;
+pub(crate) mod sources;
+pub(crate) mod verdict;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 use egw_probe_common::tag::MAX_CLIENT;
 use hyper::StatusCode;
+use parking_lot::Mutex;
 
 use crate::config::choice::MetricsAddr;
 use crate::config::error::ConfigError;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::document::sources::{KernelSource, KernelSources, SourceEntry, SourcesPage};
 use crate::document::verdict::Verdict;
@@ -25,7 +25,7 @@ struct Record {
 
 /// The sources seen by every accept loop. A loop has a part of its own, so that loops do not wait for each other.
 #[derive(Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     parts: Vec<Mutex<Part>>,
 }
 
@@ -36,7 +36,7 @@ struct Part {
 }
 
 /// What the kernel's maps hold now.
-pub fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
+pub(crate) fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
     let (totals, seen) = (kernel.class_totals(), kernel.sources());
     let error = totals.as_ref().err().or(seen.as_ref().err()).map(ToString::to_string);
     let totals = totals.unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
 
 impl Sources {
     /// Room for the sources that `loops` accept loops see.
-    pub fn new(loops: usize) -> Self {
+    pub(crate) fn new(loops: usize) -> Self {
         Self::with_capacity(loops, CAPACITY)
     }
 
@@ -78,8 +78,8 @@ impl Sources {
     }
 
     /// Notes a connection accepted by loop number `part`.
-    pub fn note(&self, part: usize, address: IpAddr, verdict: Verdict, now: Monotonic) {
-        let mut part = self.parts[part].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) fn note(&self, part: usize, address: IpAddr, verdict: Verdict, now: Monotonic) {
+        let mut part = self.parts[part].lock();
         if let Some(record) = part.records.get_mut(&address) {
             record.connections += 1;
             record.last = now;
@@ -90,11 +90,11 @@ impl Sources {
     }
 
     /// All sources, for `/sources`.
-    pub fn page(&self, now: Monotonic, kernel: Option<KernelSources>) -> SourcesPage {
+    pub(crate) fn page(&self, now: Monotonic, kernel: Option<KernelSources>) -> SourcesPage {
         let mut evicted = 0;
         let mut merged: HashMap<IpAddr, Record> = HashMap::new();
         for part in &self.parts {
-            let part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let part = part.lock();
             evicted += part.evicted;
             for (address, record) in &part.records {
                 merged

@@ -48,7 +48,7 @@ impl Mode {
 }
 
 /// The ways to try for a requested mode, in order. `tcx` is whether this kernel has it.
-pub fn ways(requested: AttachMode, tcx: bool) -> Vec<Mode> {
+pub(crate) fn ways(requested: AttachMode, tcx: bool) -> Vec<Mode> {
     let tc: &[Mode] = if tcx { &[Mode::Tcx, Mode::Clsact] } else { &[Mode::Clsact] };
     match requested {
         AttachMode::Auto => [tc, &[Mode::XdpGeneric]].concat(),
@@ -63,7 +63,7 @@ pub fn ways(requested: AttachMode, tcx: bool) -> Vec<Mode> {
 /// Another XDP program (`EBUSY`, or `EEXIST` in another mode) leaves no XDP mode, but TC. A driver that cannot
 /// (`EOPNOTSUPP`), or not at this MTU (`ERANGE`, `EINVAL`), leaves the next mode. A TC mode gives way to any other one
 /// except for want of a right, which the next would want too.
-pub fn next_way(ways: &[Mode], failed: Mode, errno: Option<i32>) -> Option<Mode> {
+pub(crate) fn next_way(ways: &[Mode], failed: Mode, errno: Option<i32>) -> Option<Mode> {
     let rest = || ways.iter().skip_while(|way| **way != failed).skip(1).copied();
     let is_xdp = |way: &Mode| matches!(way, Mode::XdpNative | Mode::XdpGeneric);
     match errno {
@@ -76,7 +76,7 @@ pub fn next_way(ways: &[Mode], failed: Mode, errno: Option<i32>) -> Option<Mode>
 }
 
 /// Whether this kernel has TC links.
-pub fn kernel_has_tcx() -> bool {
+pub(crate) fn kernel_has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
@@ -105,7 +105,7 @@ pub struct Attachment {
 }
 
 /// The loaded programs and everything they are attached to. Dropping it detaches.
-pub struct Attacher {
+pub(crate) struct Attacher {
     // Before the object, so that it is dropped before it.
     attached: BTreeMap<u32, Attached>,
     ebpf: Ebpf,
@@ -115,17 +115,17 @@ pub struct Attacher {
 
 impl Attacher {
     /// For programs that are already loaded.
-    pub fn new(ebpf: Ebpf, programs: Programs, requested: AttachMode, tcx: bool) -> Self {
+    pub(crate) fn new(ebpf: Ebpf, programs: Programs, requested: AttachMode, tcx: bool) -> Self {
         Self { attached: BTreeMap::new(), ebpf, programs, ways: ways(requested, tcx) }
     }
 
     /// Whether this interface is attached to.
-    pub fn holds(&self, ifindex: u32) -> bool {
+    pub(crate) fn holds(&self, ifindex: u32) -> bool {
         self.attached.contains_key(&ifindex)
     }
 
     /// Everything attached to, by index.
-    pub fn attachments(&self) -> Vec<Attachment> {
+    pub(crate) fn attachments(&self) -> Vec<Attachment> {
         self.attached
             .iter()
             .map(|(ifindex, attached)| Attachment {
@@ -137,7 +137,7 @@ impl Attacher {
     }
 
     /// Attaches to one interface by the first way that works.
-    pub fn attach(&mut self, ifindex: u32, interface: &Interface) -> Result<Mode, KernelError> {
+    pub(crate) fn attach(&mut self, ifindex: u32, interface: &Interface) -> Result<Mode, KernelError> {
         let mut way = self.ways.first().copied();
         let mut last = None;
         while let Some(mode) = way {
@@ -162,7 +162,7 @@ impl Attacher {
     }
 
     /// Lets go of one interface: it is gone, or no longer selected.
-    pub fn detach(&mut self, ifindex: u32) -> Option<Attachment> {
+    pub(crate) fn detach(&mut self, ifindex: u32) -> Option<Attachment> {
         let attached = self.attached.remove(&ifindex)?;
         Some(Attachment { interface: attached.interface.name.clone(), ifindex, mode: attached.mode })
     }

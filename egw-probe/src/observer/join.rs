@@ -21,7 +21,7 @@ const HELD_UP: Duration = Duration::from_secs(1);
 
 /// The join of SYNs and accepted connections.
 #[derive(Debug)]
-pub struct Join {
+pub(crate) struct Join {
     correlator: Correlator,
     last_tick: Monotonic,
     patient_until: Monotonic,
@@ -29,7 +29,7 @@ pub struct Join {
 
 impl Join {
     /// Nothing seen yet, at `now`.
-    pub fn new(now: Monotonic) -> Self {
+    pub(crate) fn new(now: Monotonic) -> Self {
         Self {
             correlator: Correlator::new(ATTEMPTS, EXPIRY),
             last_tick: now,
@@ -38,22 +38,22 @@ impl Join {
     }
 
     /// Takes in one SYN.
-    pub fn on_syn(&mut self, syn: &SynSeen) -> SynKind {
+    pub(crate) fn on_syn(&mut self, syn: &SynSeen) -> SynKind {
         self.correlator.syn(syn)
     }
 
     /// Takes in one accepted connection, whose SYN has been taken in before.
-    pub fn on_accepted(&mut self, source: SocketAddr, at: Monotonic) -> Option<Joined> {
+    pub(crate) fn on_accepted(&mut self, source: SocketAddr, at: Monotonic) -> Option<Joined> {
         self.correlator.accepted(source, at)
     }
 
     /// Connections wait for an accept that cannot be made at `now`: no attempt is given up on meanwhile.
-    pub fn on_accept_delayed(&mut self, now: Monotonic) {
+    pub(crate) fn on_accept_delayed(&mut self, now: Monotonic) {
         self.patient_until = now + HELD_UP;
     }
 
     /// Gives up on attempts whose time is over; returns how many since the last tick.
-    pub fn on_tick(&mut self, now: Monotonic) -> HalfOpen {
+    pub(crate) fn on_tick(&mut self, now: Monotonic) -> HalfOpen {
         if now.since(self.last_tick) > HELD_UP {
             self.patient_until = now + HELD_UP;
         }
@@ -65,12 +65,12 @@ impl Join {
     }
 
     /// When the latest attempt of `source` began.
-    pub fn syn_of(&self, source: &SocketAddr) -> Option<Monotonic> {
+    pub(crate) fn syn_of(&self, source: &SocketAddr) -> Option<Monotonic> {
         self.correlator.syn_of(source)
     }
 
     /// The attempts.
-    pub const fn correlator(&self) -> &Correlator {
+    pub(crate) const fn correlator(&self) -> &Correlator {
         &self.correlator
     }
 }

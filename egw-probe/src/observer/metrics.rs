@@ -9,6 +9,7 @@ use crate::document::verdict::Verdict;
 use crate::observer::attach::Attachment;
 use crate::observer::correlate::{HalfOpen, Joined, SynKind};
 use crate::observer::error::KernelError;
+use crate::observer::health::JoinHealth;
 
 /// From what one host's handshake takes to what a thrice-sent SYN takes, in seconds.
 const BUCKETS: [f64; 17] = [
@@ -26,6 +27,10 @@ pub struct KernelMetrics {
     syn_to_accept: HistogramVec,
     half_open: IntCounterVec,
     events_lost: IntCounter,
+    unobserved: IntCounter,
+    not_joined: IntCounter,
+    forgotten: IntCounter,
+    unreadable: IntCounter,
     ebpf_info: GaugeVec,
     clock_error: Gauge,
 }
@@ -59,6 +64,22 @@ impl KernelMetrics {
             events_lost: IntCounter::new(
                 "egw_probe_target_events_lost_total",
                 "SYNs that were counted but whose event found the ring full",
+            )?,
+            unobserved: IntCounter::new(
+                "egw_probe_target_unobserved_connections_total",
+                "Accepted connections whose SYN the kernel side did not see",
+            )?,
+            not_joined: IntCounter::new(
+                "egw_probe_target_not_joined_total",
+                "Accepted connections that came faster than they could be joined with their SYNs",
+            )?,
+            forgotten: IntCounter::new(
+                "egw_probe_target_attempts_forgotten_total",
+                "Connection attempts that had to make room for newer ones before their connection came",
+            )?,
+            unreadable: IntCounter::new(
+                "egw_probe_target_unreadable_events_total",
+                "Events that were not understood: object and program do not belong together",
             )?,
             ebpf_info: GaugeVec::new(
                 Opts::new("egw_probe_target_ebpf_info", "1 for each interface that is observed, by mode"),
@@ -122,16 +143,28 @@ impl KernelMetrics {
         self.half_open.with_label_values(&[Verdict::Denied.name()]).inc_by(more.denied);
     }
 
+    /// Adds to what tells how good the join is.
+    pub(super) fn health(&self, more: JoinHealth) {
+        self.unobserved.inc_by(more.unobserved);
+        self.not_joined.inc_by(more.not_joined);
+        self.forgotten.inc_by(more.forgotten);
+        self.unreadable.inc_by(more.unreadable);
+    }
+
     pub(super) fn clock_error(&self, error: Duration) {
         self.clock_error.set(error.as_secs_f64());
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 6] {
+    fn collectors(&self) -> [Box<dyn Collector>; 10] {
         [
             Box::new(self.syns.clone()),
             Box::new(self.syn_to_accept.clone()),
             Box::new(self.half_open.clone()),
             Box::new(self.events_lost.clone()),
+            Box::new(self.unobserved.clone()),
+            Box::new(self.not_joined.clone()),
+            Box::new(self.forgotten.clone()),
+            Box::new(self.unreadable.clone()),
             Box::new(self.ebpf_info.clone()),
             Box::new(self.clock_error.clone()),
         ]

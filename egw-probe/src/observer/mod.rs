@@ -3,21 +3,22 @@
 //! Data flows one way: ring -> [`event`] -> [`correlate`] -> [`metrics`]; netlink -> [`view`] -> [`attach`]. The decisions
 //! (`event`, `correlate`, `view`, `wall`, the order of `attach::ways`) are pure; [`task`] holds the descriptors.
 
-pub mod attach;
+pub(crate) mod attach;
 mod clsact;
-pub mod correlate;
-pub mod error;
-pub mod event;
-pub mod join;
-pub mod maps;
-pub mod metrics;
-pub mod netlink;
-pub mod object;
+pub(crate) mod correlate;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod health;
+pub(crate) mod join;
+pub(crate) mod maps;
+pub(crate) mod metrics;
+pub(crate) mod netlink;
+pub(crate) mod object;
 
-pub mod privilege;
-pub mod shared;
-pub mod task;
-pub mod thread;
+pub(crate) mod privilege;
+pub(crate) mod shared;
+pub(crate) mod task;
+pub(crate) mod thread;
 mod trace;
-pub mod view;
-pub mod wall;
+pub(crate) mod view;
+pub(crate) mod wall;

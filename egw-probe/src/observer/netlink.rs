@@ -16,7 +16,7 @@ use crate::observer::view::{HostView, Interface, News};
 
 /// What the kernel had to say.
 #[derive(Debug)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// Something has changed.
     News(News),
     /// The socket's buffer overflowed and notices are missing: read everything anew.
@@ -24,7 +24,7 @@ pub enum Notice {
 }
 
 /// A subscription to interface and address changes of the current network namespace.
-pub struct Netlink {
+pub(crate) struct Netlink {
     handle: Handle,
     notices: Box<dyn Stream<Item = Notice> + Send + Unpin>,
     connection: tokio::task::JoinHandle<()>,
@@ -32,7 +32,7 @@ pub struct Netlink {
 
 impl Netlink {
     /// Subscribes. Must run inside a tokio runtime, and in the network namespace that is to be watched. Needs no right.
-    pub fn subscribe() -> Result<Self, KernelError> {
+    pub(crate) fn subscribe() -> Result<Self, KernelError> {
         let (connection, handle, messages) = new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -45,7 +45,7 @@ impl Netlink {
 
     /// Reads all interfaces and addresses. Changes that happen meanwhile are among the notices too; applying them twice
     /// does no harm.
-    pub async fn read_all(&self) -> Result<HostView, KernelError> {
+    pub(crate) async fn read_all(&self) -> Result<HostView, KernelError> {
         let failed = |e: rtnetlink::Error| KernelError::Netlink {
             doing: "reading interfaces and addresses",
             source: io::Error::other(e),
@@ -65,7 +65,7 @@ impl Netlink {
     }
 
     /// The next notice; waits for ever when the kernel has hung up, which it does not do.
-    pub async fn next(&mut self) -> Notice {
+    pub(crate) async fn next(&mut self) -> Notice {
         match self.notices.next().await {
             Some(notice) => notice,
             None => std::future::pending().await,

@@ -18,7 +18,7 @@ use crate::observer::privilege;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/egw-probe.bpf.o");
 
 /// CIDRs that fit in each family's map.
-pub const MAX_CIDRS: u32 = 4096;
+pub(crate) const MAX_CIDRS: u32 = 4096;
 
 /// What is patched into the program before the kernel verifies it.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ pub const NEEDED: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_AD
 ///
 /// A file capability without the effective bit (`+p`, which alone survives a bounding set that lacks one of them) leaves
 /// them permitted only.
-pub fn raise() -> Vec<Capability> {
+pub(crate) fn raise() -> Vec<Capability> {
     NEEDED
         .into_iter()
         .filter(|capability| {

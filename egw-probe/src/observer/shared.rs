@@ -1,17 +1,19 @@
 //! What the observer's task and everybody else share: the ring's reader, the correlator, the readable maps.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
 use egw_probe_common::event::Counters;
 use egw_probe_common::tag::TagRecord;
+use parking_lot::Mutex;
 
 use crate::document::verdict::Verdict;
 use crate::observer::attach::Attachment;
 use crate::observer::correlate::SynKind;
 use crate::observer::error::KernelError;
 use crate::observer::event::{self, SynSeen};
+use crate::observer::health::JoinHealth;
 use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
@@ -71,25 +73,11 @@ struct Core {
     on_syn: Option<SynListener>,
     unreadable: u64,
     reported: ClassTotals,
+    reported_health: JoinHealth,
 }
 
 /// Hears of a SYN, and whether it is one sent again.
-pub type SynListener = Arc<dyn Fn(&SynSeen, SynKind) + Send + Sync>;
-
-/// Counts that tell how good the join is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JoinHealth {
-    /// Accepted connections whose SYN was not known.
-    pub unmatched: u64,
-    /// Attempts forgotten for want of room.
-    pub forgotten: u64,
-    /// Accepted connections that found the queue to the join full.
-    pub not_joined: u64,
-    /// Ring records that were not understood: none, unless object and program do not belong together.
-    pub unreadable: u64,
-    /// Attempts remembered now.
-    pub remembered: usize,
-}
+pub(crate) type SynListener = Arc<dyn Fn(&SynSeen, SynKind) + Send + Sync>;
 
 pub(super) struct Shared {
     tables: Tables,
@@ -120,6 +108,7 @@ impl Shared {
                 on_syn,
                 unreadable: 0,
                 reported: ClassTotals::default(),
+                reported_health: JoinHealth::default(),
             }),
             waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
             attachments: Mutex::new(Vec::new()),
@@ -130,12 +119,12 @@ impl Shared {
     /// Reads up to `limit` events, joins what was accepted; whether the ring is empty now.
     pub(super) fn drain(&self, limit: usize) -> bool {
         // Taken before the ring is read: their SYNs came earlier, so they are among the events once the ring is empty.
-        let accepted = std::mem::take(&mut lock(&self.waiting).accepted);
-        let mut core = lock(&self.core);
+        let accepted = std::mem::take(&mut self.waiting.lock().accepted);
+        let mut core = self.core.lock();
         let empty = core.read_events(&self.metrics, limit);
         if !empty && !accepted.is_empty() {
             // Too early for these; they go back in front of those that came meanwhile.
-            let mut waiting = lock(&self.waiting);
+            let mut waiting = self.waiting.lock();
             let meanwhile = std::mem::replace(&mut waiting.accepted, accepted);
             waiting.accepted.extend(meanwhile);
             return false;
@@ -151,8 +140,11 @@ impl Shared {
     /// Expires attempts and brings the metrics up to date.
     pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
         let totals = ClassTotals::from(self.tables.counters()?);
-        let mut core = lock(&self.core);
+        let not_joined = self.waiting.lock().dropped;
+        let mut core = self.core.lock();
         self.metrics.half_open(core.join.on_tick(now));
+        let health = core.health(not_joined);
+        self.metrics.health(health.since(std::mem::replace(&mut core.reported_health, health)));
         let before = std::mem::replace(&mut core.reported, totals);
         self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
         self.metrics.lost(Verdict::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
@@ -165,11 +157,20 @@ impl Shared {
 
     pub(super) fn set_attachments(&self, attachments: Vec<Attachment>) {
         self.metrics.attachments(&attachments);
-        *lock(&self.attachments) = attachments;
+        *self.attachments.lock() = attachments;
     }
 }
 
 impl Core {
+    fn health(&self, not_joined: u64) -> JoinHealth {
+        JoinHealth {
+            unobserved: self.join.correlator().unmatched(),
+            forgotten: self.join.correlator().forgotten(),
+            not_joined,
+            unreadable: self.unreadable,
+        }
+    }
+
     fn read_events(&mut self, metrics: &KernelMetrics, limit: usize) -> bool {
         for _ in 0..limit {
             let Some(record) = self.ring.next() else { return true };
@@ -193,7 +194,7 @@ impl ObserverHandle {
     /// for the kernel.
     pub fn accepted(&self, source: SocketAddr, at: Monotonic) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let mut waiting = lock(&self.0.waiting);
+        let mut waiting = self.0.waiting.lock();
         if waiting.accepted.len() < ACCEPTED {
             waiting.accepted.push(Accepted { source, at });
         } else {
@@ -203,14 +204,14 @@ impl ObserverHandle {
 
     /// Tells that connections wait for an accept that cannot be made now: no attempt is given up on meanwhile.
     pub fn accepting_waits(&self, now: Monotonic) {
-        lock(&self.0.core).join.on_accept_delayed(now);
+        self.0.core.lock().join.on_accept_delayed(now);
     }
 
     /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
     /// thousand events to find it; `None` when it is not among them.
     pub fn syn_of(&self, source: SocketAddr) -> Option<Monotonic> {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let mut core = lock(&self.0.core);
+        let mut core = self.0.core.lock();
         core.read_events(&self.0.metrics, 4096);
         core.join.syn_of(&source)
     }
@@ -232,20 +233,13 @@ impl ObserverHandle {
 
     /// What is attached to now.
     pub fn attachments(&self) -> Vec<Attachment> {
-        lock(&self.0.attachments).clone()
+        self.0.attachments.lock().clone()
     }
 
     /// How good the join is.
     pub fn join_health(&self) -> JoinHealth {
-        let not_joined = lock(&self.0.waiting).dropped;
-        let core = lock(&self.0.core);
-        JoinHealth {
-            unmatched: core.join.correlator().unmatched(),
-            forgotten: core.join.correlator().forgotten(),
-            not_joined,
-            unreadable: core.unreadable,
-            remembered: core.join.correlator().len(),
-        }
+        let not_joined = self.0.waiting.lock().dropped;
+        self.0.core.lock().health(not_joined)
     }
 
     /// Brings the metrics up to date; to be called before they are served.
@@ -253,9 +247,4 @@ impl ObserverHandle {
         self.0.drain(usize::MAX >> 1);
         self.0.settle(Monotonic::now())
     }
-}
-
-// A panic elsewhere leaves counters and queues that are still true.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use crate::observer::task::{KernelConfig, KernelObserver};
 use crate::sys::sandbox;
 
 /// A running kernel side.
-pub struct KernelThread {
+pub(crate) struct KernelThread {
     /// Access to what it sees.
     pub handle: ObserverHandle,
     /// The capabilities that threads need that read its maps: none from Linux 5.19 on.
@@ -23,7 +23,7 @@ pub struct KernelThread {
 
 impl KernelThread {
     /// Loads and attaches; returns once it is in force.
-    pub fn start(
+    pub(crate) fn start(
         config: KernelConfig,
         metrics: KernelMetrics,
         on_syn: Option<SynListener>,
@@ -73,7 +73,7 @@ impl KernelThread {
     }
 
     /// Detaches everything.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         let _ = self.stop.send(());
         let _ = self.thread.join();
     }

@@ -9,7 +9,7 @@ use crate::config::choice::Selection;
 
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Its name.
     pub name: String,
     /// Whether it is administratively up.
@@ -20,7 +20,7 @@ pub struct Interface {
 
 /// One piece of news, with the interface's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub(crate) enum News {
     /// An interface is there, or has changed.
     Interface(u32, Interface),
     /// An interface is gone, and its addresses with it.
@@ -33,14 +33,14 @@ pub enum News {
 
 /// The host as netlink has told it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostView {
+pub(crate) struct HostView {
     interfaces: BTreeMap<u32, Interface>,
     addresses: BTreeSet<(u32, IpAddr)>,
 }
 
 impl HostView {
     /// Takes in one piece of news.
-    pub fn apply(&mut self, news: News) {
+    pub(crate) fn apply(&mut self, news: News) {
         match news {
             News::Interface(index, interface) => {
                 self.interfaces.insert(index, interface);
@@ -59,12 +59,12 @@ impl HostView {
     }
 
     /// The host's own addresses.
-    pub fn own(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn own(&self) -> BTreeSet<IpAddr> {
         self.addresses.iter().map(|(_, address)| *address).collect()
     }
 
     /// The interfaces to observe, by index.
-    pub fn selected(&self, selection: &Selection) -> BTreeMap<u32, Interface> {
+    pub(crate) fn selected(&self, selection: &Selection) -> BTreeMap<u32, Interface> {
         let holds_address = |index: u32| self.addresses.iter().any(|(holder, _)| *holder == index);
         self.interfaces
             .iter()
@@ -77,12 +77,12 @@ impl HostView {
     }
 
     /// Whether an interface is there.
-    pub fn has(&self, index: u32) -> bool {
+    pub(crate) fn has(&self, index: u32) -> bool {
         self.interfaces.contains_key(&index)
     }
 
     /// The first of the named interfaces that is not there.
-    pub fn first_missing<'a>(&self, selection: &'a Selection) -> Option<&'a str> {
+    pub(crate) fn first_missing<'a>(&self, selection: &'a Selection) -> Option<&'a str> {
         let Selection::Named(names) = selection else { return None };
         names.iter().find(|name| !self.interfaces.values().any(|i| i.name == **name)).map(String::as_str)
     }

@@ -9,7 +9,7 @@ const READINGS: usize = 16;
 
 /// The error bound of the offset, as the wall clock read between two readings of the monotonic one gives it: half of the
 /// time between those, and the nanosecond that halving cuts off.
-pub fn error_bound() -> Duration {
+pub(crate) fn error_bound() -> Duration {
     let between = |_| {
         let before = Monotonic::now();
         let _wall = std::hint::black_box(SystemTime::now());

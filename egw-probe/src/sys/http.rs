@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -74,7 +75,7 @@ impl Page {
 pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
 /// Serves `pages` on `listener` until `shutdown` is ready.
-pub async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
+pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
     let conversations = Arc::new(Conversations::default());
     let accept_all = async {
         loop {
@@ -122,7 +123,7 @@ impl Conversation {
 
 impl Conversations {
     fn under_way(&self) -> MutexGuard<'_, VecDeque<Conversation>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.retain(|conversation| !conversation.task.is_finished());
         all
     }
@@ -200,14 +201,14 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
 
 /// A server on a thread of its own, so that no scrape delays a probe.
 #[derive(Debug)]
-pub struct HttpThread {
+pub(crate) struct HttpThread {
     stop: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl HttpThread {
     /// Starts serving `pages` on `listener`.
-    pub fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> io::Result<Self> {
+    pub(crate) fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
@@ -229,7 +230,7 @@ impl HttpThread {
     }
 
     /// Lets answers under way end, and stops.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         let _ = self.stop.send(());
         let _ = self.thread.join();
     }

@@ -29,9 +29,16 @@ pub fn init(level: tracing::Level, format: Format) {
     }
 }
 
+/// Leave to write a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// How many were held back since the last one, if any were.
+    pub held_back: Option<u64>,
+}
+
 /// Lets a few lines in a second through, and counts the others.
 #[derive(Debug)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     per_second: u64,
     window: Option<Monotonic>,
     passed: u64,
@@ -42,12 +49,12 @@ impl RateLimit {
     const WINDOW: Duration = Duration::from_secs(1);
 
     /// A limit of so many lines in a second.
-    pub const fn per_second(lines: u64) -> Self {
+    pub(crate) const fn per_second(lines: u64) -> Self {
         Self { per_second: lines, window: None, passed: 0, held_back: 0 }
     }
 
-    /// `Some` if a line may be written now. Inside is the number of lines held back since the last one, if there were any.
-    pub fn pass(&mut self, now: Monotonic) -> Option<Option<u64>> {
+    /// `Some` if a line may be written now.
+    pub(crate) fn pass(&mut self, now: Monotonic) -> Option<Pass> {
         if self.window.is_none_or(|window| now.since(window) >= Self::WINDOW) {
             self.window = Some(now);
             self.passed = 0;
@@ -58,7 +65,7 @@ impl RateLimit {
         }
         self.passed += 1;
         let held_back = std::mem::take(&mut self.held_back);
-        Some((held_back > 0).then_some(held_back))
+        Some(Pass { held_back: (held_back > 0).then_some(held_back) })
     }
 }
 
@@ -70,11 +77,11 @@ mod tests {
     fn a_few_lines_a_second_pass_and_the_rest_is_counted() {
         let at = |ms: u64| Monotonic::from_ns(ms * 1_000_000);
         let mut limit = RateLimit::per_second(2);
-        assert_eq!(limit.pass(at(0)), Some(None));
-        assert_eq!(limit.pass(at(1)), Some(None));
+        assert_eq!(limit.pass(at(0)), Some(Pass { held_back: None }));
+        assert_eq!(limit.pass(at(1)), Some(Pass { held_back: None }));
         assert_eq!(limit.pass(at(2)), None);
         assert_eq!(limit.pass(at(999)), None);
-        assert_eq!(limit.pass(at(1000)), Some(Some(2)));
-        assert_eq!(limit.pass(at(2500)), Some(None));
+        assert_eq!(limit.pass(at(1000)), Some(Pass { held_back: Some(2) }));
+        assert_eq!(limit.pass(at(2500)), Some(Pass { held_back: None }));
     }
 }

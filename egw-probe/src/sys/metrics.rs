@@ -12,11 +12,11 @@ use prometheus::{
 use crate::sys::http::Page;
 
 /// Buckets of handshake times, in seconds: from a veth pair to the far side of the world.
-pub const CONNECT_BUCKETS: [f64; 14] =
+pub(crate) const CONNECT_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// A registry with `egw_probe_build_info`.
-pub fn registry() -> prometheus::Result<Registry> {
+pub(crate) fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     let info = Registrar(&registry).gauges(
         "egw_probe_build_info",
@@ -29,20 +29,20 @@ pub fn registry() -> prometheus::Result<Registry> {
 
 /// What `/metrics` shows: everything in a registry, and the `process_*` family.
 #[derive(Debug)]
-pub struct Exposition {
+pub(crate) struct Exposition {
     registry: Registry,
     process: Once,
 }
 
 impl Exposition {
     /// Of this registry.
-    pub fn new(registry: Registry) -> Self {
+    pub(crate) fn new(registry: Registry) -> Self {
         Self { registry, process: Once::new() }
     }
 
     /// The page. The first call sets the process metrics up: that reads files for longer than anything else that the
     /// client does before its first probe.
-    pub fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> Page {
         self.process.call_once(|| {
             if let Err(error) = self.registry.register(Box::new(ProcessCollector::for_self())) {
                 tracing::warn!(%error, "no process metrics");
@@ -54,29 +54,28 @@ impl Exposition {
 
 /// Makes metrics that are registered from the start, a line each. `label` is the one label of a family.
 #[derive(Debug, Clone, Copy)]
-pub struct Registrar<'a>(pub &'a Registry);
+pub(crate) struct Registrar<'a>(pub &'a Registry);
 
-#[expect(missing_docs, reason = "each method is named after what it makes")]
 impl Registrar<'_> {
     fn register<C: Collector + Clone + 'static>(self, metric: C) -> prometheus::Result<C> {
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
 
-    pub fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    pub(crate) fn counter(self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         self.register(IntCounter::new(name, help)?)
     }
 
-    pub fn counter_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Counter> {
+    pub(crate) fn counter_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Counter> {
         self.register(Counter::new(name, help)?)
     }
 
-    pub fn counters(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+    pub(crate) fn counters(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
         self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
     }
 
     /// A counter for each value of the label, all there from the start.
-    pub fn counter_each(
+    pub(crate) fn counter_each(
         self,
         name: &str,
         help: &str,
@@ -87,27 +86,32 @@ impl Registrar<'_> {
         Ok(values.into_iter().map(|value| family.with_label_values(&[value])).collect())
     }
 
-    pub fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    pub(crate) fn gauge(self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.register(IntGauge::new(name, help)?)
     }
 
-    pub fn gauge_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    pub(crate) fn gauge_of_seconds(self, name: &str, help: &str) -> prometheus::Result<Gauge> {
         self.register(Gauge::new(name, help)?)
     }
 
-    pub fn gauges(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+    pub(crate) fn gauges(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
         self.register(IntGaugeVec::new(Opts::new(name, help), &[label])?)
     }
 
-    pub fn gauges_of_seconds(self, name: &str, help: &str, label: &str) -> prometheus::Result<GaugeVec> {
+    pub(crate) fn gauges_of_seconds(
+        self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> prometheus::Result<GaugeVec> {
         self.register(GaugeVec::new(Opts::new(name, help), &[label])?)
     }
 
-    pub fn histogram(self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    pub(crate) fn histogram(self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
         self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
     }
 
-    pub fn histograms(
+    pub(crate) fn histograms(
         self,
         name: &str,
         help: &str,

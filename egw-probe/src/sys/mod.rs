@@ -1,14 +1,14 @@
 //! The rim: sockets, clocks, rings, signals, sandbox, output. Without opinions: what anything means is decided elsewhere.
 
-pub mod clock;
-pub mod http;
-pub mod log;
-pub mod metrics;
-pub mod net;
-pub mod output;
-pub mod poller;
-pub mod progress;
-pub mod sandbox;
-pub mod signals;
-pub mod sockopt;
-pub mod tcp;
+pub(crate) mod clock;
+pub(crate) mod http;
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod net;
+pub(crate) mod output;
+pub(crate) mod poller;
+pub(crate) mod progress;
+pub(crate) mod sandbox;
+pub(crate) mod signals;
+pub(crate) mod sockopt;
+pub(crate) mod tcp;

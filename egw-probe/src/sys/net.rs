@@ -10,11 +10,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 const BACKLOG: i32 = 4096;
 
 /// Descriptors that neither probes nor held connections may use: HTTP, logs, the resolver.
-pub const RESERVED_DESCRIPTORS: u64 = 160;
+pub(crate) const RESERVED_DESCRIPTORS: u64 = 160;
 
 /// Listens on `address`. An unspecified IPv6 address takes IPv4 connections too, and becomes the unspecified IPv4
 /// address on a kernel without IPv6. A second listener on the same port fails, in this process or another.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = bind(address, false)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -24,7 +24,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// The first one is bound without the option: so a listener of any other process makes this fail with `AddrInUse`,
 /// instead of sharing its connections with us in silence.
-pub fn listen_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn listen_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let first = bind(address, false)?;
     // Listening, it keeps everybody else out; only then does it let siblings in.
     first.listen(BACKLOG)?;
@@ -62,7 +62,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 
 /// SYNs and handshakes that the kernel of this network namespace dropped because a listener's accept queue was full
 /// (`ListenOverflows` of `TcpExt`, /proc/net/netstat); every listener counts, not only ours. `None` where it is not told.
-pub fn listen_overflows() -> Option<u64> {
+pub(crate) fn listen_overflows() -> Option<u64> {
     // The counters of the thread's namespace: the process may have been moved since it started.
     let text = std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -72,7 +72,7 @@ pub fn listen_overflows() -> Option<u64> {
 }
 
 /// Raises the soft limit on open descriptors to the hard one, and returns it.
-pub fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };

@@ -16,7 +16,7 @@ use crate::sys::progress;
 ///
 /// # Errors
 /// What writing answered.
-pub fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     progress::clear();
     let stdout = io::stdout().lock();
     match append(&stdout, text.as_bytes()) {
@@ -67,7 +67,7 @@ fn synced(file: impl AsFd) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What writing or renaming answered; nothing is left behind.
-pub fn write_file(file: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_file(file: &Path, text: &str) -> io::Result<()> {
     if file.metadata().is_ok_and(|there| !there.is_file()) {
         return std::fs::write(file, text);
     }

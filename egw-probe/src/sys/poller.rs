@@ -5,14 +5,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-pub use rustix::event::epoll::EventFlags;
+pub(crate) use rustix::event::epoll::EventFlags;
 use rustix::event::{Timespec, epoll};
 
 use crate::sys::clock::Monotonic;
 
 /// Something that is ready.
 #[derive(Debug, Clone, Copy)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// What it was added as.
     pub token: u64,
     /// What it is ready for.
@@ -21,31 +21,26 @@ pub struct Ready {
 
 /// An epoll instance.
 #[derive(Debug)]
-pub struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
 }
 
 impl Poller {
     /// Events taken from the kernel at a time.
-    pub const BATCH: usize = 256;
+    pub(crate) const BATCH: usize = 256;
 
     /// An empty one.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Watches `source` as `token`, until it is closed or removed.
-    pub fn add(&self, source: impl AsFd, token: u64, interest: EventFlags) -> io::Result<()> {
+    pub(crate) fn add(&self, source: impl AsFd, token: u64, interest: EventFlags) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), interest)?)
     }
 
-    /// Watches `source` no longer.
-    pub fn remove(&self, source: impl AsFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.epoll, source)?)
-    }
-
     /// Waits until something is ready or `until` has come, without end if there is no `until`; appends to `ready`.
-    pub fn wait(&self, until: Option<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
+    pub(crate) fn wait(&self, until: Option<Monotonic>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let timeout = until.map(|until| timespec(until.since(Monotonic::now())));
         let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; Self::BATCH];
         match epoll::wait(&self.epoll, &mut room[..], timeout.as_ref()) {
@@ -68,6 +63,6 @@ impl AsFd for Poller {
 }
 
 /// A length of time as the kernel takes it.
-pub fn timespec(length: Duration) -> Timespec {
+pub(crate) fn timespec(length: Duration) -> Timespec {
     Timespec { tv_sec: length.as_secs() as i64, tv_nsec: i64::from(length.subsec_nanos()) }
 }

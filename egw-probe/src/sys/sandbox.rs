@@ -15,7 +15,7 @@ use seccompiler::{
 
 /// Which end the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// `egw-probe client`.
     Client,
     /// `egw-probe external-target`: may also use the BPF maps, links and programs that it holds.
@@ -127,7 +127,7 @@ const BPF_PROG_LOAD: u64 = 5;
 
 /// Puts every thread of the process under the filter of `role`, for good. Where the kernel has no seccomp, or somebody
 /// forbids its use, a warning says so, and measuring goes on.
-pub fn enter(role: Role) {
+pub(crate) fn enter(role: Role) {
     let entered =
         filter(role).map_err(Into::into).and_then(|filter| seccompiler::apply_filter_all_threads(&filter));
     if let Err(error) = entered {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Sets a socket option whose value is an integer, for those that no crate knows.
-pub fn set_option(
+pub(crate) fn set_option(
     socket: impl AsFd,
     level: libc::c_int,
     option: libc::c_int,

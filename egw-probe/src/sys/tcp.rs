@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::sys::sockopt;
 
 /// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
-pub fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
+pub(crate) fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
     info(socket).map(|info| info.tcpi_total_retrans)
 }
 
 /// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake. `None` if it
 /// took no sample, as when the SYN-ACK had to be sent again.
-pub fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
+pub(crate) fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
     info(socket).map(|info| match info.tcpi_rtt {
         0 => None,
         microseconds => Some(Duration::from_micros(u64::from(microseconds))),
@@ -24,7 +24,7 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
 /// How long ago the handshake of an accepted connection was complete, if nothing has been sent on it yet: `tcpi_last_data_sent`
 /// counts from the birth of the socket (tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), in ticks of the kernel's clock
 /// (1 to 10 ms).
-pub fn since_handshake(socket: impl AsFd) -> io::Result<Duration> {
+pub(crate) fn since_handshake(socket: impl AsFd) -> io::Result<Duration> {
     info(socket).map(|info| Duration::from_millis(u64::from(info.tcpi_last_data_sent)))
 }
 
@@ -49,12 +49,12 @@ fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
 }
 
 /// Makes a listener keep the headers of each connection's SYN (`TCP_SAVE_SYN`).
-pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
+pub(crate) fn save_syns(listener: impl AsFd) -> io::Result<()> {
     set_option(listener, libc::TCP_SAVE_SYN, 1)
 }
 
 /// The network and transport headers of an accepted connection's SYN, once (`TCP_SAVED_SYN`); empty if none were kept.
-pub fn saved_syn(socket: impl AsFd, headers: &mut [u8; 256]) -> io::Result<&[u8]> {
+pub(crate) fn saved_syn(socket: impl AsFd, headers: &mut [u8; 256]) -> io::Result<&[u8]> {
     let mut length = headers.len() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `headers`.
     let result = unsafe {
@@ -77,7 +77,7 @@ fn set_option(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io:
 ///
 /// By TCP_REPAIR (net/ipv4/tcp.c): the write queue's sequence number, set while the socket is closed, is what connect
 /// begins with. To the kernel 0 means "choose one". The option resets SO_REUSEADDR.
-pub fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> {
+pub(crate) fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> {
     const TCP_SEND_QUEUE: libc::c_int = 2;
     let socket = socket.as_fd();
     set_option(socket, libc::TCP_REPAIR, 1)?;
@@ -87,7 +87,7 @@ pub fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Result<()> 
 }
 
 /// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
-pub fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
+pub(crate) fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open, and SIOCOUTQ (the number of TIOCOUTQ) writes one c_int.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use egw_probe::sys::clock::Monotonic;
+use egw_probe::workbench::sys::Monotonic;
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
 use serde_json::Value;

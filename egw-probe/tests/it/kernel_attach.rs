@@ -5,10 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use egw_probe::config::choice::AttachMode;
-use egw_probe::config::choice::Selection;
-use egw_probe::observer::attach::Mode;
-use egw_probe::observer::error::KernelError;
+use egw_probe::workbench::config::{AttachMode, Selection};
+use egw_probe::workbench::observer::{KernelError, Mode};
 
 use crate::common::told::{as_root, skip};
 use crate::common::wait_for;
@@ -49,7 +47,7 @@ fn every_mode_counts_every_syn_once_and_in_its_class() {
         ] {
             assert!(text.lines().any(|l| l == line), "{requested:?}: no {line} in\n{text}");
         }
-        assert_eq!(running.handle.join_health().unmatched, 0);
+        assert_eq!(running.handle.join_health().unobserved, 0);
         let sources = running.handle.sources().unwrap();
         let mut seen: Vec<_> = sources.seen.iter().map(|s| (s.address.to_string(), s.syns)).collect();
         seen.sort();

@@ -2,10 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use egw_probe::config::choice::AttachMode;
-use egw_probe::config::choice::Selection;
-use egw_probe::observer::attach::Mode;
-use egw_probe::observer::task::KernelConfig;
+use egw_probe::workbench::config::{AttachMode, Selection};
+use egw_probe::workbench::observer::{KernelConfig, Mode};
 
 use crate::common::told::as_root;
 use crate::common::wait_for;

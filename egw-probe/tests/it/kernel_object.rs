@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya_obj::generated::bpf_map_type;
 use aya_obj::{Object, ProgramSection};
-use egw_probe::observer::object::OBJECT;
+use egw_probe::workbench::observer::OBJECT;
 use egw_probe_common::address::Address;
 use egw_probe_common::event::{Counters, OwnFew, SourceRecord};
 use egw_probe_common::seen::{BUCKETS, Bucket};

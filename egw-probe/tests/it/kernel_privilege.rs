@@ -5,12 +5,8 @@
 use std::num::NonZeroU16;
 
 use caps::{CapSet, Capability};
-use egw_probe::config::choice::AttachMode;
-use egw_probe::config::choice::Selection;
-use egw_probe::observer::error::KernelError;
-use egw_probe::observer::metrics::KernelMetrics;
-use egw_probe::observer::privilege::NEEDED;
-use egw_probe::observer::task::{KernelConfig, KernelObserver};
+use egw_probe::workbench::config::{AttachMode, Selection};
+use egw_probe::workbench::observer::{KernelConfig, KernelError, KernelMetrics, KernelObserver, NEEDED};
 use prometheus::Registry;
 
 use crate::common::told::as_root;
@@ -62,7 +58,7 @@ fn three_capabilities_suffice_for_an_ordinary_user_and_none_is_needed_afterwards
     with_only(&NEEDED, || {
         let observer = start().unwrap();
         let needed = observer.needed_capabilities();
-        egw_probe::sys::sandbox::keep_only(&needed).unwrap();
+        egw_probe::workbench::sys::keep_only(&needed).unwrap();
         for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             let left = caps::read(None, set).unwrap();
             assert_eq!(left, needed.iter().copied().collect(), "{set:?}");

@@ -42,7 +42,7 @@ impl PortRange {
 
 /// Where stress connections leave from and go to.
 #[derive(Debug, Clone, Copy)]
-pub struct Ways<'a> {
+pub(crate) struct Ways<'a> {
     /// Targets, the client's own first.
     pub targets: &'a [SocketAddr],
     /// Local addresses; if empty, the route's.
@@ -111,14 +111,14 @@ fn choose_from(socket: impl AsFd, PortRange { low, high }: PortRange) -> io::Res
 
 /// All lanes, taken in turn.
 #[derive(Debug)]
-pub struct Lanes {
+pub(crate) struct Lanes {
     all: Vec<Lane>,
     next: usize,
 }
 
 impl Lanes {
     /// Every source with every target, each with these ports; without them the kernel chooses.
-    pub fn new(ways: Ways<'_>, ports: Option<Ports>) -> Self {
+    pub(crate) fn new(ways: Ways<'_>, ports: Option<Ports>) -> Self {
         let sources: Vec<Option<IpAddr>> = match ways.sources {
             [] => vec![ways.route.source_addr],
             some => some.iter().copied().map(Some).collect(),
@@ -134,7 +134,7 @@ impl Lanes {
     }
 
     /// Begins a handshake on the next lane that has a port; also says which lane that is.
-    pub fn dial(&mut self) -> (io::Result<Socket>, u16) {
+    pub(crate) fn dial(&mut self) -> (io::Result<Socket>, u16) {
         let first = self.next;
         loop {
             let number = self.next;
@@ -149,7 +149,7 @@ impl Lanes {
     }
 
     /// Target of a lane.
-    pub fn target(&self, lane: u16) -> SocketAddr {
+    pub(crate) fn target(&self, lane: u16) -> SocketAddr {
         self.all[usize::from(lane)].destination.target
     }
 }

@@ -15,7 +15,7 @@ const POOL_TOLERANCE: f64 = 0.02;
 
 /// What is known when the test is over.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub(crate) struct Evidence<'a> {
     /// Why it ended.
     pub ended: StressEnd,
     /// Dials that failed.
@@ -63,7 +63,7 @@ impl Evidence<'_> {
 }
 
 /// Which limit it was; `None` if the test ended without meeting one.
-pub fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
+pub(crate) fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
     let e = evidence;
     if e.ended == StressEnd::Descriptors || e.failed(DialFailure::NoDescriptor) > 0 {
         return Some(Limit {

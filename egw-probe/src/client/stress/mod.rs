@@ -3,10 +3,10 @@
 //! As the old program: connections are dialled and kept, and the test ends after 3 failed dials. A kept connection
 //! costs a descriptor, a registration with epoll and a few bytes in a table: no task and no buffer.
 
-pub mod lanes;
-pub mod limit;
-pub mod series;
-pub mod shard;
+pub(crate) mod lanes;
+pub(crate) mod limit;
+pub(crate) mod series;
+pub(crate) mod shard;
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,7 +35,7 @@ const KEEPALIVE_RETRIES: u32 = 15;
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// Refuses a number of connections that the descriptor limit does not allow, before anything is opened.
-pub fn check_descriptors(config: &StressConfig, descriptors: u64) -> Result<(), ConfigError> {
+pub(crate) fn check_descriptors(config: &StressConfig, descriptors: u64) -> Result<(), ConfigError> {
     let most = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
     match config.connections {
         Some(wanted) if wanted > most => {
@@ -56,7 +56,7 @@ pub fn check_descriptors(config: &StressConfig, descriptors: u64) -> Result<(), 
 
 /// Runs the stress test. Then calls `over` with what came of it, with all connections open; goes on counting those that
 /// close, until a signal comes, if `over` wants that.
-pub fn run<E: From<io::Error>>(
+pub(crate) fn run<E: From<io::Error>>(
     config: &StressConfig,
     ways: Ways<'_>,
     descriptors: u64,

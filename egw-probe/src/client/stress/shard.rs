@@ -17,7 +17,7 @@ use crate::client::stress::series::{Event, Series};
 use crate::document::quantiles::Quantiles;
 use crate::document::stress::{CAP, Closing, FailedDial, StressEnd, StressReport};
 use crate::sys::clock::Monotonic;
-use crate::sys::log::RateLimit;
+use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller, Ready};
 
 /// How long one dial may take, as in the old program.
@@ -31,7 +31,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// What all shards go by.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// Where everything is counted.
     pub metrics: &'a ClientMetrics,
     /// The first dial.
@@ -52,7 +52,7 @@ pub struct Plan<'a> {
 
 /// Counts of all shards together.
 #[derive(Debug, Default)]
-pub struct Total {
+pub(crate) struct Total {
     /// Connections established.
     pub opened: AtomicU64,
     /// Connections open now.
@@ -121,7 +121,7 @@ struct Dial {
 
 /// A share of the dials and of the connections. These stay open until it is dropped.
 #[derive(Debug)]
-pub struct Shard<'a> {
+pub(crate) struct Shard<'a> {
     plan: &'a Plan<'a>,
     poller: Poller,
     slots: Vec<Slot>,
@@ -142,7 +142,7 @@ pub struct Shard<'a> {
 
 /// What a shard counted.
 #[derive(Debug)]
-pub struct ShardReport {
+pub(crate) struct ShardReport {
     /// Why it ended.
     pub ended: StressEnd,
     /// Its counts and lists; what only all shards together know is left out.
@@ -157,7 +157,7 @@ pub struct ShardReport {
 
 impl<'a> Shard<'a> {
     /// A shard with so many dials under way at a time.
-    pub fn new(plan: &'a Plan<'a>, concurrency: usize, lanes: Lanes) -> io::Result<Self> {
+    pub(crate) fn new(plan: &'a Plan<'a>, concurrency: usize, lanes: Lanes) -> io::Result<Self> {
         Ok(Self {
             plan,
             poller: Poller::new()?,
@@ -176,12 +176,12 @@ impl<'a> Shard<'a> {
     }
 
     /// What becomes readable when there is something to [`look`](Self::look) at.
-    pub fn poller(&self) -> &Poller {
+    pub(crate) fn poller(&self) -> &Poller {
         &self.poller
     }
 
     /// Dials until the plan is over. Dials still under way then end; connections stay open.
-    pub fn run(&mut self) -> io::Result<ShardReport> {
+    pub(crate) fn run(&mut self) -> io::Result<ShardReport> {
         let mut look_for_timeouts = self.plan.begun + GLANCE;
         let ended = loop {
             let now = Monotonic::now();
@@ -227,7 +227,7 @@ impl<'a> Shard<'a> {
     }
 
     /// Takes in what has happened to open connections, without waiting.
-    pub fn look(&mut self) -> io::Result<()> {
+    pub(crate) fn look(&mut self) -> io::Result<()> {
         self.wait(Monotonic::now()).map(drop)
     }
 
@@ -313,7 +313,7 @@ impl<'a> Shard<'a> {
         self.series.note(now.since(self.plan.begun), Event::Failed);
         self.plan.metrics.stress.failed[reason as usize].inc();
         let target = self.lanes.target(lane).to_string();
-        if let Some(held_back) = self.log.pass(now) {
+        if let Some(Pass { held_back }) = self.log.pass(now) {
             let failed = self.report.failed;
             tracing::warn!(%error, reason = reason.name(), target, ?elapsed, open, failed, held_back, "dial failed");
         }
@@ -390,7 +390,7 @@ impl<'a> Shard<'a> {
         self.series.note(at, Event::Opened(elapsed));
         self.plan.metrics.stress.opened(elapsed);
         if elapsed > SLOW_DIAL
-            && let Some(held_back) = self.log.pass(now)
+            && let Some(Pass { held_back }) = self.log.pass(now)
         {
             tracing::warn!(
                 ?elapsed,
@@ -434,7 +434,7 @@ impl<'a> Shard<'a> {
         *self.report.closed_by.entry(closing.reason).or_default() += 1;
         self.series.note(at, Event::Closed);
         self.plan.metrics.stress.closed(closing.reason);
-        if let Some(held_back) = self.log.pass(now) {
+        if let Some(Pass { held_back }) = self.log.pass(now) {
             let Closing { reason, open_seconds, .. } = closing;
             let closed = self.report.closed;
             tracing::warn!(reason = reason.name(), open_seconds, closed, held_back, "connection lost");

@@ -7,14 +7,11 @@ use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use egw_probe::config::choice::AttachMode;
-use egw_probe::config::choice::Selection;
-use egw_probe::observer::attach::Mode;
-use egw_probe::observer::error::KernelError;
-use egw_probe::observer::metrics::KernelMetrics;
-use egw_probe::observer::shared::{ClassTotals, ObserverHandle};
-use egw_probe::observer::task::{KernelConfig, KernelObserver};
-use egw_probe::sys::clock::Monotonic;
+use egw_probe::workbench::config::{AttachMode, Selection};
+use egw_probe::workbench::observer::{
+    ClassTotals, KernelConfig, KernelError, KernelMetrics, KernelObserver, Mode, ObserverHandle,
+};
+use egw_probe::workbench::sys::Monotonic;
 use prometheus::{Registry, TextEncoder};
 
 pub(crate) const PORT: u16 = 1337;

@@ -1,0 +1,39 @@
+//! What benches, fuzzers, integration tests and simulators drive directly. No promise to anybody else.
+
+/// The client's decisions and its reading of replies.
+pub mod client {
+    pub use crate::client::outcome::Reply;
+    pub use crate::client::probe::egress_ip;
+    pub use crate::client::stress::series::{Event, Series};
+}
+
+/// Flags.
+pub mod config {
+    pub use crate::cli::target::parse_cidr;
+    pub use crate::config::choice::{AttachMode, Selection};
+}
+
+/// The target's decisions.
+pub mod external_target {
+    pub use crate::external_target::verdict::AllowedSources;
+}
+
+/// The kernel side.
+pub mod observer {
+    pub use crate::observer::attach::Mode;
+    pub use crate::observer::correlate::Correlator;
+    pub use crate::observer::error::KernelError;
+    pub use crate::observer::event::{SynSeen, parse};
+    pub use crate::observer::metrics::KernelMetrics;
+    pub use crate::observer::object::{OBJECT, Programs, Settings, TagSettings, load, take_map, tc, xdp};
+    pub use crate::observer::privilege::NEEDED;
+    pub use crate::observer::shared::{ClassTotals, ObserverHandle};
+    pub use crate::observer::task::{KernelConfig, KernelObserver};
+}
+
+/// The rim.
+pub mod sys {
+    pub use crate::sys::clock::Monotonic;
+    pub use crate::sys::http::{Page, Pages, converse};
+    pub use crate::sys::sandbox::keep_only;
+}
