@@ -69,16 +69,8 @@ fn delay_rows(document: &ResultDocument) -> Vec<Row> {
 
 fn probe_rows(document: &ResultDocument) -> Vec<Row> {
     let probes = &document.probes;
-    let by_outcome = Outcome::ALL.map(|outcome| match outcome {
-        Outcome::Pong => probes.pong,
-        Outcome::Leaked => probes.leaked,
-        Outcome::Timeout => probes.timeout,
-        Outcome::Refused => probes.refused,
-        Outcome::Unreachable => probes.unreachable,
-        Outcome::Garbled => probes.garbled,
-        Outcome::Error => probes.error,
-    });
-    let named = Outcome::ALL.iter().zip(by_outcome).filter(|(_, count)| *count > 0);
+    let named = Outcome::ALL.into_iter().map(|outcome| (outcome, probes.of(outcome)));
+    let named = named.filter(|(_, count)| *count > 0);
     let named: Vec<String> = named.map(|(outcome, count)| format!("{count} {}", outcome.name())).collect();
     let mut rows = vec![("probes", format!("{} sent: {}", probes.sent, named.join(", ")))];
     if probes.skipped_ticks > 0 {

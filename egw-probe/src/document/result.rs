@@ -92,6 +92,17 @@ pub enum TestOutcome {
     Interrupted,
 }
 
+impl TestOutcome {
+    /// The name in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Masqueraded => "masqueraded",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// Bounds of the instant at which the policy became effective, from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BracketSeconds {
@@ -99,6 +110,21 @@ pub struct BracketSeconds {
     pub lower_seconds: Option<f64>,
     /// Not after this; null without a pong.
     pub upper_seconds: Option<f64>,
+}
+
+impl ProbeCounts {
+    /// Probes with this outcome.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        match outcome {
+            Outcome::Pong => self.pong,
+            Outcome::Leaked => self.leaked,
+            Outcome::Timeout => self.timeout,
+            Outcome::Refused => self.refused,
+            Outcome::Unreachable => self.unreachable,
+            Outcome::Garbled => self.garbled,
+            Outcome::Error => self.error,
+        }
+    }
 }
 
 /// Probes by outcome.

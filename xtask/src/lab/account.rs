@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use egw_probe::document::result::ResultDocument;
 use serde::Serialize;
 
 use super::capture::{Captured, Segment};
-use super::verdict::Measured;
 
 /// The account of one activation's SYNs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -29,18 +29,19 @@ pub(crate) struct Account {
 
 impl Account {
     /// Everything that the client's figures say otherwise.
-    pub(crate) fn faults(&self, measured: &Measured) -> Vec<String> {
+    pub(crate) fn faults(&self, measured: &ResultDocument) -> Vec<String> {
         let Self { left, vanished, outside, inside, cut, again: _ } = *self;
+        let probes = &measured.probes;
         [
-            ("sent", left, "left the Pod"),
-            ("timeout", vanished + cut, "vanished or were cut"),
-            ("leaked", outside, "reached the target from outside the CIDR"),
-            ("pong", inside, "reached it from inside"),
+            ("sent", probes.sent, left, "left the Pod"),
+            ("timeout", probes.timeout, vanished + cut, "vanished or were cut"),
+            ("leaked", probes.leaked, outside, "reached the target from outside the CIDR"),
+            ("pong", probes.pong, inside, "reached it from inside"),
         ]
         .into_iter()
-        .filter(|(outcome, captured, _)| measured.probes(outcome) != *captured)
-        .map(|(outcome, captured, what)| {
-            format!("{captured} SYNs {what}, and {} probes are {outcome}", measured.probes(outcome))
+        .filter(|(_, counted, captured, _)| counted != captured)
+        .map(|(outcome, counted, captured, what)| {
+            format!("{captured} SYNs {what}, and {counted} probes are {outcome}")
         })
         .collect()
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use egw_probe::document::result::ResultDocument;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use super::interrupt::Interrupt;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};
 use super::topology::Topology;
-use super::verdict::{self, Margins, Measured, Recorded};
+use super::verdict::{self, Margins, Recorded};
 
 /// Time for packets of an earlier activation to get where they go.
 pub(crate) const QUIET: Duration = Duration::from_millis(30);
@@ -54,7 +55,7 @@ pub(crate) struct Activation {
     pub(crate) switch: Option<Switch>,
     /// The client's whole result document.
     pub(crate) document: Value,
-    pub(crate) measured: Measured,
+    pub(crate) measured: ResultDocument,
     /// Where its SYNs went, in scenarios that ask.
     pub(crate) account: Option<Account>,
     pub(crate) faults: Vec<String>,
@@ -82,8 +83,8 @@ impl Activation {
     }
 }
 
-fn recorded(switch: &Switch, measured: &Measured) -> Recorded {
-    let start = measured.start();
+fn recorded(switch: &Switch, measured: &ResultDocument) -> Recorded {
+    let start = Monotonic::start_of(measured);
     Recorded { before: switch.before.seconds_since(start), after: switch.after.seconds_since(start) }
 }
 
@@ -177,7 +178,7 @@ impl Stage<'_> {
         let output = client.output()?;
         let explain = || format!("client {} ended with {status}{}", pod + 1, client.complaint());
         let document: Value = serde_json::from_str(&output).with_context(explain)?;
-        let measured = Measured::deserialize(&document).with_context(explain)?;
+        let measured = ResultDocument::deserialize(&document).with_context(explain)?;
         let mut activation = Activation {
             run,
             pod,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use egw_probe::document::result::ResultDocument;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
@@ -31,6 +32,11 @@ impl Monotonic {
     /// The instant `seconds` after this one, as result documents give it.
     pub(crate) fn after_seconds(self, seconds: f64) -> Self {
         Self(self.0.saturating_add_signed((seconds * 1e9).round() as i64))
+    }
+
+    /// The start of the client whose result this is.
+    pub(crate) const fn start_of(document: &ResultDocument) -> Self {
+        Self(document.start_monotonic_ns)
     }
 
     /// Seconds from `earlier` to this instant; negative if `earlier` is the later one.

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use egw_probe::document::clients::ClientsPage;
+use egw_probe::document::sources::SourcesPage;
 
 use super::activation::Activation;
 use super::capture::Capture;
@@ -44,7 +45,8 @@ pub(crate) fn compare(
 ) -> Result<Observed> {
     interrupt.sleep(SETTLES)?;
     let (arrived, answered) = (captures.arriving.finish()?, captures.answering.finish()?);
-    let sources = target.document::<Value>("/sources")?["kernel"].take();
+    let sources = target.document::<SourcesPage>("/sources")?;
+    let clients = target.document::<ClientsPage>("/clients")?.clients;
     let allowed = |address| plan.allows(address);
     let denied = arrived.syns().filter(|syn| !allowed(syn.source.ip())).count() as u64;
     let half_open_denied = plan.no_return.then(|| await_half_open(target, denied, interrupt)).transpose()?;
@@ -53,9 +55,8 @@ pub(crate) fn compare(
         requested: plan.ebpf.map_or_else(String::new, Attach::name),
         arrived: &arrived,
         answered: &answered,
-        sources: serde_json::from_value(sources)
-            .context("the target's /sources tells nothing of the kernel")?,
-        clients: target.document("/clients")?,
+        sources: sources.kernel.context("the target's /sources tells nothing of the kernel")?,
+        clients,
         half_open_denied,
         allowed: &allowed,
         activations,

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use egw_probe::document::clients::ClientEntry;
+use egw_probe::document::sources::KernelSources;
+use egw_probe::document::verdict::Verdict;
+use serde::Serialize;
 
 use super::activation::Activation;
 use super::capture::{Captured, Segment};
+use super::clock::Monotonic;
 
 /// How far a stamp of the target may be from the capture's of the same packet, at the 99th percentile.
 const LARGEST_STAMP_ERROR: Duration = Duration::from_micros(100);
@@ -16,53 +20,6 @@ const LARGEST_STAMP_ERROR: Duration = Duration::from_micros(100);
 const FEWEST_JUDGED_STAMPS: usize = 1_000;
 /// What the lab's own path takes beside its added delay, at the most: bounds a bracket that the target left uncorrected.
 const PATH: Duration = Duration::from_millis(5);
-
-/// `/sources` of the target, the part about the kernel.
-#[derive(Debug, Deserialize)]
-pub(crate) struct KernelSources {
-    allowed_syns: u64,
-    denied_syns: u64,
-    events_lost: u64,
-    sources: Vec<KernelSource>,
-}
-
-#[derive(Debug, Deserialize)]
-struct KernelSource {
-    address: IpAddr,
-    class: String,
-    syns: u64,
-    first_syn_ns: u64,
-    last_syn_ns: u64,
-}
-
-/// `/clients` of the target.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct Clients {
-    pub(crate) clients: Vec<Client>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(crate) struct Client {
-    #[serde(rename = "client")]
-    number: u16,
-    leaked_syns: u64,
-    masqueraded_syns: u64,
-    first_syn_ns: u64,
-    last_syn_ns: u64,
-    last_leaked_ns: Option<u64>,
-    first_masqueraded_ns: Option<u64>,
-    bracket: Bracket,
-    missing_syns: u64,
-    restarts: u64,
-    conflict: bool,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Bracket {
-    lower_ns: Option<u64>,
-    upper_ns: Option<u64>,
-    corrected: bool,
-}
 
 /// What the comparison found.
 #[derive(Debug, Default, Serialize)]
@@ -113,7 +70,7 @@ pub(crate) struct Evidence<'lab> {
     /// The capture of its replies.
     pub(crate) answered: &'lab Captured,
     pub(crate) sources: KernelSources,
-    pub(crate) clients: Clients,
+    pub(crate) clients: Vec<ClientEntry>,
     pub(crate) half_open_denied: Option<u64>,
     /// The addresses that the target allows.
     pub(crate) allowed: &'lab dyn Fn(IpAddr) -> bool,
@@ -189,14 +146,15 @@ impl Observed {
                 self.faults.push(format!("source {address} was counted and not captured"));
                 continue;
             };
-            let class = if (evidence.allowed)(address) { "allowed" } else { "denied" };
+            let class = if (evidence.allowed)(address) { Verdict::Allowed } else { Verdict::Denied };
             let as_captured = source.syns == syns.len() as u64 && source.class == class;
             self.expect(as_captured, || {
                 format!(
-                    "source {address}: {} SYNs, {}; captured {}, {class}",
+                    "source {address}: {} SYNs, {}; captured {}, {}",
                     source.syns,
-                    source.class,
-                    syns.len()
+                    source.class.name(),
+                    syns.len(),
+                    class.name()
                 )
             });
             compare_stamps(differences_ns, source.first_syn_ns, syns.first());
@@ -217,7 +175,7 @@ impl Observed {
         for activation in evidence.activations {
             let Some(tag) = activation.tag else { continue };
             let syns = by_client.remove(&tag).unwrap_or_default();
-            let Some(client) = evidence.clients.clients.iter().find(|client| client.number == tag) else {
+            let Some(client) = evidence.clients.iter().find(|client| client.client == tag) else {
                 self.faults
                     .push(format!("the target knows no client {tag}; {} of its SYNs came", syns.len()));
                 continue;
@@ -269,10 +227,10 @@ impl Observed {
         &mut self,
         evidence: &Evidence,
         activation: &Activation,
-        client: &Client,
+        client: &ClientEntry,
         widths: &mut Vec<f64>,
     ) {
-        let Client { bracket, number: tag, .. } = client;
+        let ClientEntry { bracket, client: tag, .. } = client;
         let Some(switch) = activation.switch else { return };
         self.brackets += 1;
         self.brackets_uncorrected += u64::from(!bracket.corrected);
@@ -295,7 +253,7 @@ impl Observed {
             )
         });
         let own = activation.measured.bracket;
-        let start = activation.measured.start();
+        let start = Monotonic::start_of(&activation.measured);
         let end = |seconds: Option<f64>| seconds.map(|seconds| start.after_seconds(seconds).ns());
         let overlap = end(own.lower_seconds).is_none_or(|own| own < upper)
             && end(own.upper_seconds).is_some_and(|own| lower < own);

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use egw_probe::document::result::ResultDocument;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ use super::clock::Monotonic;
 use super::options::Scenario;
 use super::policy::{Change, Policy};
 use super::target::{Settings, Target};
-use super::watched::{self, Done, Watched};
+use super::watched::{self, Done};
 
 /// How long after a signal a client may take to settle its probes and end.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub(crate) struct Outage {
     pub(crate) run: u32,
     pub(crate) done: Done,
     pub(crate) document: Value,
-    pub(crate) watched: Watched,
+    pub(crate) watched: ResultDocument,
     pub(crate) judgement: watched::Judgement,
 }
 
@@ -45,7 +46,7 @@ impl Outage {
         let wide =
             |[before, after]: [Monotonic; 2]| after.seconds_since(before) > WIDEST_SWITCH.as_secs_f64();
         let coarse = wide(self.done.begin) || wide(self.done.end);
-        !self.watched.was_up_before(self.done.begin[0])
+        !watched::was_up_before(&self.watched, self.done.begin[0])
             || (coarse && matches!(scenario, Scenario::Failover | Scenario::Flap))
     }
 }
@@ -133,14 +134,14 @@ impl<'lab> Stage<'lab> {
         })
     }
 
-    fn end_watch(&self, mut client: Child) -> Result<(Value, Watched, Option<i32>)> {
+    fn end_watch(&self, mut client: Child) -> Result<(Value, ResultDocument, Option<i32>)> {
         let explain = |client: &Child| format!("the client gave no result{}", client.complaint());
         if client.ended()?.is_none() {
             client.tell_to_end()?;
         }
         let status = client.wait(Instant::now() + ENDS_WITHIN, self.interrupt)?;
         let document: Value = serde_json::from_str(&client.output()?).with_context(|| explain(&client))?;
-        let watched = Watched::deserialize(&document).with_context(|| explain(&client))?;
+        let watched = ResultDocument::deserialize(&document).with_context(|| explain(&client))?;
         Ok((document, watched, status.code()))
     }
 }

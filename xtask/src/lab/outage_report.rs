@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
+use egw_probe::document::disruption::Disruption;
+use egw_probe::document::held::HoldReport;
 use serde_json::{Value, json};
 
 use super::clock::Monotonic;
 use super::options::{Plan, Scenario};
 use super::outage::Outage;
 use super::report::{self, milliseconds, spread};
-use super::watched::{Disruption, Held};
+use super::watched::longest;
 use super::wire::Exactness;
 
 const HEAD: &str =
@@ -27,20 +29,23 @@ pub(crate) fn heading(plan: &Plan, seed: u64) -> String {
 /// One outage as a line of the table, with a further line for each fault.
 pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
     let Outage { run, done, watched, judgement, .. } = outage;
-    let begin = done.begin[0].seconds_since(watched.start());
+    let begin = done.begin[0].seconds_since(Monotonic::start_of(watched));
     let lasted = milliseconds(done.length()[0]);
-    let measured = watched.disruption().map_or_else(
+    let measured = longest(watched).map_or_else(
         || format!("{:>11} {:>11} {:>10} {:6} {:10}", "-", "-", "-", 0, "none"),
         |Disruption { kind, length_seconds, misses, .. }| {
             let upper = length_seconds.upper.map_or("open".into(), milliseconds);
             let width = judgement.width_seconds.map_or("-".into(), milliseconds);
-            format!("{:>11} {upper:>11} {width:>10} {misses:6} {kind:10}", milliseconds(length_seconds.lower))
+            format!(
+                "{:>11} {upper:>11} {width:>10} {misses:6} {:10}",
+                milliseconds(length_seconds.lower),
+                kind.name()
+            )
         },
     );
-    let held = watched
-        .held
-        .as_ref()
-        .map_or("-".into(), |Held { lost, stalls, .. }| format!("{} lost, {} st.", lost.len(), stalls.len()));
+    let held = watched.held.as_ref().map_or("-".into(), |HoldReport { lost, stalls, .. }| {
+        format!("{} lost, {} st.", lost.len(), stalls.len())
+    });
     let holds = if outage.is_void(scenario) {
         "void"
     } else if !judgement.faults.is_empty() {

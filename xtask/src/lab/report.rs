@@ -2,11 +2,14 @@
 
 use std::fmt::Write;
 
+use egw_probe::document::outcome::Outcome;
+use egw_probe::document::result::ProbeCounts;
 use serde_json::{Value, json};
 
 use super::account::Account;
 use super::activation::Activation;
 use super::addresses::Family;
+use super::clock::Monotonic;
 use super::cost::Cost;
 use super::observed::Observed;
 use super::options::{Plan, Scenario};
@@ -76,14 +79,13 @@ pub(crate) fn row(activation: &Activation) -> String {
         let upper = end(measured.bracket.upper_seconds, after);
         let width = activation.margins().map_or("-".into(), |margins| milliseconds(margins.width));
         let window = format!("{:.1} us", (after - before) * 1e6);
-        let leaked = measured.probes("leaked");
+        let leaked = measured.probes.leaked;
         format!(
             "{run:4} {client:6} {before:10.6} {window:>7} {lower:>11} {upper:>11} {width:>10} {leaked:6} {holds:>6}"
         )
     } else {
-        let [pong, leaked, timeout, sent] =
-            ["pong", "leaked", "timeout", "sent"].map(|name| measured.probes(name));
-        let outcome = &measured.outcome;
+        let ProbeCounts { pong, leaked, timeout, sent, .. } = measured.probes;
+        let outcome = measured.outcome.name();
         format!("{run:4} {client:6}  {outcome:15} {pong:5} {leaked:7} {timeout:8} {sent:7} {holds:>12}")
     };
     if let Some(Account { left, vanished, outside, inside, cut, .. }) = activation.account {
@@ -246,13 +248,14 @@ fn windows(valid: &[&Activation], realtime: bool) -> String {
 }
 
 fn probes(activations: &[Activation]) -> String {
-    let total =
-        |name: &str| activations.iter().map(|activation| activation.measured.probes(name)).sum::<u64>();
-    let outcomes =
-        ["pong", "leaked", "timeout", "refused", "unreachable", "garbled", "error", "skipped_ticks"];
-    let counts = outcomes.map(|name| (total(name), name.replace('_', " "))).into_iter();
-    let counted = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!(", {count} {name}"));
-    format!("{} sent{}", total("sent"), counted.collect::<String>())
+    let total = |count: &dyn Fn(&ProbeCounts) -> u64| -> u64 {
+        activations.iter().map(|activation| count(&activation.measured.probes)).sum()
+    };
+    let by_outcome = Outcome::ALL.map(|outcome| (total(&|probes| probes.of(outcome)), outcome.name()));
+    let skipped = (total(&|probes| probes.skipped_ticks), "skipped ticks");
+    let counted = by_outcome.into_iter().chain([skipped]).filter(|(count, _)| *count > 0);
+    let counted: String = counted.map(|(count, name)| format!(", {count} {name}")).collect();
+    format!("{} sent{counted}", total(&|probes| probes.sent))
 }
 
 /// Median, least and most of `values` in the unit that `factor` makes.
@@ -301,7 +304,7 @@ pub(crate) fn document(facts: &Facts, activations: &[Activation]) -> Value {
 }
 
 fn activation_document(activation: &Activation) -> Value {
-    let start = activation.measured.start();
+    let start = Monotonic::start_of(&activation.measured);
     let switch = |switch: Switch| {
         json!({
             "before_monotonic_ns": switch.before.ns(),

@@ -1,44 +1,11 @@
 //! Whether what a client measured agrees with what was done to it. Pure: values in, values out.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use egw_probe::document::outcome::Outcome;
+use egw_probe::document::result::{BracketSeconds, ResultDocument, TestOutcome};
 
-use super::clock::Monotonic;
 use super::options::{Plan, Scenario};
-
-/// The part of a client's result document (schema 1) that the lab judges.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Measured {
-    pub(crate) start_monotonic_ns: u64,
-    pub(crate) outcome: String,
-    pub(crate) masquerade_delay_seconds: Option<f64>,
-    pub(crate) bracket: Bracket,
-    pub(crate) blackhole_seconds: f64,
-    /// One count for each outcome, `sent`, `skipped_ticks` and others; null where it isn't counted.
-    pub(crate) probes: BTreeMap<String, Option<u64>>,
-    /// Why the client calls its own numbers weak.
-    #[serde(default)]
-    pub(crate) warnings: Vec<String>,
-}
-
-/// Seconds since the client's start: the policy became effective inside `(lower, upper]`.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) struct Bracket {
-    pub(crate) lower_seconds: Option<f64>,
-    pub(crate) upper_seconds: Option<f64>,
-}
-
-impl Measured {
-    pub(crate) fn start(&self) -> Monotonic {
-        Monotonic::from_ns(self.start_monotonic_ns)
-    }
-
-    pub(crate) fn probes(&self, outcome: &str) -> u64 {
-        self.probes.get(outcome).copied().flatten().unwrap_or(0)
-    }
-}
 
 /// A recorded change of policy, in seconds since the start of the client it was made to.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +26,7 @@ pub(crate) struct Margins {
 
 impl Margins {
     /// None if the bracket is open at an end.
-    pub(crate) fn of(bracket: Bracket, switch: Recorded) -> Option<Self> {
+    pub(crate) fn of(bracket: BracketSeconds, switch: Recorded) -> Option<Self> {
         let (lower, upper) = (bracket.lower_seconds?, bracket.upper_seconds?);
         Some(Self { width: upper - lower, below: switch.before - lower, above: upper - switch.after })
     }
@@ -73,7 +40,7 @@ impl Margins {
 /// Everything that is wrong with a measurement; nothing, if it agrees with what was done.
 pub(crate) fn faults(
     plan: &Plan,
-    measured: &Measured,
+    measured: &ResultDocument,
     dropped: Option<Recorded>,
     switch: Option<Recorded>,
 ) -> Vec<String> {
@@ -83,10 +50,12 @@ pub(crate) fn faults(
             faults.push(fault);
         }
     };
-    let Measured { outcome, bracket, .. } = measured;
-    let expected = if plan.scenario == Scenario::Never { "timed_out" } else { "masqueraded" };
-    expect(outcome == expected, format!("the outcome is {outcome}, not {expected}"));
-    let [pong, leaked, errors] = ["pong", "leaked", "error"].map(|outcome| measured.probes(outcome));
+    let ResultDocument { outcome, bracket, .. } = measured;
+    let expected =
+        if plan.scenario == Scenario::Never { TestOutcome::TimedOut } else { TestOutcome::Masqueraded };
+    expect(*outcome == expected, format!("the outcome is {}, not {}", outcome.name(), expected.name()));
+    let [pong, leaked, errors] =
+        [Outcome::Pong, Outcome::Leaked, Outcome::Error].map(|outcome| measured.probes.of(outcome));
     expect(errors == 0, format!("{errors} probes failed on the client's own side"));
     match plan.scenario {
         Scenario::Baseline => {
@@ -103,7 +72,7 @@ pub(crate) fn faults(
         }
         // A handshake that never completes proves no leak to the client: its bracket has no lower end.
         Scenario::Masquerade if plan.no_return => {
-            let timeouts = measured.probes("timeout");
+            let timeouts = measured.probes.timeout;
             expect(leaked == 0 && timeouts > 0, format!("{leaked} leaks and {timeouts} timeouts"));
             let holds =
                 switch.zip(bracket.upper_seconds).is_some_and(|(switch, upper)| switch.after <= upper);
@@ -130,7 +99,7 @@ pub(crate) fn faults(
 }
 
 /// What is wrong with the measured length of a blackhole that was made for so many seconds.
-fn blackhole_fault(plan: &Plan, measured: &Measured, done: f64) -> Option<String> {
+fn blackhole_fault(plan: &Plan, measured: &ResultDocument, done: f64) -> Option<String> {
     let slack = blackhole_slack(plan, measured);
     let off = measured.blackhole_seconds - done;
     (off.abs() > slack.as_secs_f64())
@@ -139,8 +108,8 @@ fn blackhole_fault(plan: &Plan, measured: &Measured, done: f64) -> Option<String
 
 /// How far a blackhole can truly be off: by a tick at each end, and by the probes in flight when it began. A skipped
 /// tick makes its gap longer.
-fn blackhole_slack(plan: &Plan, measured: &Measured) -> Duration {
-    let ticks = 1 + measured.probes("skipped_ticks") as u32;
+fn blackhole_slack(plan: &Plan, measured: &ResultDocument) -> Duration {
+    let ticks = 1 + measured.probes.skipped_ticks as u32;
     ticks * plan.interval + plan.rtt + Duration::from_millis(2)
 }
 
@@ -148,7 +117,7 @@ fn blackhole_slack(plan: &Plan, measured: &Measured) -> Duration {
 mod tests {
     use super::*;
 
-    const BRACKET: Bracket = Bracket { lower_seconds: Some(1.0), upper_seconds: Some(2.0) };
+    const BRACKET: BracketSeconds = BracketSeconds { lower_seconds: Some(1.0), upper_seconds: Some(2.0) };
 
     fn holds(before: f64, after: f64) -> bool {
         Margins::of(BRACKET, Recorded { before, after }).unwrap().hold()
@@ -174,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_bracket_with_an_open_end_holds_nothing() {
-        let open = Bracket { lower_seconds: None, ..BRACKET };
+        let open = BracketSeconds { lower_seconds: None, ..BRACKET };
         assert!(Margins::of(open, Recorded { before: 1.4, after: 1.6 }).is_none());
     }
 }

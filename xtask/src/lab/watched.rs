@@ -1,10 +1,12 @@
 //! Whether what a watching client recorded agrees with the outage that was made. Pure: values in, values out.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
+use egw_probe::document::held::{HeldStall, HoldReport, LossReason, StallEnd};
+use egw_probe::document::result::{ResultDocument, TestOutcome};
+use serde::Serialize;
 
 use super::clock::Monotonic;
 use super::options::{Plan, Scenario};
@@ -30,111 +32,38 @@ impl Done {
     }
 }
 
-/// The part of a watching client's result document (schema 1) that the lab judges.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Watched {
-    start_monotonic_ns: u64,
-    outcome: String,
-    masquerade_delay_seconds: Option<f64>,
-    probes: BTreeMap<String, Option<u64>>,
-    connect_seconds: Option<Quantiles>,
-    tick_lateness_seconds: Option<Quantiles>,
-    pub(crate) disruptions: Option<Vec<Disruption>>,
-    disruptions_total: u64,
-    egress_changes: Vec<EgressChange>,
-    pub(crate) held: Option<Held>,
-    stalls: Vec<OwnStall>,
+/// Whether the client had its winner, and its held connections, before the outage began.
+pub(crate) fn was_up_before(watched: &ResultDocument, begin: Monotonic) -> bool {
+    let up = watched.masquerade_delay_seconds.map(|delay| delay + 2.0 * HELD_TICK.as_secs_f64());
+    up.is_some_and(|up| up < begin.seconds_since(Monotonic::start_of(watched)))
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Quantiles {
-    p99: f64,
-    max: f64,
+/// Twice the handshake time: how long before an outage a probe can have been sent that it still cuts.
+fn exchange_seconds(watched: &ResultDocument) -> f64 {
+    2.0 * watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99)
 }
 
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Disruption {
-    pub(crate) kind: String,
-    pub(crate) start_seconds: f64,
-    pub(crate) length_seconds: Length,
-    pub(crate) misses: u64,
+/// How far ticks that came late, or not at all because the client was held up, move and widen a bracket: the client
+/// says so itself.
+fn late_seconds(watched: &ResultDocument) -> f64 {
+    2.0 * watched.tick_lateness_seconds.map_or(0.0, |late| late.max)
+        + watched.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>()
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) struct Length {
-    pub(crate) lower: f64,
-    pub(crate) upper: Option<f64>,
+/// Between which instants the first miss of an outage was sent, in seconds since the client's start.
+fn starts_within(watched: &ResultDocument, plan: &Plan, done: &Done) -> [f64; 2] {
+    let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(Monotonic::start_of(watched)));
+    let late = late_seconds(watched);
+    [
+        earliest - exchange_seconds(watched) - late,
+        latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late,
+    ]
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct EgressChange {
-    from: IpAddr,
-    to: IpAddr,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Held {
-    pub(crate) opened: u64,
-    pub(crate) lost: Vec<Loss>,
-    pub(crate) stalls: Vec<HeldStall>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Loss {
-    at_seconds: f64,
-    reason: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct HeldStall {
-    outage_seconds: Length,
-    ended: String,
-}
-
-/// A time in which the client itself was held up.
-#[derive(Debug, Clone, Deserialize)]
-struct OwnStall {
-    length_seconds: f64,
-}
-
-impl Watched {
-    pub(crate) fn start(&self) -> Monotonic {
-        Monotonic::from_ns(self.start_monotonic_ns)
-    }
-
-    /// Whether the client had its winner, and its held connections, before the outage began.
-    pub(crate) fn was_up_before(&self, begin: Monotonic) -> bool {
-        let up = self.masquerade_delay_seconds.map(|delay| delay + 2.0 * HELD_TICK.as_secs_f64());
-        up.is_some_and(|up| up < begin.seconds_since(self.start()))
-    }
-
-    /// Twice the handshake time: how long before an outage a probe can have been sent that it still cuts.
-    fn exchange_seconds(&self) -> f64 {
-        2.0 * self.connect_seconds.map_or(0.0, |quantiles| quantiles.p99)
-    }
-
-    /// How far ticks that came late, or not at all because the client was held up, move and widen a bracket: the client
-    /// says so itself.
-    fn late_seconds(&self) -> f64 {
-        2.0 * self.tick_lateness_seconds.map_or(0.0, |late| late.max)
-            + self.stalls.iter().map(|stall| stall.length_seconds).sum::<f64>()
-    }
-
-    /// Between which instants the first miss of an outage was sent, in seconds since the client's start.
-    fn starts_within(&self, plan: &Plan, done: &Done) -> [f64; 2] {
-        let [earliest, latest] = done.begin.map(|begin| begin.seconds_since(self.start()));
-        let late = self.late_seconds();
-        [
-            earliest - self.exchange_seconds() - late,
-            latest + plan.interval.as_secs_f64() + LATE_LOOK.as_secs_f64() + late,
-        ]
-    }
-
-    /// The disruption that stands for the outage: the longest.
-    pub(crate) fn disruption(&self) -> Option<&Disruption> {
-        let upper = |disruption: &&Disruption| disruption.length_seconds.upper.unwrap_or(f64::INFINITY);
-        self.disruptions.iter().flatten().max_by(|one, other| upper(one).total_cmp(&upper(other)))
-    }
+/// The disruption that stands for the outage: the longest.
+pub(crate) fn longest(watched: &ResultDocument) -> Option<&Disruption> {
+    let upper = |disruption: &&Disruption| disruption.length_seconds.upper.unwrap_or(f64::INFINITY);
+    watched.disruptions.iter().flatten().max_by(|one, other| upper(one).total_cmp(&upper(other)))
 }
 
 /// What the comparison found.
@@ -160,11 +89,11 @@ impl Judgement {
 }
 
 /// Judges one outage.
-pub(crate) fn judge(plan: &Plan, done: &Done, watched: &Watched) -> Judgement {
+pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judgement {
     let mut judgement = Judgement::default();
-    let outcome = &watched.outcome;
-    judgement.expect(outcome == "masqueraded", || format!("the outcome is {outcome}"));
-    let errors = watched.probes.get("error").copied().flatten().unwrap_or(0);
+    let outcome = watched.outcome;
+    judgement.expect(outcome == TestOutcome::Masqueraded, || format!("the outcome is {}", outcome.name()));
+    let errors = watched.probes.error;
     judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
     let total = watched.disruptions_total;
     // Connection tracking is emptied entry by entry, for milliseconds: of the probes under way some are missed, in as many
@@ -172,14 +101,14 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &Watched) -> Judgement {
     if plan.scenario == Scenario::ConntrackLoss {
         let starts: Vec<f64> =
             watched.disruptions.iter().flatten().map(|disruption| disruption.start_seconds).collect();
-        let [earliest, latest] = watched.starts_within(plan, done);
+        let [earliest, latest] = starts_within(watched, plan, done);
         for started in starts.into_iter().filter(|started| !(earliest..=latest).contains(started)) {
             judgement.faults.push(format!("a disruption started at {started:.6} s, outside the flush"));
         }
     } else {
         judgement.expect(total == 1, || format!("{total} disruptions where there was one outage"));
     }
-    if let Some(disruption) = watched.disruption() {
+    if let Some(disruption) = longest(watched) {
         judge_disruption(plan, done, watched, disruption, &mut judgement);
     } else {
         judgement.inside = plan.scenario == Scenario::ConntrackLoss;
@@ -192,28 +121,28 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &Watched) -> Judgement {
 fn judge_disruption(
     plan: &Plan,
     done: &Done,
-    watched: &Watched,
+    watched: &ResultDocument,
     disruption: &Disruption,
     judgement: &mut Judgement,
 ) {
-    let kinds: &[&str] = match plan.scenario {
-        Scenario::Flap => &["leak"],
+    let kinds: &[Kind] = match plan.scenario {
+        Scenario::Flap => &[Kind::Leak],
         // A connection that the target had not yet accepted when it was killed is reset after its handshake: by
         // definition that is a leak.
-        Scenario::Restart => &["rejected", "leak"],
+        Scenario::Restart => &[Kind::Rejected, Kind::Leak],
         // Probes under way are lost on their way back, or go on from another port, which the target resets.
-        Scenario::ConntrackLoss => &["blackhole", "leak"],
-        _ => &["blackhole"],
+        Scenario::ConntrackLoss => &[Kind::Blackhole, Kind::Leak],
+        _ => &[Kind::Blackhole],
     };
-    let kind = disruption.kind.as_str();
-    judgement.expect(kinds.contains(&kind), || format!("the disruption's kind is {kind}"));
-    let Length { lower, upper: Some(upper) } = disruption.length_seconds else {
+    let kind = disruption.kind;
+    judgement.expect(kinds.contains(&kind), || format!("the disruption's kind is {}", kind.name()));
+    let LengthBracket { lower, upper: Some(upper) } = disruption.length_seconds else {
         judgement.faults.push("the disruption has no end".into());
         return;
     };
     let [least, greatest] = done.length();
     let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
-    let late = watched.late_seconds();
+    let late = late_seconds(watched);
     judgement.inside = lower <= greatest && least <= upper;
     judgement.expect(judgement.inside, || {
         let [lower, upper, least, greatest] = [lower, upper, least, greatest].map(|seconds| seconds * 1e3);
@@ -221,7 +150,7 @@ fn judge_disruption(
     });
     // The disruption is the outage, and not something else of the same length.
     let started = disruption.start_seconds;
-    let [earliest, latest] = watched.starts_within(plan, done);
+    let [earliest, latest] = starts_within(watched, plan, done);
     judgement.expect((earliest..=latest).contains(&started), || {
         format!("the disruption started at {started:.6} s, not {earliest:.6} to {latest:.6}")
     });
@@ -235,7 +164,7 @@ fn judge_disruption(
 }
 
 /// The egress IP is another one after a failover to a gateway that has its own, and never else.
-fn judge_egress(plan: &Plan, watched: &Watched, judgement: &mut Judgement) {
+fn judge_egress(plan: &Plan, watched: &ResultDocument, judgement: &mut Judgement) {
     let changes: Vec<[IpAddr; 2]> =
         watched.egress_changes.iter().map(|change| [change.from, change.to]).collect();
     let moved = plan.scenario == Scenario::Failover && !plan.same_ip;
@@ -270,7 +199,7 @@ fn fate(plan: &Plan) -> Fate {
     }
 }
 
-fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judgement) {
+fn judge_held(plan: &Plan, done: &Done, watched: &ResultDocument, judgement: &mut Judgement) {
     let wanted = u64::from(plan.hold);
     let Some(held) = &watched.held else {
         judgement.expect(wanted == 0, || "the client held no connection".into());
@@ -281,15 +210,15 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
     // The random port that a connection goes on from may be one that the target still has another connection with, of an
     // earlier run: that answers for itself (RFC 5961 section 3.2), and never with an RST.
     let unanswered = if plan.scenario == Scenario::ConntrackLoss {
-        held.stalls.iter().filter(|stall| stall.ended == "open").count() as u64
+        held.stalls.iter().filter(|stall| stall.ended == StallEnd::Open).count() as u64
     } else {
         0
     };
-    let (may_be_lost, reasons): (_, &[&str]) = match fate {
+    let (may_be_lost, reasons): (_, &[LossReason]) = match fate {
         Fate::Stall => (0..=0, &[]),
-        Fate::SurviveOrReset => (0..=wanted, &["reset"]),
-        Fate::Reset => (wanted - unanswered.min(wanted)..=wanted, &["reset"]),
-        Fate::Close => (wanted..=wanted, &["reset", "closed"]),
+        Fate::SurviveOrReset => (0..=wanted, &[LossReason::Reset]),
+        Fate::Reset => (wanted - unanswered.min(wanted)..=wanted, &[LossReason::Reset]),
+        Fate::Close => (wanted..=wanted, &[LossReason::Reset, LossReason::Closed]),
     };
     judge_losses(plan, done, watched, held, reasons, judgement);
     let opened = held.opened;
@@ -303,7 +232,7 @@ fn judge_held(plan: &Plan, done: &Done, watched: &Watched, judgement: &mut Judge
 }
 
 /// How long after an outage the client may take to see what became of a held connection, in seconds.
-fn look(plan: &Plan, watched: &Watched) -> f64 {
+fn look(plan: &Plan, watched: &ResultDocument) -> f64 {
     let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.max);
     plan.interval.max(HELD_TICK).as_secs_f64() + LATE_LOOK.as_secs_f64() + 2.0 * round_trip
 }
@@ -312,18 +241,19 @@ fn look(plan: &Plan, watched: &Watched) -> f64 {
 fn judge_losses(
     plan: &Plan,
     done: &Done,
-    watched: &Watched,
-    held: &Held,
-    reasons: &[&str],
+    watched: &ResultDocument,
+    held: &HoldReport,
+    reasons: &[LossReason],
     judgement: &mut Judgement,
 ) {
-    let start = watched.start();
+    let start = Monotonic::start_of(watched);
     let begin = done.begin[0].seconds_since(start);
     let end = done.end[1].seconds_since(start);
     let look = look(plan, watched);
     for loss in &held.lost {
-        let reason = loss.reason.as_str();
-        judgement.expect(reasons.contains(&reason), || format!("a held connection was lost as {reason}"));
+        let reason = loss.reason;
+        judgement
+            .expect(reasons.contains(&reason), || format!("a held connection was lost as {}", reason.name()));
         // A reset over the second gateway comes with the next segment that is sent again, the other ones at once.
         let latest = match plan.scenario {
             Scenario::Failover => f64::INFINITY,
@@ -346,13 +276,14 @@ fn judge_losses(
 fn judge_recoveries(
     plan: &Plan,
     done: &Done,
-    watched: &Watched,
-    held: &Held,
+    watched: &ResultDocument,
+    held: &HoldReport,
     fate: Fate,
     judgement: &mut Judgement,
 ) {
     let (wanted, look) = (u64::from(plan.hold), look(plan, watched));
-    let recovered: Vec<&HeldStall> = held.stalls.iter().filter(|stall| stall.ended == "recovered").collect();
+    let recovered: Vec<&HeldStall> =
+        held.stalls.iter().filter(|stall| stall.ended == StallEnd::Recovered).collect();
     let may_recover = match fate {
         Fate::Stall => wanted..=wanted,
         // A byte whose acknowledgement was lost with the translation is sent again.
@@ -369,7 +300,7 @@ fn judge_recoveries(
     });
     let [least, greatest] = done.length();
     for stall in recovered {
-        let Length { lower, upper } = stall.outage_seconds;
+        let LengthBracket { lower, upper } = stall.outage_seconds;
         let holds = lower <= greatest + look && upper.is_some_and(|upper| least <= upper + look);
         judgement.expect(holds, || {
             format!("a held connection puts the outage at {lower:.3} to {upper:?} s, not {least:.3}")
