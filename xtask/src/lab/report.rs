@@ -254,8 +254,8 @@ fn probes(activations: &[Activation]) -> String {
     let by_outcome = Outcome::ALL.map(|outcome| (total(&|probes| probes.of(outcome)), outcome.name()));
     let skipped = (total(&|probes| probes.skipped_ticks), "skipped ticks");
     let counted = by_outcome.into_iter().chain([skipped]).filter(|(count, _)| *count > 0);
-    let counted: String = counted.map(|(count, name)| format!(", {count} {name}")).collect();
-    format!("{} sent{counted}", total(&|probes| probes.sent))
+    let sent = format!("{} sent", total(&|probes| probes.sent));
+    counted.fold(sent, |text, (count, name)| format!("{text}, {count} {name}"))
 }
 
 /// Median, least and most of `values` in the unit that `factor` makes.
