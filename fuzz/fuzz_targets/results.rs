@@ -2,11 +2,11 @@
 //! once; nothing is lost, and what is made of them is JSON without a number that is none.
 #![no_main]
 
-use egw_probe::report::corpus::Corpus;
-use egw_probe::report::document::Found;
-use egw_probe::report::run::Run;
-use egw_probe::report::split::{Piece, Splitter};
-use egw_probe::report::{document, input};
+use egw_probe::report::read::corpus::Corpus;
+use egw_probe::report::read::document::{self, Found};
+use egw_probe::report::read::input;
+use egw_probe::report::read::split::{Piece, Splitter};
+use egw_probe::report::stats::run;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -54,7 +54,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
     for client in &corpus.clients {
         assert!(client.delay.lower <= client.delay.upper, "{client:?}");
     }
-    let run = Run::of(&corpus);
+    let run = run::of(&corpus);
     let written = serde_json::to_string(&run).expect("JSON");
     assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok());
     (corpus, pieces)

@@ -1,29 +1,12 @@
 //! `egw-probe report`: from many results to one answer.
 //!
-//! Data goes one way: plan -> input -> split -> document, exposition -> corpus -> run -> text, JSON, Markdown, JUnit, page. Only
-//! [`input`] and [`fetch`] touch files and sockets; the rest takes values and returns values.
+//! Data goes one way: [`plan`] -> [`read`] -> [`stats`] -> [`write`], in the form of [`data`]. No room imports from one behind it.
 
-pub mod client;
-pub mod compare;
-pub mod corpus;
-pub mod density;
-pub mod document;
-pub mod exposition;
-pub mod fetch;
-pub mod gates;
-pub mod html;
-pub mod input;
-pub mod junit;
-pub mod markdown;
-pub mod notes;
-pub mod npmle;
+pub mod data;
 pub mod plan;
-pub mod plots;
-pub mod ranks;
-pub mod run;
-pub mod split;
-pub mod text;
-pub mod words;
+pub mod read;
+pub mod stats;
+pub mod write;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -31,10 +14,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use self::corpus::Corpus;
-use self::npmle::Interval;
+use self::data::figures::plain;
+use self::data::interval::Interval;
+use self::data::run::{METHODS, Report};
 use self::plan::Plan;
-use self::run::{METHODS, Report, Run};
+use self::read::corpus::Corpus;
+use self::read::input;
+use self::stats::{compare, gates};
+use self::write::{html, junit, markdown, text};
 use crate::cli::report::ReportOutput;
 use crate::sys::signals::Signals;
 use crate::sys::{output, progress};
@@ -85,14 +72,14 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
 
 /// The report of a corpus, compared with another one.
 pub fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
-    let run = Run::of(corpus);
-    let gates = gates::judge(plan.limits, &run, Run::leaked_of(&corpus.clients));
+    let run = stats::run::of(corpus);
+    let gates = gates::judge(plan.limits, &run, stats::run::leaked_of(&corpus.clients));
     let delays = |corpus: &Corpus| corpus.clients.iter().map(|one| one.delay).collect::<Vec<Interval>>();
     Report {
         report_schema: 1,
         version: env!("CARGO_PKG_VERSION"),
         run,
-        compared_with: other.map(Run::of),
+        compared_with: other.map(stats::run::of),
         comparison: other.map(|other| compare::compare(&delays(corpus), &delays(other))),
         gates,
         methods: METHODS,
@@ -101,11 +88,7 @@ pub fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
 
 fn tell_skipped(corpus: &Corpus) {
     for skipped in corpus.skipped.iter().take(TOLD) {
-        tracing::warn!(
-            "skipped {}: {}",
-            words::plain(&skipped.place),
-            words::plain(&skipped.refusal.to_string())
-        );
+        tracing::warn!("skipped {}: {}", plain(&skipped.place), plain(&skipped.refusal.to_string()));
     }
     let more = corpus.skipped_total().saturating_sub(TOLD as u64);
     if more > 0 {

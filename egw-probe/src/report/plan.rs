@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use hyper::Uri;
 
-use super::gates::Limits;
+use super::read::input::Input;
+use super::stats::gates::Limits;
 use crate::cli::report::{ReportArgs, ReportOutput};
 use crate::config::error::ConfigError;
 
@@ -23,19 +24,6 @@ pub struct Plan {
     pub html: Option<PathBuf>,
     /// Where the gates go to.
     pub junit: Option<PathBuf>,
-}
-
-/// Something that results come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Standard input.
-    Stdin,
-    /// A file or a folder.
-    Path(PathBuf),
-    /// A page of a client or a target.
-    Page(Uri),
-    /// A Prometheus server: the URL of its query API, and labels to choose series by.
-    Prometheus(Uri, Vec<(String, String)>),
 }
 
 impl TryFrom<ReportArgs> for Plan {

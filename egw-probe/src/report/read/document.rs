@@ -8,12 +8,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::client::{ClientResult, Reading, Verdict, WatchedDisruption};
-use super::npmle::Interval;
 use crate::document::disruption::Disruption;
 use crate::document::outcome::Outcome;
 use crate::document::result::TestOutcome;
 use crate::document::result::TimelineRun;
+use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
+use crate::report::data::interval::Interval;
 
 /// The newest form of result documents that is understood.
 const SCHEMA: u64 = 1;
@@ -97,7 +97,7 @@ impl TagTimeline {
                 name: format!("tag {} at {source}", self.client),
                 verdict: if upper.is_some() { Verdict::Masqueraded } else { Verdict::Unfinished },
                 // A first SYN that is masqueraded has no width: the policy was there before it.
-                delay: bracket(lower, Some(upper.unwrap_or(f64::INFINITY))),
+                delay: Interval::bracket(lower, upper),
                 leaked: self.leaked_syns,
                 leak_seconds: None,
                 blackhole_seconds: 0.0,
@@ -328,7 +328,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
         (_, Some(upper)) if upper < lower || lower < 0.0 => {
             return Err(format!("its bracket goes from {lower} s to {upper} s"));
         }
-        (_, Some(upper)) => bracket(lower, Some(upper)),
+        (_, Some(upper)) => Interval::bracket(lower, Some(upper)),
     };
     if wire.blackhole_seconds < 0.0
         || wire.timeline.iter().any(|run| !(0.0..=run.to_seconds).contains(&run.from_seconds))
@@ -373,12 +373,6 @@ fn result(wire: Wire) -> Result<Reading, String> {
         warned: !wire.warnings.is_empty(),
         counts_of_kinds: None,
     })
-}
-
-/// An interval with a width, so that an instant known exactly has a place, too.
-pub fn bracket(lower: f64, upper: Option<f64>) -> Interval {
-    let upper = upper.unwrap_or(f64::INFINITY);
-    Interval { lower: if lower >= upper { upper.next_down() } else { lower }, upper }
 }
 
 /// Time in which probes leaked: each run of leaks up to the next other outcome, as a blackhole is counted.

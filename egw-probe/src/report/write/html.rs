@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use plotters::style::RGBColor;
 
-use super::corpus::Corpus;
 use super::plots;
-use super::run::{Report, Run};
-use super::words::{self, bounds, columns, count, difference, escape, longest, seconds, share, verdict};
+use super::words::{self, bounds, columns, difference, escape, longest, share, verdict};
 use crate::document::outcome::Outcome;
+use crate::report::data::figures::{count, seconds};
+use crate::report::data::run::{Report, Run};
+use crate::report::read::corpus::Corpus;
 
 /// The style sheet. It exchanges the pictures' colours where the page is dark.
 const STYLE: &str = include_str!("page.css");

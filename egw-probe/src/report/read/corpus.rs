@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::client::{ClientResult, Reading, WatchedDisruption};
 use super::density::Density;
 use super::document::{Found, Refusal, SourcesSeen, TagTimeline};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
+use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, worse_first};
 
 /// Timelines and disruptions kept: the worst ones.
 pub const KEPT: usize = 200;
@@ -221,12 +221,4 @@ impl Corpus {
         });
         self.disruptions.truncate(KEPT);
     }
-}
-
-/// Clients that never got through, then those that may have taken longest, then those that leaked most.
-pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
-    (b.verdict.cmp(&a.verdict))
-        .then(b.delay.upper.total_cmp(&a.delay.upper))
-        .then(b.leaked.cmp(&a.leaked))
-        .then_with(|| a.name.cmp(&b.name))
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::client::{ClientResult, Reading, Verdict};
-use super::document::{LONGEST_SECONDS, MOST, Refusal, bracket};
-use super::npmle::Interval;
+use super::document::{LONGEST_SECONDS, MOST, Refusal};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
+use crate::report::data::client::{ClientResult, Reading, Verdict};
+use crate::report::data::interval::Interval;
 
 const FAILED: &str = "egw_scale_test_failed_tests_total";
 const LEAKED: &str = "egw_scale_test_leaked_requests_total";
@@ -190,7 +190,7 @@ fn client(name: &str, series: &[Series]) -> Option<Result<Reading, Refusal>> {
     }
     let (verdict, delay) = match upper {
         _ if failed > 0.0 => (Verdict::TimedOut, Interval::NEVER),
-        Some(upper) => (Verdict::Masqueraded, bracket(lower, Some(upper))),
+        Some(upper) => (Verdict::Masqueraded, Interval::bracket(lower, Some(upper))),
         None => (Verdict::Unfinished, Interval { lower, upper: f64::INFINITY }),
     };
     let outcomes = Outcome::ALL.map(|outcome| value(PROBES, "outcome", outcome.name()).unwrap_or(0.0) as u64);

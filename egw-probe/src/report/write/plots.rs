@@ -8,13 +8,13 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::client::WatchedDisruption;
-use super::corpus::{Corpus, KeptTimeline};
-use super::density::Bin;
-use super::run::Run;
-use super::words::{count, short};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
+use crate::report::data::client::WatchedDisruption;
+use crate::report::data::figures::{count, short};
+use crate::report::data::run::{QUANTILES, Run};
+use crate::report::read::corpus::{Corpus, KeptTimeline};
+use crate::report::read::density::Bin;
 
 /// Text and axes.
 const INK: RGBColor = RGBColor(0x1f, 0x24, 0x30);
@@ -180,7 +180,7 @@ fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: 
     line.push((x.end, before));
     chart.draw_series(shades)?;
     chart.draw_series([PathElement::new(line, colour.stroke_width(2))])?;
-    for (quantile, (name, q)) in run.delay.quantiles.iter().zip(super::run::QUANTILES) {
+    for (quantile, (name, q)) in run.delay.quantiles.iter().zip(QUANTILES) {
         let Some(from) = quantile.confidence.lower_seconds else { continue };
         let to = quantile.confidence.upper_seconds.unwrap_or(f64::INFINITY);
         let ink = if colour == RUN { INK } else { colour };
@@ -430,8 +430,9 @@ pub fn disruptions(corpus: &Corpus) -> Option<String> {
 mod tests {
     use super::*;
     use crate::document::result::TimelineRun;
-    use crate::report::client::{ClientResult, Reading};
-    use crate::report::npmle::Interval;
+    use crate::report::data::client::{ClientResult, Reading};
+    use crate::report::data::interval::Interval;
+    use crate::report::stats::run;
 
     fn corpus(clients: usize, name: &str) -> Corpus {
         let mut corpus = Corpus::default();
@@ -468,7 +469,7 @@ mod tests {
     #[test]
     fn pictures_of_many_clients_are_as_small_as_those_of_some() {
         let corpus = corpus(20_000, "c");
-        let run = Run::of(&corpus);
+        let run = run::of(&corpus);
         let pictures = [
             distribution(&run, None),
             timelines(&corpus),
@@ -490,7 +491,7 @@ mod tests {
     #[test]
     fn nothing_is_not_drawn() {
         let empty = Corpus::default();
-        let run = Run::of(&empty);
+        let run = run::of(&empty);
         assert_eq!((distribution(&run, None), density(&empty, &run)), (None, None));
         assert_eq!(leaks(&empty, &run), None);
         assert_eq!((timelines(&empty), disruptions(&empty)), (None, None));

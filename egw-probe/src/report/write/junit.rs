@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::run::Report;
 use super::text;
-use super::words::{count, escape};
+use super::words::escape;
+use crate::report::data::figures::count;
+use crate::report::data::run::Report;
 
 /// Writes the gates, each a test case, and one for whether everything could be read. The text report goes along.
 pub fn xml(report: &Report) -> String {

@@ -6,14 +6,11 @@
 //! plain test of the upper ends. The interval of the difference of medians follows from
 //! one for each median that is wrong half as often, and so is conservative.
 
-use serde::Serialize;
-
-use super::npmle::{Interval, Npmle};
+use super::npmle::Npmle;
 use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
-use super::run::Bounds;
+use crate::report::data::interval::Interval;
+use crate::report::data::run::{Bounds, Comparison, SIGNIFICANCE};
 
-/// Two runs differ if chance alone brings about as much of a difference once in so many times at most.
-pub const SIGNIFICANCE: f64 = 0.01;
 /// Shuffles of small runs, and of runs whose size makes each shuffle slow.
 const SHUFFLES: [u32; 2] = [9_999, 999];
 /// Clients in the smaller run from which it is the fewer.
@@ -25,25 +22,6 @@ const OF_BRACKETS: &str = "Wilcoxon-Mann-Whitney test for interval-censored data
 const OF_UPPER_ENDS: &str = "Plain Wilcoxon-Mann-Whitney test of the upper ends (the masquerade delays), by permutation, because more than \
      1 in 20 clients of a run have no lower end: nothing leaked before they were masqueraded. Medians are those of upper ends. Both \
      runs must have probed at the same interval.";
-
-/// What came of a comparison: how this run (the other one first) differs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
-    /// The method, and why that one.
-    pub method: &'static str,
-    /// Whether they differ beyond noise; null if a run has no client.
-    pub differ: Option<bool>,
-    /// How often chance alone brings about a difference as large.
-    pub p_value: f64,
-    /// Shuffles that this is known from.
-    pub shuffles: u32,
-    /// How much likelier a client of this run is to be later than one of the other than the reverse: -1 to 1.
-    pub later: f64,
-    /// This run's median less that of the other, as far as either is known.
-    pub median_difference: Bounds,
-    /// The same for all clients that could have been, with 95 % confidence.
-    pub median_difference_confidence: Bounds,
-}
 
 /// Compares `this` run with an `other`, earlier one.
 pub fn compare(this: &[Interval], other: &[Interval]) -> Comparison {

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::run::{Report, Run, Times};
-use super::words::{
-    self, at_most, bounds, columns, count, difference, longest, plain, seconds, share, short, verdict,
-};
+use super::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
+use crate::document::outcome::Outcome;
+use crate::report::data::figures::{count, plain, seconds, short};
+use crate::report::data::run::{Report, Run, Times};
 
 /// Columns.
 const WIDTH: usize = 80;
@@ -51,7 +51,7 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     if clients.unfinished > 0 {
         row(text, "unfinished", &share(clients.unfinished, clients.total));
     }
-    let leaked = run.probes_of(crate::document::outcome::Outcome::Leaked);
+    let leaked = run.probes_of(Outcome::Leaked);
     row(text, "leaked", &format!("{}, {} probes", share(clients.leaked, clients.total), count(leaked)));
     let [estimate, confidence] = columns(&run.delay);
     let _ = writeln!(text, "\n  {:<6} {estimate:<27} {confidence:<27} these, at most", "delay");

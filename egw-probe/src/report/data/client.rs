@@ -1,6 +1,6 @@
 //! One client's part of a run: what is kept of it, and what is passed on and forgotten.
 
-use super::npmle::Interval;
+use super::interval::Interval;
 use crate::document::disruption::{Disruption, Kind};
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
@@ -112,4 +112,12 @@ pub struct Reading {
     pub own_gates_failed: bool,
     /// The client called its numbers weak.
     pub warned: bool,
+}
+
+/// Clients that never got through, then those that may have taken longest, then those that leaked most.
+pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
+    (b.verdict.cmp(&a.verdict))
+        .then(b.delay.upper.total_cmp(&a.delay.upper))
+        .then(b.leaked.cmp(&a.leaked))
+        .then_with(|| a.name.cmp(&b.name))
 }

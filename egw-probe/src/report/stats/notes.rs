@@ -1,8 +1,8 @@
 //! What to keep in mind about a run's numbers. Pure.
 
-use super::corpus::Corpus;
-use super::run::{Basis, Delay};
 use crate::document::outcome::Outcome;
+use crate::report::data::run::{Basis, Delay};
+use crate::report::read::corpus::Corpus;
 
 /// One line for each thing to keep in mind.
 pub fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {

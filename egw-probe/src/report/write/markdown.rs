@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 
-use super::run::{Report, Run};
-use super::words::{
-    self, at_most, bounds, columns, count, difference, longest, plain, seconds, share, short, verdict,
-};
+use super::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
+use crate::report::data::figures::{count, plain, seconds, short};
+use crate::report::data::run::{Report, Run};
 
 /// Writes a report as Markdown (GitHub's tables).
 pub fn markdown(report: &Report) -> String {

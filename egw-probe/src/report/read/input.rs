@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hyper::Uri;
 use hyper::body::Bytes;
@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::corpus::Corpus;
 use super::document::{self, Refusal};
-use super::plan::Input;
 use super::split::{Piece, Splitter};
 use super::{exposition, fetch};
 use crate::sys::clock::Monotonic;
@@ -20,6 +19,19 @@ use crate::sys::signals::Signals;
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 * 1024;
+
+/// Something that results come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Standard input.
+    Stdin,
+    /// A file or a folder.
+    Path(PathBuf),
+    /// A page of a client or a target.
+    Page(Uri),
+    /// A Prometheus server: the URL of its query API, and labels to choose series by.
+    Prometheus(Uri, Vec<(String, String)>),
+}
 
 /// A signal came while something was read.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 //! Statistical Intervals, 5.2). No delay is known exactly, but each is later than its bracket's lower end and not later than
 //! the upper, so order statistics of lower ends and of upper ends enclose those of the delays: the bounds stay valid.
 
-use super::npmle::Interval;
+use crate::report::data::interval::Interval;
 
 /// Probability that a quantile lies outside its interval.
 pub const ALPHA: f64 = 0.05;

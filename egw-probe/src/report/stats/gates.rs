@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::run::Run;
-use super::words::seconds;
 use crate::document::go::format_duration;
+use crate::report::data::figures::seconds;
+use crate::report::data::run::{Gate, Run};
 
 /// The limits, as the user set them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,17 +21,6 @@ pub struct Limits {
     pub max_disruption: Option<Duration>,
     /// Fewest clients, by name.
     pub min_clients: Option<u64>,
-}
-
-/// A limit, and whether it was kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Gate {
-    /// The flag with its value.
-    pub gate: String,
-    /// Whether it was kept.
-    pub passed: bool,
-    /// What was found.
-    pub found: String,
 }
 
 /// Judges a run in which `leaked` probes leaked. Without a client no limit is known to be kept.

@@ -1,29 +1,7 @@
 //! How numbers and foreign words are written in every output. Pure.
 
-use super::compare::{Comparison, SIGNIFICANCE};
-use super::run::{Basis, Bounds, Delay, Run};
-
-/// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
-pub fn plain(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
-    };
-    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
-}
-
-/// At most `width` characters of a plain name: its end tells more than its middle.
-pub fn short(text: &str, width: usize) -> String {
-    let text = plain(text);
-    let length = text.chars().count();
-    if length <= width {
-        return text;
-    }
-    let head = (width - 1) / 2;
-    let tail = width - 1 - head;
-    let middle = text.chars().take(head).chain(['…']);
-    middle.chain(text.chars().skip(length - tail)).collect()
-}
+use crate::report::data::figures::{count, plain, range, seconds};
+use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Run, SIGNIFICANCE};
 
 /// Text between tags or in a quoted attribute, of HTML and XML.
 pub fn escape(text: &str) -> String {
@@ -39,20 +17,6 @@ pub fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// A time in the unit that reads best.
-pub fn seconds(value: f64) -> String {
-    let (scaled, unit, digits) = scale(value);
-    format!("{scaled:.digits$} {unit}")
-}
-
-fn scale(value: f64) -> (f64, &'static str, usize) {
-    match value.abs() {
-        ..1.0 => (value * 1e3, "ms", 3),
-        1.0..100.0 => (value, "s", 4),
-        _ => (value, "s", 1),
-    }
 }
 
 /// Bounds of a time.
@@ -91,26 +55,6 @@ pub fn difference(bounds: Bounds) -> String {
         (None, Some(upper)) => format!("{} or less", seconds(upper)),
         (None, None) => "unknown".to_owned(),
     }
-}
-
-fn range(lower: f64, upper: f64) -> String {
-    let (_, unit, digits) = scale(lower.abs().max(upper.abs()));
-    let factor = if unit == "ms" { 1e3 } else { 1.0 };
-    let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
-    if lower == upper { format!("{upper} {unit}") } else { format!("{lower} to {upper} {unit}") }
-}
-
-/// A count with its thousands apart.
-pub fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// So many clients.
@@ -175,10 +119,6 @@ mod tests {
         assert_eq!(told(Some(0.3), Some(0.300_000_1)), "300.000 ms");
         assert_eq!(told(Some(2.0), None), "later than 2.0000 s");
         assert_eq!(told(None, None), "never");
-        assert_eq!(
-            (count(999), count(1_000), count(12_345_678)),
-            ("999".into(), "1,000".into(), "12,345,678".into())
-        );
     }
 
     #[test]
@@ -188,7 +128,5 @@ mod tests {
             escape(hostile),
             "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;\u{fffd}[2J\u{fffd}&#39;&amp;"
         );
-        assert_eq!(short("a-very-long-name-of-a-pod-7", 11), "a-ver…pod-7");
-        assert_eq!(short("ünïcödé", 7), "ünïcödé");
     }
 }

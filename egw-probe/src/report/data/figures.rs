@@ -1,0 +1,78 @@
+//! How counts, times and foreign names are written, wherever they stand. Pure.
+
+/// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
+pub fn plain(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
+    };
+    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// At most `width` characters of a plain name: its end tells more than its middle.
+pub fn short(text: &str, width: usize) -> String {
+    let text = plain(text);
+    let length = text.chars().count();
+    if length <= width {
+        return text;
+    }
+    let head = (width - 1) / 2;
+    let tail = width - 1 - head;
+    let middle = text.chars().take(head).chain(['…']);
+    middle.chain(text.chars().skip(length - tail)).collect()
+}
+
+/// A time in the unit that reads best.
+pub fn seconds(value: f64) -> String {
+    let (scaled, unit, digits) = scale(value);
+    format!("{scaled:.digits$} {unit}")
+}
+
+/// Value, unit and digits behind the point.
+fn scale(value: f64) -> (f64, &'static str, usize) {
+    match value.abs() {
+        ..1.0 => (value * 1e3, "ms", 3),
+        1.0..100.0 => (value, "s", 4),
+        _ => (value, "s", 1),
+    }
+}
+
+/// From one time to another, in one unit.
+pub fn range(lower: f64, upper: f64) -> String {
+    let (_, unit, digits) = scale(lower.abs().max(upper.abs()));
+    let factor = if unit == "ms" { 1e3 } else { 1.0 };
+    let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
+    if lower == upper { format!("{upper} {unit}") } else { format!("{lower} to {upper} {unit}") }
+}
+
+/// A count with its thousands apart.
+pub fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(
+            (count(999), count(1_000), count(12_345_678)),
+            ("999".into(), "1,000".into(), "12,345,678".into())
+        );
+    }
+
+    #[test]
+    fn a_long_name_keeps_both_its_ends() {
+        assert_eq!(short("a-very-long-name-of-a-pod-7", 11), "a-ver…pod-7");
+        assert_eq!(short("ünïcödé", 7), "ünïcödé");
+    }
+}
