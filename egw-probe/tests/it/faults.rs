@@ -129,7 +129,7 @@ fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
     let script = format!(
         "mount -t tmpfs -o size=16k none /mnt; echo old >/mnt/page.html
          echo '{document}' | $PROGRAM report - --html /mnt/page.html >/dev/null || echo exit $?
-         cat /mnt/page.html; ls /mnt"
+         cat /mnt/page.html; ls -A /mnt"
     );
     let output = in_mount_namespace(&script);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
