@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
+
 use super::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, plain, seconds, short};
@@ -152,31 +154,15 @@ fn worst(text: &mut String, run: &Run) {
     }
 }
 
-/// Words in lines of the width, behind an indent that grows by two from the second line on.
+/// Words in lines of the width, behind an indent that grows by two from the second line on. A word without end, as a long path may
+/// be one, is broken.
 fn paragraph(text: &mut String, indent: &str, words: &str) {
-    let mut line = indent.to_owned();
-    let mut empty = true;
-    for word in words.split(' ') {
-        let mut word = word.to_owned();
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            let _ = writeln!(text, "{}", line.trim_end());
-            line = format!("{indent}  ");
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        // A word without end, as a long path may be one, is broken.
-        while line.chars().count() + word.chars().count() > WIDTH {
-            let room = WIDTH - line.chars().count();
-            let rest = word.chars().skip(room).collect();
-            line.extend(word.chars().take(room));
-            let _ = writeln!(text, "{line}");
-            line = format!("{indent}  ");
-            word = rest;
-        }
-        line.push_str(&word);
-        empty = false;
-    }
-    let _ = writeln!(text, "{line}");
+    let behind = format!("{indent}  ");
+    let options = Options::new(WIDTH)
+        .initial_indent(indent)
+        .subsequent_indent(&behind)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit);
+    let _ = writeln!(text, "{}", textwrap::fill(words, options));
 }
