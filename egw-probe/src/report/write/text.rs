@@ -112,13 +112,11 @@ fn disruptions(text: &mut String, run: &Run) {
     if disruptions.total == 0 {
         return;
     }
-    let kinds = disruptions.by_kind.iter().filter(|(_, number)| **number > 0);
-    let kinds: Vec<String> = kinds.map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
     let of = format!(
         "{} in {} clients: {}",
         count(disruptions.total),
         count(run.clients.disrupted),
-        kinds.join(", ")
+        words::kinds(disruptions)
     );
     row(text, "disruptions", &of);
     for one in disruptions.longest.iter().take(3) {

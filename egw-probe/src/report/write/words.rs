@@ -1,7 +1,19 @@
 //! How numbers and foreign words are written in every output. Pure.
 
+use std::fmt;
+
 use crate::report::data::figures::{count, plain, range, seconds};
-use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Run, SIGNIFICANCE};
+use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Run, SIGNIFICANCE};
+
+/// Writes text between tags or in a quoted attribute, of HTML and XML.
+#[derive(Debug, Clone, Copy)]
+pub struct Harmless;
+
+impl askama::filters::Escaper for Harmless {
+    fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
+        to.write_str(&escape(text))
+    }
+}
 
 /// Text between tags or in a quoted attribute, of HTML and XML.
 pub fn escape(text: &str) -> String {
@@ -71,6 +83,13 @@ pub fn share(part: u64, whole: u64) -> String {
         0 => count(part),
         _ => format!("{} ({:.1} %)", count(part), part as f64 * 100.0 / whole as f64),
     }
+}
+
+/// How many disruptions of each kind.
+pub fn kinds(disruptions: &Disruptions) -> String {
+    let kinds = disruptions.by_kind.iter().filter(|(_, number)| **number > 0);
+    let kinds: Vec<String> = kinds.map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
+    kinds.join(", ")
 }
 
 /// The longest delay.
