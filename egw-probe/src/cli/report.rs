@@ -15,6 +15,7 @@ Inputs, any mix of them:
                                 documents in lines, one after another, or in an array
   http://10.0.0.7:2112/metrics  a client that still serves
   http://10.0.0.9:2113/clients  what a target with --tags knows (or /sources)
+  https://...                   with the system's CAs, or those of the file in SSL_CERT_FILE
 
 Examples:
   egw-probe report results/ --html report.html
@@ -34,7 +35,7 @@ Every flag also comes from the environment: --log-level debug is EGW_PROBE_LOG_L
 /// Flags of `egw-probe report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Result documents: files, folders, - for stdin, http:// addresses of /metrics, /clients or /sources
+    /// Result documents: files, folders, - for stdin, http(s):// addresses of /metrics, /clients or /sources
     #[arg(value_name = "INPUT")]
     pub inputs: Vec<String>,
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use hyper::Uri;
+use ureq::http::Uri;
 
+use super::read::fetch;
 use super::read::input::Input;
 use super::stats::gates::Limits;
 use crate::cli::report::{ReportArgs, ReportOutput};
@@ -132,13 +133,15 @@ fn http_url(flag: &'static str, written: &str, url: &str) -> Result<Uri, ConfigE
     let Ok(url) = url.parse::<Uri>() else {
         return refuse("not a URL: write http://host:port/path");
     };
-    match url.scheme_str() {
-        Some("http") if url.host().is_some_and(|host| !host.is_empty()) => Ok(url),
-        Some("https") => refuse(
-            "TLS is not spoken here: save the page with `curl` and name the file or -, or go through `kubectl port-forward`",
-        ),
-        _ => refuse("not a URL of HTTP: write http://host:port/path"),
+    if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
+        return refuse("not a URL of HTTP: write http://host:port/path");
     }
+    if url.scheme_str() == Some("https") && !fetch::SPEAKS_TLS {
+        return refuse(
+            "this build speaks no TLS: save the page with `curl` and name the file or -, or go through `kubectl port-forward`",
+        );
+    }
+    Ok(url)
 }
 
 fn query_label(text: &str) -> Result<(String, String), ConfigError> {
@@ -196,10 +199,7 @@ mod tests {
                 "http://a:1",
                 "report: \"http://a:1\": which page is meant? Write /metrics behind it for a client, /clients or /sources for a target",
             ),
-            (
-                "https://a/metrics",
-                "report: \"https://a/metrics\": TLS is not spoken here: save the page with `curl` and name the file or -, or go through `kubectl port-forward`",
-            ),
+            ("https:///metrics", "report: \"https:///metrics\": not a URL: write http://host:port/path"),
             ("ftp://a/b", "report: \"ftp://a/b\": not a URL of HTTP: write http://host:port/path"),
             (
                 "/etc --compare /no/such",
@@ -220,6 +220,16 @@ mod tests {
             ),
         ] {
             assert_eq!(plan(line).unwrap_err(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_page_over_tls_is_read_unless_this_build_speaks_none() {
+        let plan = plan("https://a/metrics");
+        if fetch::SPEAKS_TLS {
+            assert_eq!(plan.unwrap().inputs, [Input::Page(Uri::from_static("https://a/metrics"))]);
+        } else {
+            assert!(plan.unwrap_err().contains("this build speaks no TLS: save the page with `curl`"));
         }
     }
 }

@@ -19,6 +19,8 @@ mod kernel_object;
 mod kernel_privilege;
 mod report;
 mod report_doubt;
+#[cfg(feature = "https")]
+mod report_https;
 mod report_live;
 mod report_page;
 mod report_scale;

@@ -1,28 +1,35 @@
-//! Fetches pages over HTTP, several at a time, each within limits.
+//! Fetches pages over HTTP and HTTPS, several at a time, each within limits.
 
+use std::io;
+use std::thread;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST};
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ureq::http::Uri;
+use ureq::http::uri::InvalidUri;
+use ureq::{Agent, Error};
 
 /// How long one page may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest page: the answer of a Prometheus server for some hundred thousand clients.
-const LONGEST: usize = 1 << 30;
+const LONGEST: u64 = 1 << 30;
 /// Pages fetched at a time.
 pub const AT_A_TIME: usize = 32;
+/// Whether this build speaks TLS.
+pub const SPEAKS_TLS: bool = cfg!(feature = "https");
+
+/// What has to be escaped in a query (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'~');
 
 /// Why a page did not come.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No connection.
     #[error("cannot connect: {0}")]
-    Connect(std::io::Error),
+    Connect(String),
+    /// No TLS, or nobody that is trusted behind it.
+    #[error("{0}")]
+    Tls(String),
     /// Not in time.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
@@ -35,60 +42,67 @@ pub enum FetchError {
 }
 
 /// Fetches these pages, and returns them in the same order.
-pub fn all(urls: &[Uri]) -> std::io::Result<Vec<Result<Bytes, FetchError>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(async {
-        let under_way: Vec<_> = urls.iter().map(|url| tokio::spawn(get(url.clone()))).collect();
-        let mut pages = Vec::with_capacity(urls.len());
-        for page in under_way {
-            pages.push(page.await.unwrap_or_else(|error| Err(FetchError::Broken(error.to_string()))));
-        }
-        pages
-    }))
+pub fn all(urls: &[Uri]) -> io::Result<Vec<Result<Vec<u8>, FetchError>>> {
+    let agent = &agent();
+    thread::scope(|scope| {
+        let get = |url| thread::Builder::new().spawn_scoped(scope, move || get(agent, url));
+        let under_way: Vec<_> = urls.iter().map(get).collect::<io::Result<_>>()?;
+        let pages = under_way.into_iter().map(|page| page.join().expect("fetching does not panic"));
+        Ok(pages.collect())
+    })
 }
 
-async fn get(url: Uri) -> Result<Bytes, FetchError> {
-    tokio::time::timeout(TIMEOUT, exchange(url)).await.unwrap_or(Err(FetchError::Timeout))
+fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        // Prometheus says in the body what it did not like about a query.
+        .http_status_as_error(false)
+        // What was asked for is one page of one program: an answer from elsewhere is another one's.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .user_agent(concat!("egw-probe/", env!("CARGO_PKG_VERSION")))
+        .accept("application/json, text/plain;version=0.0.4");
+    #[cfg(feature = "https")]
+    let config = config.tls_config(super::tls::config());
+    config.build().new_agent()
 }
 
-async fn exchange(url: Uri) -> Result<Bytes, FetchError> {
-    let broken = |error: hyper::Error| FetchError::Broken(error.to_string());
-    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let stream =
-        TcpStream::connect((host, url.port_u16().unwrap_or(80))).await.map_err(FetchError::Connect)?;
-    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(connection);
-    let authority = url.authority().map(ToString::to_string).unwrap_or_default();
-    let path = url.path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
-    let request = Request::get(path)
-        .header(HOST, authority)
-        .header(ACCEPT, "application/json, text/plain;version=0.0.4")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| FetchError::Broken(error.to_string()))?;
-    let response = send.send_request(request).await.map_err(broken)?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), LONGEST).collect().await;
-    let body = body.map_err(|error| FetchError::Broken(error.to_string()))?.to_bytes();
-    // Prometheus says in the body what it did not like about a query.
-    if status.is_success() || body.starts_with(b"{\"status\":\"error\"") {
+fn get(agent: &Agent, url: &Uri) -> Result<Vec<u8>, FetchError> {
+    let mut response = agent.get(url).call().map_err(why_no_answer)?;
+    let body = response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(why_no_body)?;
+    if response.status().is_success() || body.starts_with(b"{\"status\":\"error\"") {
         Ok(body)
     } else {
-        Err(FetchError::Status(status.as_u16()))
+        Err(FetchError::Status(response.status().as_u16()))
+    }
+}
+
+fn why_no_answer(error: Error) -> FetchError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let error = match error {
+        Error::Io(error) => error,
+        other => return why_no_body(other),
+    };
+    #[cfg(feature = "https")]
+    if let Some(told) = super::tls::why_not(&error) {
+        return FetchError::Tls(told);
+    }
+    match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => FetchError::Broken(error.to_string()),
+        _ => FetchError::Connect(error.to_string()),
+    }
+}
+
+fn why_no_body(error: Error) -> FetchError {
+    match error {
+        Error::Timeout(_) => FetchError::Timeout,
+        Error::Io(error) => FetchError::Broken(error.to_string()),
+        other => FetchError::Broken(other.to_string()),
     }
 }
 
 /// A URL with the query of this text.
-pub fn with_query(api: &Uri, query: &str) -> Result<Uri, hyper::http::uri::InvalidUri> {
-    let mut url = format!("{api}?query=");
-    for byte in query.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'~' => url.push(char::from(byte)),
-            _ => url.extend(['%', hex(byte >> 4), hex(byte & 15)]),
-        }
-    }
-    url.parse()
-}
-
-fn hex(digit: u8) -> char {
-    char::from(b"0123456789ABCDEF"[usize::from(digit)])
+pub fn with_query(api: &Uri, query: &str) -> Result<Uri, InvalidUri> {
+    format!("{api}?query={}", utf8_percent_encode(query, RESERVED)).parse()
 }

@@ -5,9 +5,8 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use hyper::Uri;
-use hyper::body::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
+use ureq::http::Uri;
 
 use super::corpus::Corpus;
 use super::document::{self, Refusal};
@@ -174,7 +173,7 @@ impl Reader<'_> {
     /// Reads the clients of which a page or an answer has series.
     fn series(
         &mut self,
-        page: Result<Bytes, fetch::FetchError>,
+        page: Result<Vec<u8>, fetch::FetchError>,
         name: &str,
         parse: impl FnOnce(&[u8]) -> Result<Vec<exposition::Series>, Refusal>,
     ) {

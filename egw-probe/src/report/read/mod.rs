@@ -8,3 +8,5 @@ pub mod exposition;
 pub mod fetch;
 pub mod input;
 pub mod split;
+#[cfg(feature = "https")]
+mod tls;
