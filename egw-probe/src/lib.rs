@@ -17,15 +17,14 @@ pub mod workbench;
 /// What the binary parses, runs and prints.
 pub mod program {
     pub use crate::cli::{Cli, Command, Stop, command, parse};
+    pub use crate::client::run as client;
     pub use crate::config::client::ClientConfig;
     pub use crate::config::error::ConfigError;
     pub use crate::config::target::TargetConfig;
+    pub use crate::external_target::run as external_target;
     pub use crate::report::plan::Plan;
     pub use crate::report::run as report;
     pub use crate::sys::clock::Start;
     pub use crate::sys::log::init as start_log;
     pub use crate::sys::signals::Signals;
-
-    pub use crate::client::run as client;
-    pub use crate::external_target::run as external_target;
 }

@@ -57,7 +57,7 @@ impl WatchMetrics {
         let seconds = new.histograms(
             "egw_probe_disruption_seconds",
             "Longest that a disruption can have lasted: from the last pong before to the first after",
-            "kind",
+            &["kind"],
             &DISRUPTION_BUCKETS,
         )?;
         Ok(Self {
@@ -133,7 +133,7 @@ impl StressMetrics {
             connections: new.counters(
                 "egw_scale_test_stress_connections_total",
                 "Connections of the stress test that were opened, or closed without our doing",
-                "operation",
+                &["operation"],
             )?,
             latency: new.histogram(
                 "egw_scale_test_stress_connection_latency_seconds",
@@ -220,7 +220,7 @@ impl ClientMetrics {
             bracket: new.gauges_of_seconds(
                 "egw_probe_masquerade_delay_seconds",
                 "The policy became effective between these bounds, counted from the client's start",
-                "bound",
+                &["bound"],
             )?,
         })
     }

@@ -47,7 +47,7 @@ impl ClientMetrics {
             by_state: new.gauges(
                 "egw_probe_target_clients",
                 "Tagged clients: expected, seen, masqueraded, leaking (no masqueraded SYN yet), conflicts (shared numbers)",
-                "state",
+                &["state"],
             )?,
             foreign: new.gauge("egw_probe_target_foreign_syns", "SYNs without a tag of an expected client")?,
             delay: new.histogram(
@@ -81,12 +81,12 @@ impl TargetMetrics {
         let connections = new.counters(
             "egw_probe_target_connections_total",
             "Connections accepted, by the verdict on their source",
-            "verdict",
+            &["verdict"],
         )?;
         let failed = new.counters(
             "egw_probe_target_accept_failures_total",
             "Accepts that failed, by reason",
-            "reason",
+            &["reason"],
         )?;
         Ok(Self {
             open_connections: new

@@ -1,15 +1,15 @@
-//! The kernel side's metrics (design section 4). Built once, on a registry that is handed in.
+//! The kernel side's metrics. Built once, on a registry that is handed in.
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use crate::document::verdict::Verdict;
 use crate::observer::attach::Attachment;
 use crate::observer::correlate::{HalfOpen, Joined, SynKind};
 use crate::observer::error::KernelError;
 use crate::observer::health::JoinHealth;
+use crate::sys::metrics::Registrar;
 
 /// From what one host's handshake takes to what a thrice-sent SYN takes, in seconds.
 const BUCKETS: [f64; 17] = [
@@ -31,68 +31,61 @@ pub struct KernelMetrics {
     not_joined: IntCounter,
     forgotten: IntCounter,
     unreadable: IntCounter,
-    ebpf_info: GaugeVec,
+    ebpf_info: IntGaugeVec,
     clock_error: Gauge,
 }
 
 impl KernelMetrics {
     /// Creates and registers them, every series of a fixed label set at 0.
     pub fn register(registry: &Registry) -> Result<Self, KernelError> {
+        let new = Registrar(registry);
         let metrics = Self {
-            syns: IntCounterVec::new(
-                Opts::new(
-                    "egw_probe_target_syns_total",
-                    "SYNs seen in the kernel; kind is unknown where the ring lost the event",
-                ),
+            syns: new.counters(
+                "egw_probe_target_syns_total",
+                "SYNs seen in the kernel; kind is unknown where the ring lost the event",
                 &["class", "kind"],
             )?,
-            syn_to_accept: HistogramVec::new(
-                HistogramOpts::new(
-                    "egw_probe_target_syn_to_accept_seconds",
-                    "From a connection's first SYN in the kernel to its accept",
-                )
-                .buckets(BUCKETS.to_vec()),
+            syn_to_accept: new.histograms(
+                "egw_probe_target_syn_to_accept_seconds",
+                "From a connection's first SYN in the kernel to its accept",
+                &["class"],
+                &BUCKETS,
+            )?,
+            half_open: new.counters(
+                "egw_probe_target_half_open_total",
+                "Connection attempts whose connection never came",
                 &["class"],
             )?,
-            half_open: IntCounterVec::new(
-                Opts::new(
-                    "egw_probe_target_half_open_total",
-                    "Connection attempts whose connection never came",
-                ),
-                &["class"],
-            )?,
-            events_lost: IntCounter::new(
+            events_lost: new.counter(
                 "egw_probe_target_events_lost_total",
                 "SYNs that were counted but whose event found the ring full",
             )?,
-            unobserved: IntCounter::new(
+            unobserved: new.counter(
                 "egw_probe_target_unobserved_connections_total",
                 "Accepted connections whose SYN the kernel side did not see",
             )?,
-            not_joined: IntCounter::new(
+            not_joined: new.counter(
                 "egw_probe_target_not_joined_total",
                 "Accepted connections that came faster than they could be joined with their SYNs",
             )?,
-            forgotten: IntCounter::new(
+            forgotten: new.counter(
                 "egw_probe_target_attempts_forgotten_total",
                 "Connection attempts that had to make room for newer ones before their connection came",
             )?,
-            unreadable: IntCounter::new(
+            unreadable: new.counter(
                 "egw_probe_target_unreadable_events_total",
                 "Events that were not understood: object and program do not belong together",
             )?,
-            ebpf_info: GaugeVec::new(
-                Opts::new("egw_probe_target_ebpf_info", "1 for each interface that is observed, by mode"),
+            ebpf_info: new.gauges(
+                "egw_probe_target_ebpf_info",
+                "1 for each interface that is observed, by mode",
                 &["interface", "mode"],
             )?,
-            clock_error: Gauge::new(
+            clock_error: new.gauge_of_seconds(
                 "egw_probe_target_clock_error_seconds",
                 "Error bound of the offset from kernel stamps to wall time",
             )?,
         };
-        for collector in metrics.collectors() {
-            registry.register(collector)?;
-        }
         for class in Verdict::ALL {
             for kind in ["first", "retransmit", "unknown"] {
                 metrics.syns.with_label_values(&[class.name(), kind]);
@@ -106,7 +99,7 @@ impl KernelMetrics {
     /// Says that the target runs without the kernel side.
     pub fn userspace_only(&self) {
         self.ebpf_info.reset();
-        self.ebpf_info.with_label_values(&["", USERSPACE]).set(1.0);
+        self.ebpf_info.with_label_values(&["", USERSPACE]).set(1);
     }
 
     /// Says which interfaces are observed, and how.
@@ -115,7 +108,7 @@ impl KernelMetrics {
         for attachment in attachments {
             self.ebpf_info
                 .with_label_values(&[attachment.interface.as_str(), attachment.mode.label()])
-                .set(1.0);
+                .set(1);
         }
     }
 
@@ -153,20 +146,5 @@ impl KernelMetrics {
 
     pub(super) fn clock_error(&self, error: Duration) {
         self.clock_error.set(error.as_secs_f64());
-    }
-
-    fn collectors(&self) -> [Box<dyn Collector>; 10] {
-        [
-            Box::new(self.syns.clone()),
-            Box::new(self.syn_to_accept.clone()),
-            Box::new(self.half_open.clone()),
-            Box::new(self.events_lost.clone()),
-            Box::new(self.unobserved.clone()),
-            Box::new(self.not_joined.clone()),
-            Box::new(self.forgotten.clone()),
-            Box::new(self.unreadable.clone()),
-            Box::new(self.ebpf_info.clone()),
-            Box::new(self.clock_error.clone()),
-        ]
     }
 }

@@ -14,15 +14,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use self::data::figures::plain;
-use self::data::interval::Interval;
-use self::data::run::{METHODS, Report};
-use self::plan::Plan;
-use self::read::corpus::Corpus;
-use self::read::input;
-use self::stats::{compare, gates};
-use self::write::{html, junit, markdown, text};
 use crate::cli::report::ReportOutput;
+use crate::report::data::figures::plain;
+use crate::report::data::interval::Interval;
+use crate::report::data::run::{METHODS, Report};
+use crate::report::plan::Plan;
+use crate::report::read::corpus::Corpus;
+use crate::report::read::input;
+use crate::report::stats::{compare, gates};
+use crate::report::write::{html, junit, markdown, text};
 use crate::sys::signals::Signals;
 use crate::sys::{output, progress};
 

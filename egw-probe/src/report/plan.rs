@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use ureq::http::Uri;
 
-use super::read::fetch;
-use super::read::input::Input;
-use super::stats::gates::Limits;
 use crate::cli::report::{ReportArgs, ReportOutput};
 use crate::config::error::ConfigError;
+use crate::report::read::fetch;
+use crate::report::read::input::Input;
+use crate::report::stats::gates::Limits;
 
 /// Everything `egw-probe report` is to do.
 #[derive(Debug)]
@@ -158,9 +158,10 @@ fn query_label(text: &str) -> Result<(String, String), ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
     use crate::cli::{Cli, Command};
-    use clap::Parser;
 
     fn plan(line: &str) -> Result<Plan, String> {
         let words = format!("egw-probe report {line}");

@@ -21,7 +21,7 @@ pub(crate) fn registry() -> prometheus::Result<Registry> {
     let info = Registrar(&registry).gauges(
         "egw_probe_build_info",
         "1, with the version of the program",
-        "version",
+        &["version"],
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     Ok(registry)
@@ -52,7 +52,7 @@ impl Exposition {
     }
 }
 
-/// Makes metrics that are registered from the start, a line each. `label` is the one label of a family.
+/// Makes metrics that are registered from the start, a line each. `labels` are those of a family.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Registrar<'a>(pub &'a Registry);
 
@@ -70,8 +70,13 @@ impl Registrar<'_> {
         self.register(Counter::new(name, help)?)
     }
 
-    pub(crate) fn counters(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    pub(crate) fn counters(
+        self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     /// A counter for each value of the label, all there from the start.
@@ -82,7 +87,7 @@ impl Registrar<'_> {
         label: &str,
         values: impl IntoIterator<Item = &'static str>,
     ) -> prometheus::Result<Vec<IntCounter>> {
-        let family = self.counters(name, help, label)?;
+        let family = self.counters(name, help, &[label])?;
         Ok(values.into_iter().map(|value| family.with_label_values(&[value])).collect())
     }
 
@@ -94,17 +99,17 @@ impl Registrar<'_> {
         self.register(Gauge::new(name, help)?)
     }
 
-    pub(crate) fn gauges(self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
-        self.register(IntGaugeVec::new(Opts::new(name, help), &[label])?)
+    pub(crate) fn gauges(self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     pub(crate) fn gauges_of_seconds(
         self,
         name: &str,
         help: &str,
-        label: &str,
+        labels: &[&str],
     ) -> prometheus::Result<GaugeVec> {
-        self.register(GaugeVec::new(Opts::new(name, help), &[label])?)
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     pub(crate) fn histogram(self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
@@ -115,10 +120,10 @@ impl Registrar<'_> {
         self,
         name: &str,
         help: &str,
-        label: &str,
+        labels: &[&str],
         buckets: &[f64],
     ) -> prometheus::Result<HistogramVec> {
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.register(HistogramVec::new(opts, &[label])?)
+        self.register(HistogramVec::new(opts, labels)?)
     }
 }

@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::sys::clock::Monotonic;
 use parking_lot::Mutex;
+
+use crate::sys::clock::Monotonic;
 
 /// Whether a progress line stands on the terminal right now; the lock also keeps it and log lines apart.
 static LINE_SHOWN: Mutex<bool> = Mutex::new(false);

@@ -1,9 +1,9 @@
 //! One client's part of a run: what is kept of it, and what is passed on and forgotten.
 
-use super::interval::Interval;
 use crate::document::disruption::{Disruption, Kind};
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
+use crate::report::data::interval::Interval;
 
 /// How a client's test ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::interval::Interval;
 use crate::document::outcome::Outcome;
+use crate::report::data::interval::Interval;
 
 /// Quantiles of the delay that are told.
 pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::density::Density;
-use super::document::{Found, Refusal, SourcesSeen, TagTimeline};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
 use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, worse_first};
+use crate::report::read::density::Density;
+use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 
 /// Timelines and disruptions kept: the worst ones.
 pub const KEPT: usize = 200;

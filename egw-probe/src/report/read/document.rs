@@ -10,8 +10,7 @@ use serde::de::IgnoredAny;
 
 use crate::document::disruption::Disruption;
 use crate::document::outcome::Outcome;
-use crate::document::result::TestOutcome;
-use crate::document::result::TimelineRun;
+use crate::document::result::{TestOutcome, TimelineRun};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::interval::Interval;
 

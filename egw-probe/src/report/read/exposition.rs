@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::document::{LONGEST_SECONDS, MOST, Refusal};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::report::data::client::{ClientResult, Reading, Verdict};
 use crate::report::data::interval::Interval;
+use crate::report::read::document::{LONGEST_SECONDS, MOST, Refusal};
 
 const FAILED: &str = "egw_scale_test_failed_tests_total";
 const LEAKED: &str = "egw_scale_test_leaked_requests_total";

@@ -1,8 +1,7 @@
 //! Fetches pages over HTTP and HTTPS, several at a time, each within limits.
 
-use std::io;
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::Uri;

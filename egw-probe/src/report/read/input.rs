@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use ureq::http::Uri;
 
-use super::corpus::Corpus;
-use super::document::{self, Refusal};
-use super::split::{Piece, Splitter};
-use super::{exposition, fetch};
+use crate::report::read::corpus::Corpus;
+use crate::report::read::document::{self, Refusal};
+use crate::report::read::split::{Piece, Splitter};
+use crate::report::read::{exposition, fetch};
 use crate::sys::clock::Monotonic;
 use crate::sys::progress::Progress;
 use crate::sys::signals::Signals;

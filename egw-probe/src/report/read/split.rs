@@ -1,7 +1,7 @@
 //! From bytes to documents: JSON objects one to a line, one after another, or in an array. Pure, like a parser of bytes from
 //! anywhere: it holds one document at a time, and finds the next one behind a damaged one.
 
-use super::document::is_log_text;
+use crate::report::read::document::is_log_text;
 
 /// Longest document that is read; a target's `/clients` of 4095 clients is far below.
 const LONGEST: usize = 64 << 20;
@@ -154,8 +154,9 @@ impl Splitter {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     /// Documents as text, and everything else by its name, of bytes that come in chunks of this size.
     fn split(bytes: &[u8], chunk: usize) -> Vec<String> {

@@ -6,10 +6,10 @@
 //! plain test of the upper ends. The interval of the difference of medians follows from
 //! one for each median that is wrong half as often, and so is conservative.
 
-use super::npmle::Npmle;
-use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
 use crate::report::data::interval::Interval;
 use crate::report::data::run::{Bounds, Comparison, SIGNIFICANCE};
+use crate::report::stats::npmle::Npmle;
+use crate::report::stats::ranks::{ALPHA, Ends, lower_ends_are_missing};
 
 /// Shuffles of small runs, and of runs whose size makes each shuffle slow.
 const SHUFFLES: [u32; 2] = [9_999, 999];

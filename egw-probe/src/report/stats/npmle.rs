@@ -229,8 +229,9 @@ fn isotonic(values: &[f64], weights: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn intervals(ends: &[(f64, f64)]) -> Vec<Interval> {
         ends.iter().map(|&(lower, upper)| Interval { lower, upper }).collect()

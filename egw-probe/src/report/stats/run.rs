@@ -2,9 +2,6 @@
 
 use std::collections::HashSet;
 
-use super::notes::notes;
-use super::npmle::{Npmle, Step};
-use super::ranks::{ALPHA, Ends, lower_ends_are_missing};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::report::data::client::{ClientResult, Verdict, worse_first};
@@ -14,6 +11,9 @@ use crate::report::data::run::{
     Run, SkippedDocument, Sources, Times, Worst,
 };
 use crate::report::read::corpus::Corpus;
+use crate::report::stats::notes::notes;
+use crate::report::stats::npmle::{Npmle, Step};
+use crate::report::stats::ranks::{ALPHA, Ends, lower_ends_are_missing};
 
 /// Clients and disruptions named as the worst.
 const WORST: usize = 10;

@@ -4,12 +4,12 @@
 use askama::Template;
 use plotters::style::RGBColor;
 
-use super::plots;
-use super::words::{self, bounds, columns, difference, longest, share, verdict};
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, seconds};
 use crate::report::data::run::{Report, Run};
 use crate::report::read::corpus::Corpus;
+use crate::report::write::plots;
+use crate::report::write::words::{self, bounds, columns, difference, longest, share, verdict};
 
 /// Addresses named of those that a target refused.
 const SOURCES: usize = 20;

@@ -2,9 +2,9 @@
 
 use askama::Template;
 
-use super::text;
 use crate::report::data::figures::count;
 use crate::report::data::run::{Gate, Report, SkippedDocument};
+use crate::report::write::text;
 
 #[derive(Template)]
 #[template(path = "junit.xml")]

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 use crate::report::data::figures::{count, plain, seconds, short};
 use crate::report::data::run::{Report, Run};
+use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 
 /// Writes a report as Markdown (GitHub's tables).
 pub fn markdown(report: &Report) -> String {

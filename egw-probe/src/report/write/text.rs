@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
-use super::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, plain, seconds, short};
 use crate::report::data::run::{Report, Run, Times};
+use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 
 /// Columns.
 const WIDTH: usize = 80;
