@@ -2,8 +2,7 @@
 
 /// The client's decisions and its reading of replies.
 pub mod client {
-    pub use crate::client::outcome::Reply;
-    pub use crate::client::probe::egress_ip;
+    pub use crate::client::reply::{Annotation, Reply, annotation};
     pub use crate::client::stress::series::{Event, Series};
 }
 

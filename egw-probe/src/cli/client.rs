@@ -9,7 +9,7 @@ use ipnet::IpAddrRange;
 
 use crate::cli::addresses;
 use crate::cli::log::LogArgs;
-use crate::config::choice::{Output, TagNumber};
+use crate::config::choice::{Output, TagNumber, TickPhase};
 use crate::document::go;
 
 /// Flags of `egw-probe client`.
@@ -60,6 +60,10 @@ pub struct ProbingArgs {
     #[arg(long, value_name = "DURATION", default_value = "50ms",
           value_parser = go::parse_duration)]
     pub interval: Duration,
+
+    /// Where ticks begin, from the start: random draws it for each process, so that clients do not probe in step
+    #[arg(long, value_name = "random|DURATION", default_value = "random", value_parser = parse_phase)]
+    pub tick_phase: TickPhase,
 
     /// How long the client tries before the test counts as failed
     #[arg(long, value_name = "DURATION", default_value = "1m",
@@ -203,6 +207,10 @@ pub struct ResultArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub output: Output,
 
+    /// A label for the result, as node=worker-1, that reports group by; repeatable
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append, value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+
     /// Name of this client in results [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub client_id: Option<String>,
@@ -210,6 +218,20 @@ pub struct ResultArgs {
     /// Where /metrics and /readyz are served [default: [::]:2112, IPv4 too]
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
+}
+
+fn parse_phase(text: &str) -> Result<TickPhase, String> {
+    if text.eq_ignore_ascii_case("random") {
+        return Ok(TickPhase::Random);
+    }
+    go::parse_duration(text).map(TickPhase::Fixed).map_err(|error| format!("{error}, or random"))
+}
+
+fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("not a label: write NAME=VALUE, as in node=worker-1"),
+    }
 }
 
 fn parse_tag(text: &str) -> Result<TagNumber, String> {

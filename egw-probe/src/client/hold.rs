@@ -3,7 +3,7 @@
 //! They live on a thread of their own, so that probing keeps its ticks. What is to be done with them, and what it means,
 //! is decided in [`super::holding`].
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use crate::client::failure::loss_reason;
 use crate::client::holding::{Act, HeldFact, Holding};
 use crate::client::metrics::ClientMetrics;
 use crate::client::probe::Destination;
+use crate::client::reply::Reply;
 use crate::client::stall::Seen;
 use crate::document::held::{HeldStall, HoldReport};
+use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller, Ready};
@@ -125,25 +127,40 @@ impl<'a> Hold<'a> {
         let socket = self.destination.socket()?;
         socket.set_tcp_nodelay(true)?;
         self.destination.connect(&socket)?;
-        let interest = EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let interest = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         self.poller.add(&socket, index as u64, interest)?;
         Ok(socket)
     }
 
     fn event(&mut self, Ready { token, flags }: Ready, now: Monotonic) {
         let index = token as usize;
+        if flags.contains(EventFlags::IN) && !self.holding.is_open(index) {
+            self.read_reply(index, now);
+        }
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             let Some(socket) = self.sockets[index].take() else { return };
             let error = socket.take_error().ok().flatten();
-            let reason = loss_reason(error.as_ref());
-            // An error before the handshake: there never was a connection.
-            let came_about = error.is_none() || self.holding.is_open(index);
-            self.holding.on_gone(index, came_about.then_some(reason), now);
-            if let Some(error) = error.filter(|_| !came_about) {
-                tracing::debug!(%error, connection = index, "held connection does not open");
+            match error {
+                // Closed in order and without a word, before it was there.
+                None if !self.holding.is_open(index) => self.holding.on_denied(index, now),
+                _ => self.holding.on_gone(index, loss_reason(error.as_ref()), now),
             }
-        } else if flags.contains(EventFlags::OUT) {
-            self.holding.on_established(index, now);
+        }
+    }
+
+    /// Reads what the target says to a new connection.
+    fn read_reply(&mut self, index: usize, now: Monotonic) {
+        let Some(mut socket) = self.sockets[index].as_ref() else { return };
+        // Longer than an annotated reply, which comes in one segment.
+        let mut buffer = [0; 256];
+        let Ok(length) = socket.read(&mut buffer) else { return };
+        match Reply::default().read(&buffer[..length]) {
+            Some(Outcome::Pong) => self.holding.on_pong(index),
+            Some(Outcome::Leaked) => {
+                self.sockets[index] = None;
+                self.holding.on_denied(index, now);
+            }
+            _ => {}
         }
     }
 

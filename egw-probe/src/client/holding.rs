@@ -11,7 +11,7 @@ use crate::sys::clock::Monotonic;
 
 /// Stalls and losses kept in the result; what comes after is counted.
 const CAP: usize = 1_000;
-/// A handshake that takes longer is begun anew: its SYN may sit in the kernel's backoff long after the path is back.
+/// A handshake or a pong that takes longer is begun anew: its SYN may sit in the kernel's backoff long after the path is back.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Pause before a connection that was lost, or did not come about, is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
@@ -39,11 +39,11 @@ pub(crate) enum Act {
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum HeldFact {
-    /// A connection is established.
+    /// A connection is there: the target has answered it.
     Opened,
-    /// One that was established has come to its end.
+    /// One that was there has come to its end.
     Closed,
-    /// One was lost, in the moment of its handshake too.
+    /// One was lost.
     Lost(Loss),
     /// A stall has ended.
     Stalled(HeldStall),
@@ -92,36 +92,32 @@ impl Holding {
         };
     }
 
-    /// Its handshake is complete.
-    pub(crate) fn on_established(&mut self, index: usize, now: Monotonic) {
-        if let Connection::Opening { .. } = self.connections[index] {
+    /// The target has answered it with pong.
+    pub(crate) fn on_pong(&mut self, index: usize) {
+        if let Connection::Opening { since } = self.connections[index] {
             self.report.opened += 1;
             self.facts.push(HeldFact::Opened);
-            self.connections[index] = Connection::Open(StallJudge::new(index as u64, self.start, now));
+            self.connections[index] = Connection::Open(StallJudge::new(index as u64, self.start, since));
         }
     }
 
-    /// It is gone; without a reason it never came about.
-    pub(crate) fn on_gone(&mut self, index: usize, reason: Option<LossReason>, now: Monotonic) {
+    /// The target has denied it: it saw a source outside its CIDRs.
+    pub(crate) fn on_denied(&mut self, index: usize, now: Monotonic) {
+        self.report.leaked += 1;
+        self.connections[index] = Connection::Closed { reopen_at: now + REOPEN_AFTER };
+    }
+
+    /// It is gone. Before a pong there never was a connection to lose.
+    pub(crate) fn on_gone(&mut self, index: usize, reason: LossReason, now: Monotonic) {
         let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
-        match std::mem::replace(&mut self.connections[index], closed) {
-            Connection::Open(mut judge) => {
-                self.facts.push(HeldFact::Closed);
-                self.note_stall(judge.end(StallEnd::Lost, now));
-                self.note_loss(index, reason.unwrap_or(LossReason::Closed), now);
-            }
-            // Established, and closed in the same moment: a target without --keep-open, or a denied source.
-            Connection::Opening { .. } => {
-                if let Some(reason) = reason {
-                    self.report.opened += 1;
-                    self.note_loss(index, reason, now);
-                }
-            }
-            closed @ Connection::Closed { .. } => self.connections[index] = closed,
+        if let Connection::Open(mut judge) = std::mem::replace(&mut self.connections[index], closed) {
+            self.facts.push(HeldFact::Closed);
+            self.note_stall(judge.end(StallEnd::Lost, now));
+            self.note_loss(index, reason, now);
         }
     }
 
-    /// Whether it is open; what closes a connection that is still opening means something else.
+    /// Whether the target has answered it.
     pub(crate) fn is_open(&self, index: usize) -> bool {
         matches!(self.connections[index], Connection::Open(_))
     }
@@ -192,12 +188,12 @@ mod tests {
         assert_eq!(holding.on_tick(0, at(10), at(10)), Act::Open);
         holding.opening(0, true, at(10));
         assert_eq!(holding.on_tick(0, at(20), at(20)), Act::Wait);
-        holding.on_established(0, at(25));
+        holding.on_pong(0);
         assert_eq!(holding.on_tick(0, at(30), at(30)), Act::Look);
         assert!(holding.on_look(0, Seen { outstanding: false, retransmissions: 0 }, at(30)));
         holding.sent(0, at(30), 0);
         assert!(!holding.on_look(0, Seen { outstanding: true, retransmissions: 1 }, at(240)));
-        holding.on_gone(0, Some(LossReason::Reset), at(300));
+        holding.on_gone(0, LossReason::Reset, at(300));
         let facts = holding.take_facts();
         assert!(
             matches!(
@@ -220,8 +216,21 @@ mod tests {
         assert_eq!(holding.on_tick(0, at(1_001), at(9_000)), Act::GiveUp);
         assert_eq!(holding.on_tick(0, at(9_000), at(9_000)), Act::Open);
         holding.opening(0, true, at(9_000));
-        holding.on_gone(0, None, at(9_001));
+        holding.on_gone(0, LossReason::Unreachable, at(9_001));
         assert_eq!(holding.finish(at(9_002)), HoldReport { connections: 1, ..HoldReport::default() });
+    }
+
+    #[test]
+    fn what_the_target_denies_was_never_there_to_be_lost() {
+        let mut holding = Holding::new(1, at(0));
+        for attempt in 0..3 {
+            assert_eq!(holding.on_tick(0, at(attempt * 300), at(attempt * 300)), Act::Open);
+            holding.opening(0, true, at(attempt * 300));
+            holding.on_denied(0, at(attempt * 300 + 1));
+        }
+        assert_eq!(holding.take_facts(), []);
+        let report = holding.finish(at(1_000));
+        assert_eq!((report.leaked, report.opened, report.lost_total), (3, 0, 0));
     }
 
     #[test]
@@ -229,7 +238,8 @@ mod tests {
         let mut holding = Holding::new(1, at(0));
         for _ in 0..1_500 {
             holding.opening(0, true, at(0));
-            holding.on_gone(0, Some(LossReason::Closed), at(1));
+            holding.on_pong(0);
+            holding.on_gone(0, LossReason::Closed, at(1));
         }
         let report = holding.finish(at(2));
         assert_eq!((report.lost.len(), report.lost_total, report.opened), (1_000, 1_500, 1_500));

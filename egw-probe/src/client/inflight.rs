@@ -4,10 +4,9 @@
 //! probes wait here until all that were sent before them are settled too, at most one probe timeout.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::client::outcome::Probe;
+use crate::client::outcome::{Probe, ProbeEnd};
 use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 
@@ -19,9 +18,22 @@ struct Flight<S> {
     sent: Monotonic,
     deadline: Monotonic,
     established: Option<Monotonic>,
-    egress_ip: Option<IpAddr>,
+    unsafe_port: bool,
     /// The socket of an open probe, or how it ended and when that was known.
-    state: Result<S, (Outcome, Monotonic)>,
+    state: Result<S, (ProbeEnd, Monotonic)>,
+}
+
+/// A probe that was sent.
+#[derive(Debug)]
+pub(crate) struct Launch<S> {
+    /// Read just before `connect`; not before that of any other.
+    pub sent: Monotonic,
+    /// It had left by then, and has its time from then on.
+    pub left: Monotonic,
+    /// Its socket, or how it failed at once.
+    pub state: Result<S, Outcome>,
+    /// Its source port may have an old entry in a NAT on the way.
+    pub unsafe_port: bool,
 }
 
 /// The probes in flight. `S` is what a probe holds while it is open (its socket).
@@ -44,13 +56,13 @@ impl<S> InFlight<S> {
         self.first + self.probes.len() as u64
     }
 
-    /// Takes in a probe sent at `sent`, which is not before that of any other: open with a socket, or failed at once. It had
-    /// left by `left`, and has its time from then on.
-    pub(crate) fn launch(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
+    /// Takes in a probe.
+    pub(crate) fn launch(&mut self, launch: Launch<S>) {
+        let Launch { sent, left, state, unsafe_port } = launch;
         self.open += usize::from(state.is_ok());
-        let state = state.map_err(|outcome| (outcome, sent));
+        let state = state.map_err(|outcome| (ProbeEnd::plain(outcome), sent));
         let deadline = left + self.timeout;
-        self.probes.push_back(Flight { sent, deadline, established: None, egress_ip: None, state });
+        self.probes.push_back(Flight { sent, deadline, established: None, unsafe_port, state });
     }
 
     /// The socket of a probe that is still open.
@@ -65,32 +77,27 @@ impl<S> InFlight<S> {
         }
     }
 
-    /// Settles an open probe at `now`, and gives its socket back. `egress_ip` is what its reply told.
-    pub(crate) fn settle(
-        &mut self,
-        id: ProbeId,
-        outcome: Outcome,
-        egress_ip: Option<IpAddr>,
-        now: Monotonic,
-    ) -> Option<S> {
-        let flight = self.flight(id)?;
-        let socket = std::mem::replace(&mut flight.state, Err((outcome, now)));
-        match socket {
-            Ok(socket) => {
-                flight.egress_ip = egress_ip;
-                self.open -= 1;
-                Some(socket)
-            }
-            Err(earlier) => {
-                self.flight(id)?.state = Err(earlier);
-                None
-            }
-        }
+    /// Whether the handshake of this probe is known to be complete.
+    pub(crate) fn is_established(&mut self, id: ProbeId) -> bool {
+        self.flight(id).is_some_and(|flight| flight.established.is_some())
+    }
+
+    /// Settles an open probe at `now`, and gives its socket back.
+    pub(crate) fn settle(&mut self, id: ProbeId, end: ProbeEnd, now: Monotonic) -> Option<S> {
+        let flight = self.flight(id).filter(|flight| flight.state.is_ok())?;
+        let socket = std::mem::replace(&mut flight.state, Err((end, now)));
+        self.open -= 1;
+        socket.ok()
     }
 
     /// The oldest probe that has not been taken.
     pub(crate) fn oldest(&self) -> Option<ProbeId> {
         (!self.probes.is_empty()).then_some(self.first)
+    }
+
+    /// When that one was sent.
+    pub(crate) fn oldest_sent(&self) -> Option<Monotonic> {
+        self.probes.front().map(|flight| flight.sent)
     }
 
     /// Drops the oldest probe if it is open, without an outcome; false if it is settled and can be taken.
@@ -118,12 +125,12 @@ impl<S> InFlight<S> {
 
     /// Takes the next probe in sent order, if it is settled.
     pub(crate) fn take_settled(&mut self) -> Option<Probe> {
-        let &Flight { sent, established, egress_ip, state: Err((outcome, settled)), .. } =
+        let &Flight { sent, established, unsafe_port, state: Err((end, settled)), .. } =
             self.probes.front()?
         else {
             return None;
         };
-        let probe = Probe { sent, established, settled, outcome, egress_ip };
+        let probe = Probe { sent, established, settled, end, unsafe_port };
         self.probes.pop_front();
         self.first += 1;
         Some(probe)
@@ -156,7 +163,7 @@ mod tests {
     fn three_in_flight() -> InFlight<&'static str> {
         let mut flight = InFlight::new(Duration::from_millis(900));
         for (sent, socket) in [(0, "a"), (50, "b"), (100, "c")] {
-            flight.launch(at(sent), at(sent), Ok(socket));
+            flight.launch(Launch { sent: at(sent), left: at(sent), state: Ok(socket), unsafe_port: false });
         }
         flight
     }
@@ -166,16 +173,16 @@ mod tests {
         let mut flight = three_in_flight();
         flight.establish(2, at(130));
         flight.establish(2, at(140));
-        assert_eq!(flight.settle(2, Outcome::Pong, None, at(150)), Some("c"));
+        assert_eq!(flight.settle(2, ProbeEnd::plain(Outcome::Pong), at(150)), Some("c"));
         assert_eq!(flight.take_settled(), None, "two sent before are still open");
-        assert_eq!(flight.settle(0, Outcome::Leaked, None, at(150)), Some("a"));
+        assert_eq!(flight.settle(0, ProbeEnd::plain(Outcome::Leaked), at(150)), Some("a"));
         let taken = flight.take_settled().unwrap();
-        assert_eq!((taken.sent, taken.settled, taken.outcome), (at(0), at(150), Outcome::Leaked));
+        assert_eq!((taken.sent, taken.settled, taken.outcome()), (at(0), at(150), Outcome::Leaked));
         assert_eq!(flight.take_settled(), None);
-        flight.settle(1, Outcome::Timeout, None, at(150));
-        assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Timeout);
+        flight.settle(1, ProbeEnd::plain(Outcome::Timeout), at(150));
+        assert_eq!(flight.take_settled().unwrap().outcome(), Outcome::Timeout);
         let last = flight.take_settled().unwrap();
-        assert_eq!((last.outcome, last.established), (Outcome::Pong, Some(at(130))));
+        assert_eq!((last.outcome(), last.established), (Outcome::Pong, Some(at(130))));
         assert!(flight.is_empty());
     }
 
@@ -185,7 +192,7 @@ mod tests {
         assert_eq!(flight.next_deadline(), Some(at(900)));
         assert_eq!(flight.expired(at(899)), None);
         assert_eq!(flight.expired(at(900)), Some(0));
-        flight.settle(0, Outcome::Timeout, None, at(150));
+        flight.settle(0, ProbeEnd::plain(Outcome::Timeout), at(150));
         flight.take_settled();
         assert_eq!(flight.next_deadline(), Some(at(950)));
     }
@@ -193,7 +200,7 @@ mod tests {
     #[test]
     fn an_abandoned_probe_lets_those_settled_behind_it_through() {
         let mut flight = three_in_flight();
-        flight.settle(1, Outcome::Leaked, None, at(150));
+        flight.settle(1, ProbeEnd::plain(Outcome::Leaked), at(150));
         assert!(flight.abandon_oldest());
         assert!(!flight.abandon_oldest(), "the second is settled");
         assert_eq!(flight.take_settled().unwrap().sent, at(50));
@@ -205,13 +212,13 @@ mod tests {
     fn a_settled_probe_keeps_its_first_outcome_and_gives_its_socket_once() {
         let mut flight = three_in_flight();
         assert_eq!(flight.open(), 3);
-        assert_eq!(flight.settle(1, Outcome::Refused, None, at(150)), Some("b"));
-        assert_eq!(flight.settle(1, Outcome::Pong, None, at(150)), None);
+        assert_eq!(flight.settle(1, ProbeEnd::plain(Outcome::Refused), at(150)), Some("b"));
+        assert_eq!(flight.settle(1, ProbeEnd::plain(Outcome::Pong), at(150)), None);
         assert_eq!(flight.open(), 2);
         assert!(flight.open_mut(1).is_none());
-        flight.settle(0, Outcome::Leaked, None, at(150));
+        flight.settle(0, ProbeEnd::plain(Outcome::Leaked), at(150));
         flight.take_settled();
-        assert_eq!(flight.take_settled().unwrap().outcome, Outcome::Refused);
-        assert_eq!(flight.settle(0, Outcome::Pong, None, at(150)), None, "gone");
+        assert_eq!(flight.take_settled().unwrap().outcome(), Outcome::Refused);
+        assert_eq!(flight.settle(0, ProbeEnd::plain(Outcome::Pong), at(150)), None, "gone");
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod bracket;
 pub(crate) mod disruptions;
+pub(crate) mod evidence;
 pub(crate) mod failure;
 pub(crate) mod hold;
 pub(crate) mod holding;
@@ -12,10 +13,12 @@ pub(crate) mod inflight;
 pub(crate) mod metrics;
 pub(crate) mod outcome;
 pub(crate) mod pacer;
+pub(crate) mod ports;
 pub(crate) mod probe;
 pub(crate) mod prober;
 pub(crate) mod probing;
 pub(crate) mod record;
+pub(crate) mod reply;
 pub(crate) mod resolve;
 pub(crate) mod result;
 pub(crate) mod stall;
@@ -189,6 +192,7 @@ impl Client<'_> {
                 signals: self.signals,
                 on_winner: &on_winner,
                 start,
+                phase: config.tick_phase,
                 descriptors: self.descriptors.saturating_sub(u64::from(count)),
             };
             let measured = Prober::new(setup, tagger).and_then(Prober::run);
@@ -205,11 +209,14 @@ impl Client<'_> {
     /// Runs the stress test, and ends with the result.
     fn stress(&self, stress: &StressConfig, probed: &Probed) -> anyhow::Result<ExitCode> {
         let mut targets = vec![probed.target];
-        let Some(further) = further_targets(stress, probed.target, self.config, self.signals)? else {
-            self.over(probed, None)?;
-            return Ok(ExitCode::FAILURE);
-        };
-        targets.extend(further);
+        match further_targets(stress, probed.target, self.config, self.signals) {
+            Ok(Some(further)) => targets.extend(further),
+            // What was measured is printed, whatever becomes of the stress test.
+            other => {
+                self.over(probed, None)?;
+                return other.map(|_| ExitCode::FAILURE).map_err(Into::into);
+            }
+        }
         let ways = Ways { targets: &targets, sources: &stress.sources, route: &self.config.route };
         let mut exit_code = ExitCode::SUCCESS;
         stress::run(stress, ways, self.descriptors, self.metrics, self.signals, |report| {

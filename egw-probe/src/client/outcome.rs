@@ -37,70 +37,49 @@ pub(crate) struct Probe {
     pub established: Option<Monotonic>,
     /// When its outcome was known; of one that never left, `sent`.
     pub settled: Monotonic,
+    /// How it ended.
+    pub end: ProbeEnd,
+    /// It bounds nothing: NAT may still hold what a lost probe from its source port left there.
+    pub unsafe_port: bool,
+}
+
+impl Probe {
     /// What became of it.
-    pub outcome: Outcome,
-    /// The source address that the target saw, where an annotated reply told it.
-    pub egress_ip: Option<IpAddr>,
-}
-
-/// Reads a reply as its bytes come in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reply {
-    matched: u8,
-}
-
-impl Reply {
-    const PONG: &'static [u8] = b"pong\n";
-
-    /// Takes the next bytes; `Some` once they decide.
-    pub fn read(&mut self, bytes: &[u8]) -> Option<Outcome> {
-        for &byte in bytes {
-            if byte != Self::PONG[usize::from(self.matched)] {
-                return Some(Outcome::Garbled);
-            }
-            self.matched += 1;
-            if usize::from(self.matched) == Self::PONG.len() {
-                return Some(Outcome::Pong);
-            }
-        }
-        None
+    pub(crate) const fn outcome(&self) -> Outcome {
+        self.end.outcome
     }
 
-    /// The outcome if the established connection was closed or reset now.
-    pub fn closed(self) -> Outcome {
-        if self.matched == 0 { Outcome::Leaked } else { Outcome::Garbled }
+    /// By when its SYN had certainly got through, if it got a pong: a handshake proves it only where nothing in between can
+    /// have made it.
+    pub(crate) fn got_through(&self) -> Monotonic {
+        match (self.end.end_to_end, self.established) {
+            (Some(true), Some(established)) => established,
+            _ => self.settled,
+        }
+    }
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProbeEnd {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The source address that the target saw: there is one if the reply was annotated.
+    pub source: Option<IpAddr>,
+    /// Whether nothing in between terminated TCP, where that is known.
+    pub end_to_end: Option<bool>,
+}
+
+impl ProbeEnd {
+    /// Without an annotation.
+    pub(crate) const fn plain(outcome: Outcome) -> Self {
+        Self { outcome, source: None, end_to_end: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pong_is_read_whole_or_byte_by_byte() {
-        assert_eq!(Reply::default().read(b"pong\n"), Some(Outcome::Pong));
-        assert_eq!(Reply::default().read(b"pong\nsource=192.0.2.1:5\n"), Some(Outcome::Pong));
-        let mut reply = Reply::default();
-        for byte in b"pong" {
-            assert_eq!(reply.read(&[*byte]), None);
-        }
-        assert_eq!(reply.read(b"\n"), Some(Outcome::Pong));
-    }
-
-    #[test]
-    fn another_reply_is_garbled_at_its_first_wrong_byte() {
-        assert_eq!(Reply::default().read(b"HTTP/1.1 400"), Some(Outcome::Garbled));
-        assert_eq!(Reply::default().read(b"pong\r\n"), Some(Outcome::Garbled));
-        assert_eq!(Reply::default().read(b"pongpong"), Some(Outcome::Garbled));
-    }
-
-    #[test]
-    fn closed_without_a_byte_is_leaked_and_with_half_a_pong_garbled() {
-        let mut reply = Reply::default();
-        assert_eq!(reply.closed(), Outcome::Leaked);
-        assert_eq!(reply.read(b"pong"), None);
-        assert_eq!(reply.closed(), Outcome::Garbled);
-    }
 
     #[test]
     fn errors_of_the_path_are_told_from_errors_of_this_host() {

@@ -1,4 +1,4 @@
-//! Which tick is due: pure arithmetic on the grid `start + i * interval`.
+//! Which tick is due: pure arithmetic on the grid `start + phase + i * interval`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) struct Tick {
 /// Hands out each tick at most once, and counts those that nobody could serve in time.
 #[derive(Debug)]
 pub(crate) struct Pacer {
-    start: Monotonic,
+    origin: Monotonic,
     interval: Duration,
     end: Monotonic,
     next: Option<u64>,
@@ -25,15 +25,15 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// A grid from `start`, with no tick at or after `end`. The interval is above zero.
-    pub(crate) fn new(start: Monotonic, interval: Duration, end: Monotonic) -> Self {
-        Self { start, interval, end, next: None, skipped: 0 }
+    /// A grid from `origin`, with no tick at or after `end`. The interval is above zero.
+    pub(crate) fn new(origin: Monotonic, interval: Duration, end: Monotonic) -> Self {
+        Self { origin, interval, end, next: None, skipped: 0 }
     }
 
     /// The instant of tick `index`.
     pub(crate) fn instant(&self, index: u64) -> Monotonic {
         let ns = self.interval.as_nanos() * u128::from(index);
-        self.start + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+        self.origin + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 
     /// The tick due at `now`, once. A tick is skipped only when the next one is already due.
@@ -44,16 +44,20 @@ impl Pacer {
         if self.is_over(now) {
             return None;
         }
-        let latest = (now.since(self.start).as_nanos() / self.interval.as_nanos()) as u64;
+        // Instants of the grid that have passed, this one included.
+        let passed = match now.since(self.origin) {
+            Duration::ZERO if now < self.origin => 0,
+            length => (length.as_nanos() / self.interval.as_nanos()) as u64 + 1,
+        };
         let tick = match self.next {
-            Some(next) if latest < next => return None,
+            Some(next) if passed <= next => return None,
             Some(next) => {
-                self.skipped += latest - next;
-                Tick { awaited: self.instant(next), skipped: latest - next }
+                self.skipped += passed - 1 - next;
+                Tick { awaited: self.instant(next), skipped: passed - 1 - next }
             }
             None => Tick { awaited: now, skipped: 0 },
         };
-        self.next = Some(latest + 1);
+        self.next = Some(passed);
         Some(tick)
     }
 
@@ -125,6 +129,17 @@ mod tests {
         assert_eq!(pacer.due(at(1_350)), tick(1_350, 0));
         assert_eq!(pacer.skipped(), 0);
         assert_eq!(pacer.next_tick(), at(1_400));
+    }
+
+    #[test]
+    fn the_first_probe_leaves_before_a_grid_that_begins_later() {
+        let mut pacer = Pacer::new(at(1_070), Duration::from_micros(100), at(2_000));
+        assert_eq!(pacer.due(at(1_000)), tick(1_000, 0));
+        assert_eq!(pacer.next_tick(), at(1_070));
+        assert_eq!(pacer.due(at(1_069)), None);
+        assert_eq!(pacer.due(at(1_070)), tick(1_070, 0));
+        assert_eq!(pacer.due(at(1_171)), tick(1_170, 0));
+        assert_eq!(pacer.skipped(), 0);
     }
 
     #[test]

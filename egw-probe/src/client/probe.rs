@@ -1,19 +1,24 @@
 //! The socket of one probe: what is set on it, how it is connected, how its reply is read.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::client::outcome::{Reply, of_connect_error};
-use crate::client::probing::{Event, ProbeEnd};
+use crate::client::evidence::{OwnSyn, end_to_end};
+use crate::client::outcome::{ProbeEnd, of_connect_error};
+use crate::client::probing::Event;
+use crate::client::reply::{Reply, annotation};
 use crate::client::tagging::Tagger;
 use crate::config::client::Route;
 use crate::document::outcome::Outcome;
+use crate::document::stress::PortRange;
+use crate::sys::clock::Monotonic;
 use crate::sys::poller::EventFlags;
-use crate::sys::sockopt::set_option;
+use crate::sys::sockopt::{set_local_ports, set_option};
+use crate::sys::tcp;
 
 /// Where connections go and how they leave: made once, used for every one.
 #[derive(Debug, Clone)]
@@ -70,32 +75,81 @@ fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
 pub(crate) struct ProbeSocket {
     socket: Socket,
     reply: Reply,
+    own: OwnSyn,
+    /// Read just before `connect`.
+    sent: Monotonic,
+    port: u16,
+    was_reset: bool,
 }
 
 impl ProbeSocket {
-    /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out.
-    pub(crate) fn new(destination: &Destination, tagger: Option<&Tagger>) -> io::Result<Self> {
+    /// A socket ready to connect, closed by RST when dropped: so neither end keeps a TIME_WAIT, and ports never run out. Its
+    /// SYN will announce `segment_size`.
+    pub(crate) fn new(
+        destination: &Destination,
+        tagger: Option<&Tagger>,
+        segment_size: u16,
+    ) -> io::Result<Self> {
         let socket = destination.socket()?;
         if let Some(tagger) = tagger {
             tagger.tag(&socket)?;
         }
         socket.set_tcp_nodelay(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
-        Ok(Self { socket, reply: Reply::default() })
+        // Without it nothing is proven, and everything else works.
+        let announced = tcp::set_segment_size(&socket, segment_size).is_ok();
+        Ok(Self {
+            socket,
+            reply: Reply::default(),
+            own: OwnSyn {
+                segment_size: announced.then_some(segment_size),
+                timestamp_ms: None,
+                since_sent: Duration::ZERO,
+            },
+            sent: Monotonic::from_ns(0),
+            port: 0,
+            was_reset: false,
+        })
     }
 
-    /// Begins the handshake.
-    pub(crate) fn connect(&self, destination: &Destination) -> io::Result<()> {
-        destination.connect(&self.socket)
+    /// Begins the handshake from one of these local ports; `None` leaves the choice to the kernel.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` if none of them is free.
+    pub(crate) fn connect(&mut self, destination: &Destination, ports: Option<PortRange>) -> io::Result<()> {
+        if let Some(ports) = ports {
+            set_local_ports(&self.socket, ports)?;
+        }
+        self.sent = Monotonic::now();
+        destination.connect(&self.socket)?;
+        self.own.timestamp_ms = tcp::timestamp(&self.socket).ok();
+        self.own.since_sent = Monotonic::now().since(self.sent);
+        self.port = match ports {
+            Some(PortRange { low, high }) if low == high => low,
+            _ => self.socket.local_addr()?.as_socket().map_or(0, |address| address.port()),
+        };
+        Ok(())
+    }
+
+    /// The instant just before its SYN left.
+    pub(crate) fn sent(&self) -> Monotonic {
+        self.sent
+    }
+
+    /// Its local port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// What it says, now that it is ready for `flags`: a handshake, a verdict, in this order.
-    pub(crate) fn events(&mut self, flags: EventFlags) -> [Option<Event>; 2] {
+    pub(crate) fn events(&mut self, flags: EventFlags, now: Monotonic) -> [Option<Event>; 2] {
         if flags.intersects(EventFlags::ERR) {
-            // An error of an established connection means that it was reset (tcp_reset, net/ipv4/tcp_input.c).
+            // An error of an established connection means that it was reset (tcp_reset, net/ipv4/tcp_input.c); after a FIN,
+            // which comes first and decides, it is EPIPE.
             let error = self.socket.take_error().unwrap_or_else(Some);
             match error.as_ref().and_then(io::Error::raw_os_error) {
-                Some(libc::ECONNRESET | libc::EPIPE) | None => {}
+                Some(libc::ECONNRESET) => self.was_reset = true,
+                Some(libc::EPIPE) | None => {}
                 Some(_) => {
                     let outcome = error.as_ref().map_or(Outcome::Error, of_connect_error);
                     return [Some(Event::Ended(ProbeEnd::plain(outcome))), None];
@@ -103,58 +157,55 @@ impl ProbeSocket {
             }
         }
         let reads = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
-        let verdict = if reads { self.read() } else { None };
+        let end = if reads { self.read(now) } else { None };
         let established = flags.intersects(EventFlags::OUT | EventFlags::HUP);
-        [established.then_some(Event::Established), verdict.map(Event::Ended)]
+        [established.then_some(Event::Established), end.map(Event::Ended)]
     }
 
     /// Reads what has come; `Some` once it decides, a closed connection included.
-    fn read(&mut self) -> Option<ProbeEnd> {
+    fn read(&mut self, now: Monotonic) -> Option<ProbeEnd> {
         // Longer than an annotated reply, which comes in one segment.
         let mut buffer = [0; 256];
         loop {
-            let plain = |outcome| Some(ProbeEnd::plain(outcome));
             match self.socket.read(&mut buffer) {
-                Ok(0) => return plain(self.reply.closed()),
+                Ok(0) => return Some(ProbeEnd::plain(closed(self.reply, self.was_reset))),
                 Ok(length) => {
                     if let Some(outcome) = self.reply.read(&buffer[..length]) {
-                        return Some(ProbeEnd { outcome, egress_ip: egress_ip(&buffer[..length]) });
+                        return Some(self.annotated(outcome, &buffer[..length], now));
                     }
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
                     io::ErrorKind::Interrupted => {}
-                    _ => return plain(self.reply.closed()),
+                    _ => return Some(ProbeEnd::plain(closed(self.reply, true))),
                 },
             }
         }
+    }
+
+    fn annotated(&self, outcome: Outcome, reply: &[u8], now: Monotonic) -> ProbeEnd {
+        match annotation(reply) {
+            Some(told) if outcome != Outcome::Garbled => ProbeEnd {
+                outcome,
+                source: Some(told.source.ip()),
+                end_to_end: end_to_end(&self.own, &told.syn, now.since(self.sent)),
+            },
+            _ => ProbeEnd::plain(outcome),
+        }
+    }
+}
+
+/// The outcome of a connection that ended before its reply was whole.
+fn closed(reply: Reply, by_reset: bool) -> Outcome {
+    match (reply.is_empty(), by_reset) {
+        (false, _) => Outcome::Garbled,
+        (true, true) => Outcome::Reset,
+        (true, false) => Outcome::Leaked,
     }
 }
 
 impl AsFd for ProbeSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// The `source=` of an annotated reply's second line, without its port.
-pub fn egress_ip(reply: &[u8]) -> Option<IpAddr> {
-    let second_line = std::str::from_utf8(reply).ok()?.lines().nth(1)?;
-    let source = second_line.split(' ').find_map(|word| word.strip_prefix("source="))?;
-    source.parse::<SocketAddr>().ok().map(|address| address.ip())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_annotated_reply_tells_the_egress_ip() {
-        let address = |text: &str| text.parse::<IpAddr>().ok();
-        assert_eq!(egress_ip(b"pong\nsource=203.0.113.7:4711 accept_ns=5\n"), address("203.0.113.7"));
-        assert_eq!(egress_ip(b"pong\naccept_ns=5 source=[2001:db8::7]:4711\n"), address("2001:db8::7"));
-        for other in [&b"pong\n"[..], b"pong\nsource=", b"pong\nsource=x\n", b"pong\n\xff\n", b""] {
-            assert_eq!(egress_ip(other), None);
-        }
     }
 }

@@ -10,9 +10,11 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use crate::client::inflight::ProbeId;
+use crate::client::evidence::SEGMENT_SIZES;
+use crate::client::inflight::{Launch, ProbeId};
 use crate::client::metrics::ClientMetrics;
 use crate::client::outcome::of_connect_error;
+use crate::client::ports::{PortWalk, SourcePort};
 use crate::client::probe::{Destination, ProbeSocket};
 use crate::client::probing::{Ended, Fact, Findings, Probing, Rules};
 use crate::client::record::Record;
@@ -20,8 +22,9 @@ use crate::client::tagging::Tagger;
 use crate::client::telling::{Telling, progress};
 use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION};
 use crate::document::outcome::Outcome;
+use crate::document::stress::PortRange;
 use crate::sys::clock::Monotonic;
-use crate::sys::net::RESERVED_DESCRIPTORS;
+use crate::sys::net::{RESERVED_DESCRIPTORS, local_port_range};
 use crate::sys::poller::{EventFlags, Poller, Ready, timespec};
 use crate::sys::progress::Progress;
 use crate::sys::signals::Signals;
@@ -29,6 +32,8 @@ use crate::sys::tcp;
 
 const TICK: u64 = u64::MAX;
 const SIGNAL: u64 = u64::MAX - 1;
+/// Local ports tried for a probe, before the kernel's own search is.
+const PORTS_TRIED: u32 = 64;
 
 /// Everything that was measured.
 #[derive(Debug)]
@@ -43,6 +48,10 @@ pub(crate) struct Measurement {
     pub record: Record,
     /// The number in the SYNs, if they were tagged.
     pub tag: Option<u16>,
+    /// When the first probe was sent, from the start.
+    pub first_probe: Option<Duration>,
+    /// How long it took to use every local port once, if NAT on the way may remember for longer.
+    pub ports_wrapped_within: Option<Duration>,
     /// SYNs that the kernel sent again: counted when one probe may outlive the first retransmission.
     pub syn_retransmissions: Option<u64>,
     /// How much of the bracket this client was itself held up for.
@@ -61,8 +70,10 @@ pub(crate) struct Setup<'a> {
     pub signals: &'a Signals,
     /// Called once a watch has its winner.
     pub on_winner: &'a dyn Fn(),
-    /// Where the tick grid begins.
+    /// The start of the test.
     pub start: Monotonic,
+    /// From there to the tick grid.
+    pub phase: Duration,
     /// How many descriptors this process may open.
     pub descriptors: u64,
 }
@@ -76,6 +87,11 @@ pub(crate) struct Prober<'a> {
     record: Record,
     telling: Telling<'a>,
     tagger: Option<Tagger>,
+    random: fastrand::Rng,
+    ports: Option<PortWalk>,
+    /// The kernel takes the port that it is told (since Linux 6.3).
+    names_ports: bool,
+    first_sent: Option<Monotonic>,
     syn_retransmissions: Option<u64>,
     stalled_in_bracket: Duration,
     signalled: bool,
@@ -91,11 +107,14 @@ impl<'a> Prober<'a> {
         poller.add(&timer, TICK, EventFlags::IN)?;
         poller.add(setup.signals, SIGNAL, EventFlags::IN)?;
         let counts_retransmissions = config.probe_timeout >= FIRST_SYN_RETRANSMISSION;
+        let mut random = fastrand::Rng::new();
+        let ports = local_port_range().map(|range| PortWalk::new(range, random.u32(..)));
         Ok(Self {
             poller,
             timer,
             probing: Probing::new(Rules {
                 start,
+                phase: setup.phase,
                 interval: config.interval,
                 test_timeout: config.test_timeout,
                 probe_timeout: config.probe_timeout,
@@ -105,6 +124,10 @@ impl<'a> Prober<'a> {
             record: Record::new(start),
             telling: Telling::new(setup.metrics, start),
             tagger,
+            random,
+            ports,
+            names_ports: true,
+            first_sent: None,
             syn_retransmissions: counts_retransmissions.then_some(0),
             stalled_in_bracket: Duration::ZERO,
             signalled: false,
@@ -135,6 +158,8 @@ impl<'a> Prober<'a> {
             found: self.probing.into_findings(),
             record: self.record,
             tag: self.tagger.as_ref().map(Tagger::client),
+            first_probe: self.first_sent.map(|sent| sent.since(self.setup.start)),
+            ports_wrapped_within: self.ports.as_ref().and_then(PortWalk::wrapped_within),
             syn_retransmissions: self.syn_retransmissions,
             stalled_in_bracket: self.stalled_in_bracket,
         })
@@ -167,8 +192,8 @@ impl<'a> Prober<'a> {
             }
         }
         let looked = if all_read { looked } else { Monotonic::from_ns(0) };
-        while let Some(socket) = self.probing.on_deadline(looked, now) {
-            self.done_with(&socket);
+        while let Some((socket, outcome)) = self.probing.on_deadline(looked, now) {
+            self.done_with(&socket, outcome, now);
         }
         self.tell(now);
         Ok(())
@@ -183,41 +208,84 @@ impl<'a> Prober<'a> {
 
     fn launch(&mut self) {
         let id = self.probing.next_id();
-        let socket = ProbeSocket::new(self.setup.destination, self.tagger.as_ref());
-        let sent = Monotonic::now();
-        let launched = socket.map_err(|error| (Outcome::Error, error)).and_then(|socket| {
-            match socket.connect(self.setup.destination) {
-                Ok(()) => {
-                    if let Some(tagger) = &mut self.tagger {
-                        tagger.sent();
-                    }
-                    Ok(socket)
-                }
-                Err(error) => Err((of_connect_error(&error), error)),
-            }
-        });
-        let launched = launched.and_then(|socket| {
+        let before = Monotonic::now();
+        let launched = self.connect().and_then(|(socket, unsafe_port)| {
             let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            self.poller.add(&socket, id, interest).map(|()| socket).map_err(|error| (Outcome::Error, error))
+            self.poller.add(&socket, id, interest).map_err(|error| (Outcome::Error, error))?;
+            Ok((socket, unsafe_port))
         });
-        let launched = launched.map_err(|(outcome, error)| {
-            tracing::debug!(%error, outcome = outcome.name(), "probe did not leave");
-            outcome
-        });
-        self.probing.launched(sent, Monotonic::now(), launched);
+        let launch = match launched {
+            Ok((socket, unsafe_port)) => {
+                self.first_sent.get_or_insert(socket.sent());
+                Launch { sent: socket.sent(), left: Monotonic::now(), state: Ok(socket), unsafe_port }
+            }
+            Err((outcome, error)) => {
+                tracing::debug!(%error, outcome = outcome.name(), "probe did not leave");
+                Launch { sent: before, left: before, state: Err(outcome), unsafe_port: false }
+            }
+        };
+        self.probing.launched(launch);
+    }
+
+    /// A probe whose SYN has left, and whether its port may have an old entry in a NAT.
+    fn connect(&mut self) -> Result<(ProbeSocket, bool), (Outcome, io::Error)> {
+        let failed = |error| (Outcome::Error, error);
+        let segment_size = self.random.u16(SEGMENT_SIZES);
+        let mut socket =
+            ProbeSocket::new(self.setup.destination, self.tagger.as_ref(), segment_size).map_err(failed)?;
+        let mut unsafe_port = self.connect_from_named_port(&mut socket)?;
+        if unsafe_port.is_none() {
+            let all = self.ports.as_ref().filter(|_| self.names_ports).map(PortWalk::range);
+            socket.connect(self.setup.destination, all).map_err(|error| (of_connect_error(&error), error))?;
+            let chosen = self.ports.as_mut().map(|ports| ports.chosen(socket.port(), socket.sent()));
+            unsafe_port = chosen.map(|port| port.is_unsafe);
+        }
+        if let Some(tagger) = &mut self.tagger {
+            tagger.sent();
+        }
+        Ok((socket, unsafe_port.unwrap_or(false)))
+    }
+
+    /// Connects from the next port that is free; `None` if the kernel has to choose.
+    fn connect_from_named_port(
+        &mut self,
+        socket: &mut ProbeSocket,
+    ) -> Result<Option<bool>, (Outcome, io::Error)> {
+        let Some(ports) = self.ports.as_mut().filter(|_| self.names_ports) else { return Ok(None) };
+        for _ in 0..PORTS_TRIED {
+            let SourcePort { number, is_unsafe } = ports.next(Monotonic::now());
+            let only = PortRange { low: number, high: number };
+            match socket.connect(self.setup.destination, Some(only)) {
+                Ok(()) => return Ok(Some(is_unsafe)),
+                Err(error) => match error.raw_os_error() {
+                    // Somebody else's, or reserved.
+                    Some(libc::EADDRNOTAVAIL) => {}
+                    Some(libc::ENOPROTOOPT | libc::EINVAL) => {
+                        tracing::debug!(%error, "the kernel chooses local ports");
+                        self.names_ports = false;
+                        break;
+                    }
+                    _ => return Err((of_connect_error(&error), error)),
+                },
+            }
+        }
+        Ok(None)
     }
 
     fn socket_ready(&mut self, id: ProbeId, flags: EventFlags, now: Monotonic) {
         let Some(socket) = self.probing.socket(id) else { return };
-        let events = socket.events(flags);
+        let events = socket.events(flags, now);
         for event in events.into_iter().flatten() {
-            if let Some(socket) = self.probing.on_event(id, event, now) {
-                self.done_with(&socket);
+            if let Some((socket, outcome)) = self.probing.on_event(id, event, now) {
+                self.done_with(&socket, outcome, now);
             }
         }
     }
 
-    fn done_with(&mut self, socket: &ProbeSocket) {
+    fn done_with(&mut self, socket: &ProbeSocket, outcome: Outcome, now: Monotonic) {
+        if let Some(ports) = &mut self.ports {
+            ports.ended(socket.port(), outcome, now);
+        }
         if let Some(total) = &mut self.syn_retransmissions {
             *total += u64::from(tcp::retransmissions(socket).unwrap_or(0));
         }
@@ -228,7 +296,7 @@ impl<'a> Prober<'a> {
         for fact in self.probing.take_facts() {
             self.record.take(&fact);
             self.telling.take(&fact, now);
-            if let Fact::Won(_) = fact {
+            if let Fact::Won { .. } = fact {
                 let bracket = self.probing.judge().bracket();
                 self.setup.metrics.set_bracket(bracket);
                 self.stalled_in_bracket = self.record.stalled_in(bracket);

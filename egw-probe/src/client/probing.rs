@@ -3,13 +3,12 @@
 //! In go ticks, events of probes and deadlines, each with the time; out come what to do next and [`Fact`]s. The loop in
 //! [`super::prober`] carries them out and decides nothing, so whatever drives this drives exactly what is shipped.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::client::bracket::{Judge, Winner};
+use crate::client::bracket::Judge;
 use crate::client::disruptions::{Event as WatchEvent, Watch};
-use crate::client::inflight::{InFlight, ProbeId};
-use crate::client::outcome::Probe;
+use crate::client::inflight::{InFlight, Launch, ProbeId};
+use crate::client::outcome::{Probe, ProbeEnd};
 use crate::client::pacer::Pacer;
 use crate::config::client::WatchConfig;
 use crate::document::outcome::Outcome;
@@ -21,8 +20,10 @@ const FOREVER: Monotonic = Monotonic::from_ns(u64::MAX);
 /// What the probing goes by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Where the tick grid begins.
+    /// The start of the test.
     pub start: Monotonic,
+    /// From there to the tick grid.
+    pub phase: Duration,
     /// Time between two ticks.
     pub interval: Duration,
     /// No tick at or after start plus this, unless a watch goes on.
@@ -44,22 +45,6 @@ pub(crate) enum Event {
     Ended(ProbeEnd),
 }
 
-/// How a probe ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProbeEnd {
-    /// What became of the probe.
-    pub outcome: Outcome,
-    /// The source address that the target saw, where an annotated reply told it.
-    pub egress_ip: Option<IpAddr>,
-}
-
-impl ProbeEnd {
-    /// A verdict without an annotation.
-    pub(crate) const fn plain(outcome: Outcome) -> Self {
-        Self { outcome, egress_ip: None }
-    }
-}
-
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fact {
@@ -78,9 +63,17 @@ pub(crate) enum Fact {
     /// So many ticks passed without a probe.
     Skipped(u64),
     /// A probe is settled, and so are all that were sent before it.
-    Settled(Probe),
-    /// The winner is known: the probe settled last.
-    Won(Winner),
+    Settled {
+        /// With what became of it by all that is known now.
+        probe: Probe,
+        /// None before it, nor itself, got a pong.
+        before_winner: bool,
+    },
+    /// A probe got a pong, and none that is still in flight can bound the delay any closer.
+    Won {
+        /// From the start to the upper end of the bracket.
+        delay: Duration,
+    },
     /// Something of a watch: a disruption or another egress IP.
     Watched(WatchEvent),
 }
@@ -120,6 +113,7 @@ pub(crate) struct Probing<S> {
     facts: Vec<Fact>,
     phase: Phase,
     sending: bool,
+    won: bool,
     unsettled: u64,
     descriptor_skips: u64,
 }
@@ -127,16 +121,17 @@ pub(crate) struct Probing<S> {
 impl<S> Probing<S> {
     /// Nothing sent yet.
     pub(crate) fn new(rules: Rules) -> Self {
-        let Rules { start, interval, test_timeout, probe_timeout, .. } = rules;
+        let Rules { start, phase, interval, test_timeout, probe_timeout, .. } = rules;
         Self {
             rules,
-            pacer: Pacer::new(start, interval, start + test_timeout),
+            pacer: Pacer::new(start + phase, interval, start + test_timeout),
             in_flight: InFlight::new(probe_timeout),
             judge: Judge::new(start),
             watch: Watch::new(start),
             facts: Vec::new(),
             phase: Phase::Seeking,
             sending: true,
+            won: false,
             unsettled: 0,
             descriptor_skips: 0,
         }
@@ -175,9 +170,9 @@ impl<S> Probing<S> {
         self.in_flight.next_id()
     }
 
-    /// The probe was sent at `sent` and had left by `left`: open with a socket, or failed at once.
-    pub(crate) fn launched(&mut self, sent: Monotonic, left: Monotonic, state: Result<S, Outcome>) {
-        self.in_flight.launch(sent, left, state);
+    /// The probe was sent and has left, or failed at once.
+    pub(crate) fn launched(&mut self, launch: Launch<S>) {
+        self.in_flight.launch(launch);
     }
 
     /// The socket of a probe that is still open.
@@ -186,7 +181,7 @@ impl<S> Probing<S> {
     }
 
     /// Takes in what the socket of a probe said; a socket that is no longer needed comes back.
-    pub(crate) fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<S> {
+    pub(crate) fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<(S, Outcome)> {
         match event {
             Event::Established => {
                 self.in_flight.establish(id, now);
@@ -198,11 +193,13 @@ impl<S> Probing<S> {
 
     /// Gives up on the oldest probe if its time was over by `looked`, when what had come was looked for and read. To be
     /// called until nothing comes back.
-    pub(crate) fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<S> {
+    pub(crate) fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<(S, Outcome)> {
         // What is settled goes on first: the oldest left is the first to expire.
         self.judge_settled();
         let id = self.in_flight.expired(looked)?;
-        let socket = self.settle(id, ProbeEnd::plain(Outcome::Timeout), now);
+        let established = self.in_flight.is_established(id);
+        let outcome = if established { Outcome::Silent } else { Outcome::Timeout };
+        let socket = self.settle(id, ProbeEnd::plain(outcome), now);
         self.judge_settled();
         socket
     }
@@ -230,9 +227,9 @@ impl<S> Probing<S> {
             self.unsettled += u64::from(self.in_flight.abandon_oldest());
             self.judge_settled();
         }
-        let open = self.watch.finish();
-        self.facts.extend(open.map(|open| Fact::Watched(WatchEvent::Ended(open))));
-        if self.judge.winner().is_some() {
+        self.name_winner();
+        self.facts.extend(self.watch.finish().map(Fact::Watched));
+        if self.judge.has_winner() {
             Ended::Masqueraded
         } else if self.phase == Phase::Interrupted {
             Ended::Interrupted
@@ -278,8 +275,11 @@ impl<S> Probing<S> {
         }
     }
 
-    fn settle(&mut self, id: ProbeId, end: ProbeEnd, now: Monotonic) -> Option<S> {
-        let socket = self.in_flight.settle(id, end.outcome, end.egress_ip, now)?;
+    fn settle(&mut self, id: ProbeId, end: ProbeEnd, now: Monotonic) -> Option<(S, Outcome)> {
+        let socket = self.in_flight.settle(id, end, now)?;
+        if end.source.is_some() {
+            self.judge.note_annotated();
+        }
         if end.outcome == Outcome::Pong {
             // The winner is in flight already. Only a watch wants what is sent later, and the test timeout is over.
             if self.rules.watch.is_none() {
@@ -291,27 +291,36 @@ impl<S> Probing<S> {
                 self.sending = true;
             }
         }
-        Some(socket)
+        Some((socket, end.outcome))
     }
 
     /// Hands settled probes on, in sent order.
     fn judge_settled(&mut self) {
-        while let Some(probe) = self.in_flight.take_settled() {
-            let had_winner = self.judge.winner().is_some();
+        while let Some(mut probe) = self.in_flight.take_settled() {
+            probe.end.outcome = self.judge.outcome_of(&probe);
             self.judge.take(probe);
-            self.facts.push(Fact::Settled(probe));
-            if let Some(winner) = self.judge.winner().filter(|_| !had_winner) {
-                self.facts.push(Fact::Won(winner));
-                if let Some(watch) = self.rules.watch.filter(|_| self.phase == Phase::Watching) {
-                    let end = |duration| self.rules.start + winner.masquerade_delay + duration;
-                    self.pacer.set_end(watch.duration.map_or(FOREVER, end));
-                }
-            }
+            self.facts.push(Fact::Settled { probe, before_winner: !self.judge.has_winner() });
             if self.rules.watch.is_some() {
                 self.watch.take(probe, &mut |event| self.facts.push(Fact::Watched(event)));
             } else {
                 self.watch.note_egress(probe);
             }
+            let nothing_closer =
+                |oldest| self.judge.earliest_through().is_some_and(|through| through <= oldest);
+            if self.in_flight.oldest_sent().is_none_or(nothing_closer) {
+                self.name_winner();
+            }
+        }
+    }
+
+    /// Names the winner's delay, once.
+    fn name_winner(&mut self) {
+        let Some(delay) = self.judge.delay().filter(|_| !self.won) else { return };
+        self.won = true;
+        self.facts.push(Fact::Won { delay });
+        if let Some(watch) = self.rules.watch.filter(|_| self.phase == Phase::Watching) {
+            let end = |duration| self.rules.start + delay + duration;
+            self.pacer.set_end(watch.duration.map_or(FOREVER, end));
         }
     }
 }
@@ -342,6 +351,7 @@ mod tests {
     fn probing(watch: Option<WatchConfig>) -> Probing<u64> {
         Probing::new(Rules {
             start: at(0),
+            phase: Duration::ZERO,
             interval: Duration::from_millis(50),
             test_timeout: Duration::from_secs(1),
             probe_timeout: Duration::from_millis(900),
@@ -354,7 +364,7 @@ mod tests {
     fn send(probing: &mut Probing<u64>, ticks: &[u64]) {
         for &ms in ticks {
             assert!(probing.on_tick(at(ms)), "{ms}");
-            probing.launched(at(ms), at(ms), Ok(ms));
+            probing.launched(Launch { sent: at(ms), left: at(ms), state: Ok(ms), unsafe_port: false });
         }
     }
 
@@ -374,7 +384,10 @@ mod tests {
         assert_eq!(probing.take_facts(), [Fact::Served { late: Duration::ZERO }]);
         settle(&mut probing, 0, Outcome::Leaked, 110);
         let facts = probing.take_facts();
-        assert!(matches!(facts[..], [Fact::Settled(_), Fact::Settled(_), Fact::Won(_)]), "{facts:?}");
+        assert!(
+            matches!(facts[..], [Fact::Settled { .. }, Fact::Settled { .. }, Fact::Won { .. }]),
+            "{facts:?}"
+        );
         assert!(probing.is_over(at(111)));
         assert_eq!(probing.finish(), Ended::Masqueraded);
     }
@@ -384,7 +397,7 @@ mod tests {
         let mut probing = probing(None);
         send(&mut probing, &[0]);
         assert_eq!(probing.on_deadline(at(899), at(2_000)), None);
-        assert_eq!(probing.on_deadline(at(900), at(2_000)), Some(0));
+        assert_eq!(probing.on_deadline(at(900), at(2_000)), Some((0, Outcome::Timeout)));
         assert!(probing.is_over(at(2_000)));
         assert_eq!(probing.finish(), Ended::TimedOut);
     }
@@ -428,9 +441,14 @@ mod tests {
         probing.on_event(0, Event::Established, at(1));
         settle(&mut probing, 0, Outcome::Pong, 2);
         assert!(probing.on_tick(at(2_000)));
-        probing.launched(at(2_000), at(2_000), Err(Outcome::Error));
-        assert!(!probing.on_tick(at(2_001)), "the winner's handshake was at 1 ms");
-        assert_eq!(probing.on_deadline(at(2_001), at(2_001)), None);
-        assert!(probing.is_over(at(2_001)));
+        probing.launched(Launch {
+            sent: at(2_000),
+            left: at(2_000),
+            state: Err(Outcome::Error),
+            unsafe_port: false,
+        });
+        assert!(!probing.on_tick(at(2_002)), "the winner's pong came at 2 ms");
+        assert_eq!(probing.on_deadline(at(2_002), at(2_002)), None);
+        assert!(probing.is_over(at(2_002)));
     }
 }

@@ -48,13 +48,13 @@ impl Record {
         match fact {
             Fact::Served { late } => self.tick_lateness_ns.saturating_record(late.as_nanos() as u64),
             Fact::Stalled { from, to } => self.note_stall(*from, *to),
-            Fact::Settled(probe) => {
+            Fact::Settled { probe, .. } => {
                 if let Some(established) = probe.established {
                     let connect = established.since(probe.sent);
                     self.connect_ns.saturating_record(connect.as_nanos() as u64);
                 }
             }
-            Fact::Skipped(_) | Fact::Won(_) | Fact::Watched(_) => {}
+            Fact::Skipped(_) | Fact::Won { .. } | Fact::Watched(_) => {}
         }
     }
 
@@ -94,9 +94,9 @@ mod tests {
         for (from, to) in [(1_000, 1_020), (1_090, 1_150), (1_180, 1_300)] {
             record.take(&Fact::Stalled { from: at(from), to: at(to) });
         }
-        let bracket = Bracket { lower: Some(ms(100)), upper: Some(ms(200)) };
+        let bracket = Bracket { lower: Some(ms(100)), lower_evidence: None, upper: Some(ms(200)) };
         assert_eq!(record.stalled_in(bracket), ms(70));
-        assert_eq!(record.stalled_in(Bracket { lower: None, upper: Some(ms(200)) }), Duration::ZERO);
+        assert_eq!(record.stalled_in(Bracket { lower: None, ..bracket }), Duration::ZERO);
         assert_eq!((record.stalls_total, record.stalls[1].at_seconds), (3, 0.09));
     }
 }

@@ -30,6 +30,10 @@ pub(crate) fn document(
     let probes = ProbeCounts {
         pong: of(Outcome::Pong),
         leaked: of(Outcome::Leaked),
+        leaked_proven: judge.counts().proven_leaks,
+        closed: of(Outcome::Closed),
+        reset: of(Outcome::Reset),
+        silent: of(Outcome::Silent),
         timeout: of(Outcome::Timeout),
         refused: of(Outcome::Refused),
         unreachable: of(Outcome::Unreachable),
@@ -38,6 +42,7 @@ pub(crate) fn document(
         sent: judge.counts().total() + measured.found.unsettled,
         unsettled: measured.found.unsettled,
         misses_before_winner: judge.before_winner().misses(),
+        timeouts_before_winner: judge.before_winner().of(Outcome::Timeout),
         skipped_ticks: measured.found.skipped_ticks,
         syn_retransmissions: measured.syn_retransmissions,
     };
@@ -49,16 +54,20 @@ pub(crate) fn document(
             Ended::TimedOut => TestOutcome::TimedOut,
             Ended::Interrupted => TestOutcome::Interrupted,
         },
-        masquerade_delay_seconds: seconds(judge.winner().map(|winner| winner.masquerade_delay)),
+        first_probe_seconds: seconds(measured.first_probe),
+        masquerade_delay_seconds: seconds(judge.delay()),
         bracket: BracketSeconds {
             lower_seconds: seconds(judge.bracket().lower),
+            lower_evidence: judge.bracket().lower_evidence,
             upper_seconds: seconds(judge.bracket().upper),
         },
         blackhole_seconds: judge.blackhole().as_secs_f64(),
         probes,
         connect_seconds: Quantiles::of_ns(&measured.record.connect_ns),
         tick_lateness_seconds: Quantiles::of_ns(&measured.record.tick_lateness_ns),
+        end_to_end: judge.end_to_end(),
         egress_ip: watch.egress_ip(),
+        loss: config.watch.map(|_| watch.loss()),
         disruptions: config.watch.map(|_| watch.disruptions().0.to_vec()),
         disruptions_total: watch.disruptions().1,
         egress_changes: watch.egress_changes().0.to_vec(),
@@ -87,25 +96,16 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
         start_monotonic_ns: start.monotonic.as_ns(),
         outcome,
         masquerade_delay_seconds: None,
-        bracket: BracketSeconds { lower_seconds: None, upper_seconds: None },
+        labels: config.labels.clone(),
+        first_probe_seconds: None,
+        bracket: BracketSeconds { lower_seconds: None, lower_evidence: None, upper_seconds: None },
         blackhole_seconds: 0.0,
-        probes: ProbeCounts {
-            pong: 0,
-            leaked: 0,
-            timeout: 0,
-            refused: 0,
-            unreachable: 0,
-            garbled: 0,
-            error: 0,
-            sent: 0,
-            unsettled: 0,
-            misses_before_winner: 0,
-            skipped_ticks: 0,
-            syn_retransmissions: None,
-        },
+        probes: ProbeCounts::default(),
         connect_seconds: None,
         tick_lateness_seconds: None,
+        end_to_end: None,
         egress_ip: None,
+        loss: None,
         disruptions: None,
         disruptions_total: 0,
         egress_changes: Vec::new(),
@@ -120,6 +120,7 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
         warnings: Vec::new(),
         settings: Settings {
             interval: format_duration(config.interval),
+            tick_phase: Some(format_duration(config.tick_phase)),
             test_timeout: format_duration(config.test_timeout),
             probe_timeout: format_duration(config.probe_timeout),
             stress: config.stress.is_some(),
@@ -133,10 +134,10 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
 
 fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
     let mut failed = Vec::new();
-    if let (Some(max), Some(winner)) = (gates.delay, measured.found.judge.winner())
-        && winner.masquerade_delay > max
+    if let (Some(max), Some(delay)) = (gates.delay, measured.found.judge.delay())
+        && delay > max
     {
-        let delay = format_duration(winner.masquerade_delay);
+        let delay = format_duration(delay);
         failed.push(format!("--max-delay {}: the masquerade delay was {delay}", format_duration(max)));
     }
     let leaked = measured.found.judge.before_winner().of(Outcome::Leaked);
@@ -165,45 +166,91 @@ fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
 /// A share of skipped ticks above which the numbers are called weak: 1 in 100.
 const SKIPPED_SHARE: f64 = 0.01;
 
+/// Why the numbers may be weak, and what to do.
 fn warnings(config: &ClientConfig, measured: &Measurement) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let judged = measured.found.judge.counts();
-    if measured.found.descriptor_skips > 0 {
-        warnings.push(format!(
+    let errors = measured.found.judge.counts().of(Outcome::Error);
+    let own = [
+        descriptors(measured),
+        skipped(measured),
+        late(config, measured),
+        stalled(measured),
+        late_start(measured),
+        (errors > 0).then(|| {
+            format!(
+                "{errors} probes failed on this host before they left (ports, descriptors or a local firewall): \
+                 --log-level debug says why"
+            )
+        }),
+        measured.ports_wrapped_within.map(|within| {
+            format!(
+                "every local port was used once within {}, less than NAT remembers a connection: a later probe may be \
+                 translated as an earlier one was; lengthen --interval or widen net.ipv4.ip_local_port_range",
+                format_duration(within)
+            )
+        }),
+        intercepted(measured),
+    ];
+    own.into_iter().flatten().collect()
+}
+
+fn descriptors(measured: &Measurement) -> Option<String> {
+    (measured.found.descriptor_skips > 0).then(|| {
+        format!(
             "{} ticks had no descriptor left for a probe: raise the limit (ulimit -n) or lengthen --interval",
             measured.found.descriptor_skips
-        ));
-    }
-    let late_skips = measured.found.skipped_ticks - measured.found.descriptor_skips;
-    let ticks = judged.total() + measured.found.skipped_ticks;
-    if late_skips as f64 > ticks as f64 * SKIPPED_SHARE {
-        warnings.push(format!(
-            "{late_skips} of {ticks} ticks were skipped because the next one was due: give the client more CPU or \
-             lengthen --interval"
-        ));
-    }
+        )
+    })
+}
+
+fn skipped(measured: &Measurement) -> Option<String> {
+    let late = measured.found.skipped_ticks - measured.found.descriptor_skips;
+    let ticks = measured.found.judge.counts().total() + measured.found.skipped_ticks;
+    (late as f64 > ticks as f64 * SKIPPED_SHARE).then(|| {
+        format!(
+            "{late} of {ticks} ticks were skipped because the next one was due: give the client more CPU or lengthen \
+             --interval"
+        )
+    })
+}
+
+fn late(config: &ClientConfig, measured: &Measurement) -> Option<String> {
     let lateness = Duration::from_nanos(measured.record.tick_lateness_ns.value_at_quantile(0.99));
-    if !measured.record.tick_lateness_ns.is_empty() && lateness > config.interval {
-        warnings.push(format!(
+    (!measured.record.tick_lateness_ns.is_empty() && lateness > config.interval).then(|| {
+        format!(
             "one tick in 100 was late by {} or more, longer than the interval: give the client more CPU",
             format_duration(lateness)
-        ));
-    }
+        )
+    })
+}
+
+fn stalled(measured: &Measurement) -> Option<String> {
     let (bracket, own) = (measured.found.judge.bracket(), measured.stalled_in_bracket);
     let width = bracket.upper.unwrap_or_default().saturating_sub(bracket.lower.unwrap_or_default());
-    if own > width / 2 {
-        warnings.push(format!(
+    (own > width / 2).then(|| {
+        format!(
             "{} of the bracket's {} are this client's own: it was stopped or got no CPU, and probed nothing",
             format_duration(own),
             format_duration(width)
-        ));
-    }
-    if judged.of(Outcome::Error) > 0 {
-        warnings.push(format!(
-            "{} probes failed on this host before they left (ports, descriptors or a local firewall): --log-level \
-             debug says why",
-            judged.of(Outcome::Error)
-        ));
-    }
-    warnings
+        )
+    })
+}
+
+fn late_start(measured: &Measurement) -> Option<String> {
+    let (first, delay) = (measured.first_probe?, measured.found.judge.delay()?);
+    (first > delay / 2).then(|| {
+        format!(
+            "the first probe left {} after the start, more than half of the delay of {}: this measures the client's own \
+             start, not the gateway",
+            format_duration(first),
+            format_duration(delay)
+        )
+    })
+}
+
+fn intercepted(measured: &Measurement) -> Option<String> {
+    (measured.found.judge.end_to_end() == Some(false)).then(|| {
+        "something between this client and the target terminates TCP (a proxy, sidecar or load balancer): the target saw \
+         its connections, not ours; handshakes prove nothing here, and the bracket ends with the reply"
+            .to_owned()
+    })
 }

@@ -2,9 +2,9 @@
 //!
 //! Pure: takes what was seen of a connection and when. On each tick a byte is sent if the one before it has been
 //! acknowledged. A stall is a byte that the kernel had to send again: no threshold of ours decides. It ends with the
-//! acknowledgement. The path works again before that: the kernel only notices at its next retransmission, and each
-//! takes twice as long as the one before (RFC 6298). So the outage lies between the first loss and the last
-//! retransmission, and the rest of the stall is backoff.
+//! acknowledgement. What a look sees may have happened at any time since the look before it. So the path was interrupted at
+//! least from when the first retransmission was seen to the look before the last one that failed was seen, and at most
+//! from when the last acknowledged byte was sent to the acknowledgement.
 
 use std::time::Duration;
 
@@ -25,10 +25,12 @@ pub(crate) struct Seen {
 struct Outstanding {
     sent: Monotonic,
     retransmissions_before: u32,
-    /// When the latest retransmission was first seen, and the one before it.
-    last_again: Option<Monotonic>,
-    again_before: Option<Monotonic>,
     retransmissions: u32,
+    /// When the first retransmission was seen: what was sent first was lost before.
+    lost_by: Option<Monotonic>,
+    /// The last retransmission was sent after this, and the one before it after that.
+    last_after: Option<Monotonic>,
+    failed_after: Option<Monotonic>,
 }
 
 /// Follows one connection.
@@ -36,15 +38,16 @@ struct Outstanding {
 pub(crate) struct StallJudge {
     connection: u64,
     start: Monotonic,
-    last_clear: Monotonic,
+    /// The last byte that was acknowledged was sent then; before any, the handshake.
+    last_good: Monotonic,
     last_look: Monotonic,
     outstanding: Option<Outstanding>,
 }
 
 impl StallJudge {
-    /// A judge of connection number `connection`, established at `now`, in a test begun at `start`.
-    pub(crate) fn new(connection: u64, start: Monotonic, now: Monotonic) -> Self {
-        Self { connection, start, last_clear: now, last_look: now, outstanding: None }
+    /// A judge of connection number `connection`, whose SYN was sent at `opened`, in a test begun at `start`.
+    pub(crate) fn new(connection: u64, start: Monotonic, opened: Monotonic) -> Self {
+        Self { connection, start, last_good: opened, last_look: opened, outstanding: None }
     }
 
     /// Whether the next byte may be sent: none is on its way.
@@ -57,9 +60,10 @@ impl StallJudge {
         self.outstanding = Some(Outstanding {
             sent: now,
             retransmissions_before: retransmissions,
-            last_again: None,
-            again_before: None,
             retransmissions,
+            lost_by: None,
+            last_after: None,
+            failed_after: None,
         });
     }
 
@@ -68,21 +72,20 @@ impl StallJudge {
         let last_look = std::mem::replace(&mut self.last_look, now);
         let byte = self.outstanding.as_mut()?;
         if seen.retransmissions > byte.retransmissions {
-            byte.again_before = if seen.retransmissions > byte.retransmissions + 1 {
-                // More than one since the last look: all but the last were before now.
-                Some(last_look)
-            } else {
-                byte.last_again
-            };
-            byte.last_again = Some(now);
+            // Of several since the last look, all were sent after it.
+            let several = seen.retransmissions > byte.retransmissions + 1;
+            byte.failed_after = if several { Some(last_look.max(byte.sent)) } else { byte.last_after };
+            byte.last_after = Some(last_look.max(byte.sent));
+            byte.lost_by.get_or_insert(now);
             byte.retransmissions = seen.retransmissions;
         }
         if seen.outstanding {
             return None;
         }
+        let sent = byte.sent;
         let stall = self.stall(StallEnd::Recovered, last_look, Some(now));
         self.outstanding = None;
-        self.last_clear = now;
+        self.last_good = sent;
         stall
     }
 
@@ -100,12 +103,10 @@ impl StallJudge {
         acknowledged: Option<Monotonic>,
     ) -> Option<HeldStall> {
         let byte = self.outstanding?;
-        let again = byte.retransmissions - byte.retransmissions_before;
-        let last_again = byte.last_again?;
+        let lost_by = byte.lost_by?;
         let seconds = |length: Duration| length.as_secs_f64();
-        // The byte before was acknowledged at `last_clear`; the path may have broken any time after.
-        let since = byte.sent.min(self.last_clear);
-        let failed_again = if ended == StallEnd::Recovered { byte.again_before } else { Some(last_again) };
+        // The last retransmission is the one that got through.
+        let failed_after = if ended == StallEnd::Recovered { byte.failed_after } else { byte.last_after };
         Some(HeldStall {
             connection: self.connection,
             at_seconds: seconds(byte.sent.since(self.start)),
@@ -114,10 +115,10 @@ impl StallJudge {
                 upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(byte.sent))),
             },
             outage_seconds: LengthBracket {
-                lower: failed_again.map_or(0.0, |failed| seconds(failed.since(byte.sent))),
-                upper: acknowledged.map(|_| seconds(last_again.since(since))),
+                lower: failed_after.map_or(0.0, |failed| seconds(failed.since(lost_by))),
+                upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(self.last_good))),
             },
-            retransmissions: u64::from(again),
+            retransmissions: u64::from(byte.retransmissions - byte.retransmissions_before),
             ended,
         })
     }
@@ -133,11 +134,11 @@ mod tests {
         Monotonic::from_ns(ms * 1_000_000)
     }
 
-    /// Looks at a connection at (time, outstanding, retransmissions), after a byte sent at 100 ms.
+    /// Looks at a connection at (time, outstanding, retransmissions), after bytes sent at 90 and at 100 ms.
     fn judge(looks: &[(u64, bool, u32)]) -> (StallJudge, Vec<HeldStall>) {
         let mut judge = StallJudge::new(7, START, at(0));
-        judge.look(at(90), Seen { outstanding: false, retransmissions: 0 });
-        judge.last_clear = at(90);
+        judge.sent(at(90), 0);
+        judge.look(at(99), Seen { outstanding: false, retransmissions: 0 });
         judge.sent(at(100), 0);
         let stalls = looks
             .iter()
@@ -156,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn outage_and_backoff_are_told_apart() {
-        // Sent at 100; again at 300, 700 and 1500; acknowledged at 1510. The path came back between 700 and 1500.
+    fn outage_and_backoff_are_told_apart_by_what_looks_prove() {
+        // Again at 300, 700 and 1500 at the latest, and acknowledged by 1510. The second was sent after 310, the look before.
         let looks = [
             (300, true, 1),
             (310, true, 1),
@@ -170,8 +171,26 @@ mod tests {
         let [stall] = &stalls[..] else { panic!("one stall: {stalls:?}") };
         assert_eq!((stall.connection, stall.at_seconds, stall.retransmissions), (7, 0.1, 3));
         assert_eq!(stall.length_seconds, LengthBracket { lower: 1.4, upper: Some(1.41) });
-        assert_eq!(stall.outage_seconds, LengthBracket { lower: 0.6, upper: Some(1.41) });
+        assert_eq!(stall.outage_seconds, LengthBracket { lower: 0.01, upper: Some(1.42) });
         assert_eq!(stall.ended, StallEnd::Recovered);
+    }
+
+    #[test]
+    fn what_is_seen_first_may_have_happened_just_after_the_look_before() {
+        // With a look every 200 ms: again at 301 and 701, say; both failed and the third got through.
+        let looks = [
+            (300, true, 0),
+            (500, true, 1),
+            (700, true, 1),
+            (900, true, 2),
+            (1_500, true, 2),
+            (1_700, false, 3),
+        ];
+        let (_, stalls) = judge(&looks);
+        assert_eq!(
+            stalls[0].outage_seconds,
+            LengthBracket { lower: 0.2, upper: Some(at(1_700).since(at(90)).as_secs_f64()) }
+        );
     }
 
     #[test]
@@ -182,12 +201,12 @@ mod tests {
 
     #[test]
     fn a_connection_lost_in_a_stall_leaves_it_without_an_end() {
-        let (mut judge, stalls) = judge(&[(300, true, 1), (700, true, 2)]);
+        let (mut judge, stalls) = judge(&[(300, true, 1), (690, true, 1), (700, true, 2)]);
         assert_eq!(stalls, []);
         assert!(!judge.may_send());
         let stall = judge.end(StallEnd::Lost, at(900)).unwrap();
         assert_eq!(stall.length_seconds, LengthBracket { lower: 0.8, upper: None });
-        assert_eq!(stall.outage_seconds, LengthBracket { lower: 0.6, upper: None });
+        assert_eq!(stall.outage_seconds, LengthBracket { lower: 0.39, upper: None });
         assert_eq!(judge.end(StallEnd::Open, at(950)), None);
     }
 }

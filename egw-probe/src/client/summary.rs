@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::disruption::{Disruption, EgressChange, ProbeLoss, Share};
 use crate::document::held::HoldReport;
-use crate::document::outcome::Outcome;
+use crate::document::outcome::{Evidence, Outcome};
 use crate::document::quantiles::Quantiles;
 use crate::document::result::{ResultDocument, TestOutcome};
 use crate::document::stress::{Limit, StressReport};
@@ -39,15 +39,19 @@ pub(crate) fn text(document: &ResultDocument) -> String {
 type Row = (&'static str, String);
 
 fn delay_rows(document: &ResultDocument) -> Vec<Row> {
+    let presumed = match document.bracket.lower_evidence {
+        Some(Evidence::Presumed) => "; the leak is presumed: a target with --reply annotated proves it",
+        _ => "",
+    };
     let bracket = match (document.bracket.lower_seconds, document.bracket.upper_seconds) {
         (Some(lower), Some(upper)) => Some(format!(
-            "policy effective between {} and {} (width {})",
+            "policy effective between {} and {} (width {}){presumed}",
             seconds(lower),
             seconds(upper),
             seconds(upper - lower)
         )),
         (None, Some(upper)) => {
-            let unknown = match document.probes.timeout {
+            let unknown = match document.probes.timeouts_before_winner {
                 0 => String::new(),
                 timeouts => format!(" ({timeouts} timed out: only the target can tell whether those leaked)"),
             };
@@ -56,7 +60,7 @@ fn delay_rows(document: &ResultDocument) -> Vec<Row> {
                 seconds(upper)
             ))
         }
-        (Some(lower), None) => Some(format!("policy not yet effective at {}", seconds(lower))),
+        (Some(lower), None) => Some(format!("policy not yet effective at {}{presumed}", seconds(lower))),
         (None, None) => None,
     };
     let blackhole = (document.blackhole_seconds > 0.0)
@@ -80,6 +84,9 @@ fn probe_rows(document: &ResultDocument) -> Vec<Row> {
         let [min, p50, p99, max] = [min, p50, p99, max].map(seconds);
         rows.push(("connect", format!("min {min}, p50 {p50}, p99 {p99}, max {max}")));
     }
+    if document.end_to_end == Some(false) {
+        rows.push(("path", "something between this client and the target terminates TCP".to_owned()));
+    }
     if let Some(egress_ip) = document.egress_ip {
         rows.push(("egress IP", egress_ip.to_string()));
     }
@@ -96,6 +103,7 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
             .map_or("and no end yet".to_owned(), |upper| format!("to {}", seconds(upper)));
         rows.push((kind.name(), format!("at {start}, for {lower} {upper}, {misses} misses")));
     }
+    rows.extend(document.loss.as_ref().filter(|loss| loss.isolated.misses > 0).map(loss_row));
     if document.disruptions_total > SHOWN as u64 {
         let more = document.disruptions_total - SHOWN as u64;
         rows.push(("", format!("and {more} more: --output json has them")));
@@ -103,8 +111,15 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     for EgressChange { at_seconds, from, to } in document.egress_changes.iter().take(SHOWN) {
         rows.push(("egress IP", format!("changed from {from} to {to} at {}", seconds(*at_seconds))));
     }
-    if let Some(HoldReport { connections, lost_total, stalls, stalls_total, .. }) = &document.held {
-        rows.push(("held", format!("{connections} connections: {stalls_total} stalls, {lost_total} lost")));
+    if let Some(HoldReport { connections, leaked, lost_total, stalls, stalls_total, .. }) = &document.held {
+        let denied = match leaked {
+            0 => String::new(),
+            denied => format!(", denied {denied} times on opening"),
+        };
+        rows.push((
+            "held",
+            format!("{connections} connections: {stalls_total} stalls, {lost_total} lost{denied}"),
+        ));
         for stall in stalls.iter().take(SHOWN) {
             let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
             let (connection, at) = (stall.connection, seconds(stall.at_seconds));
@@ -116,6 +131,21 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
         }
     }
     rows
+}
+
+fn loss_row(loss: &ProbeLoss) -> Row {
+    let Share { misses, share, low, high } = loss.isolated;
+    let by: Vec<String> =
+        loss.isolated_by.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    let percent = |share: f64| format!("{:.3} %", share * 100.0);
+    let rate = format!(
+        "{} of {} probes, 95 % between {} and {}",
+        percent(share),
+        loss.probes,
+        percent(low),
+        percent(high)
+    );
+    ("lost", format!("{misses} single probes ({}): {rate}", by.join(", ")))
 }
 
 fn stress_rows(stress: &StressReport) -> Vec<Row> {

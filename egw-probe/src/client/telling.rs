@@ -16,8 +16,8 @@ use crate::sys::log::{Pass, RateLimit};
 pub(crate) struct Telling<'a> {
     metrics: &'a ClientMetrics,
     start: Monotonic,
-    won: bool,
     misses: u64,
+    ponged: bool,
     last_outcome: Option<Outcome>,
     outcome_log: RateLimit,
     disruption_log: RateLimit,
@@ -29,8 +29,8 @@ impl<'a> Telling<'a> {
         Self {
             metrics,
             start,
-            won: false,
             misses: 0,
+            ponged: false,
             last_outcome: None,
             outcome_log: RateLimit::per_second(1),
             disruption_log: RateLimit::per_second(20),
@@ -41,38 +41,37 @@ impl<'a> Telling<'a> {
     pub(crate) fn take(&mut self, fact: &Fact, now: Monotonic) {
         match fact {
             Fact::Skipped(ticks) => self.metrics.skipped_ticks.inc_by(*ticks),
-            Fact::Settled(probe) => self.settled(probe, now),
-            Fact::Won(winner) => {
-                self.won = true;
-                self.metrics.masquerade_delay.inc_by(winner.masquerade_delay.as_secs_f64());
-                tracing::info!(delay = ?winner.masquerade_delay, misses = self.misses, "masqueraded");
+            Fact::Settled { probe, before_winner } => self.settled(probe, *before_winner, now),
+            Fact::Won { delay } => {
+                self.metrics.masquerade_delay.inc_by(delay.as_secs_f64());
+                tracing::info!(?delay, misses = self.misses, "masqueraded");
             }
             Fact::Watched(event) => self.watched(event, now),
             Fact::Served { .. } | Fact::Stalled { .. } => {}
         }
     }
 
-    fn settled(&mut self, probe: &Probe, now: Monotonic) {
-        self.metrics.count(probe.outcome);
+    fn settled(&mut self, probe: &Probe, before_winner: bool, now: Monotonic) {
+        let outcome = probe.outcome();
+        self.metrics.count(outcome);
         if let Some(established) = probe.established {
             self.metrics.connect_seconds.observe(established.since(probe.sent).as_secs_f64());
         }
-        // A watch tells what matters as disruptions.
-        if self.won {
-            return;
-        }
-        if probe.outcome != Outcome::Pong {
+        if before_winner {
             self.misses += 1;
             self.metrics.leaked_requests.inc();
         }
-        if self.last_outcome.replace(probe.outcome) != Some(probe.outcome)
+        // What a watch sees after the winner matters as disruptions.
+        let turns = self.last_outcome.replace(outcome) != Some(outcome);
+        if (before_winner || !std::mem::replace(&mut self.ponged, true))
+            && turns
             && let Some(Pass { held_back }) = self.outcome_log.pass(now)
         {
             tracing::info!(
                 sent_at = ?probe.sent.since(self.start),
                 held_back,
                 "probes {}",
-                describe(probe.outcome)
+                describe(outcome)
             );
         }
     }
@@ -85,10 +84,14 @@ impl<'a> Telling<'a> {
                 self.metrics.watch.count(disruption);
                 self.metrics.watch.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
             }
-            WatchEvent::EgressChanged(_) => {}
+            WatchEvent::Isolated(_) | WatchEvent::EgressChanged(_) => {}
+        }
+        if matches!(event, WatchEvent::Isolated(_)) {
+            return;
         }
         let Some(Pass { held_back }) = self.disruption_log.pass(now) else { return };
         match event {
+            WatchEvent::Isolated(_) => {}
             WatchEvent::Began { kind, start } => {
                 tracing::warn!(kind = kind.name(), at = ?start, held_back, "disruption began");
             }
@@ -118,7 +121,14 @@ fn describe(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Pong => "are answered with pong: the target sees an allowed source",
         Outcome::Leaked => "leak: the target sees a source outside its allowed CIDRs",
-        Outcome::Timeout => "get no verdict within the probe timeout",
+        Outcome::Closed => {
+            "are closed by something other than the target: a proxy or load balancer is on the way"
+        }
+        Outcome::Reset => {
+            "are reset after their handshake: the target or something on the way has given up on them"
+        }
+        Outcome::Silent => "are established and get no reply within the probe timeout",
+        Outcome::Timeout => "get no handshake within the probe timeout",
         Outcome::Refused => "are refused: nothing listens on the target's port, or a firewall rejects",
         Outcome::Unreachable => "meet no route to the target",
         Outcome::Garbled => "are answered by something that is no external target",

@@ -1,6 +1,7 @@
 //! What flags choose from: plain values that every room may know.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -63,6 +64,15 @@ pub enum TagNumber {
     Number(u16),
     /// A number made from the client's name.
     Auto,
+}
+
+/// Where the tick grid begins, from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TickPhase {
+    /// Anywhere within an interval, drawn anew by each process.
+    Random,
+    /// Here.
+    Fixed(Duration),
 }
 
 /// Where HTTP is served.

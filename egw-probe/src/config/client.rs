@@ -1,5 +1,6 @@
 //! What the flags of `egw-probe client` come to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use egw_probe_common::tag::{MAX_CLIENT, TagKey};
 
 use crate::cli::client::{ClientArgs, GateArgs, ProbingArgs, RouteArgs, StressArgs, WatchArgs};
-use crate::config::choice::{MetricsAddr, Output, TagNumber};
+use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase};
 use crate::config::error::ConfigError;
 use crate::document::go::format_duration;
 
@@ -47,6 +48,8 @@ pub struct ClientConfig {
     pub target: TargetAddr,
     /// Time between two ticks.
     pub interval: Duration,
+    /// From the start to the tick grid.
+    pub tick_phase: Duration,
     /// No tick at or after start plus this.
     pub test_timeout: Duration,
     /// How long one probe may take.
@@ -67,6 +70,8 @@ pub struct ClientConfig {
     pub tag: Option<TagConfig>,
     /// Name of this client in results.
     pub client_id: String,
+    /// What a report groups by.
+    pub labels: BTreeMap<String, String>,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
 }
@@ -149,6 +154,10 @@ impl TryFrom<ClientArgs> for ClientConfig {
             route: checked_route(route, &target)?,
             target,
             interval: probing.interval,
+            tick_phase: match probing.tick_phase {
+                TickPhase::Fixed(phase) => phase,
+                TickPhase::Random => probing.interval.mul_f64(fastrand::f64()),
+            },
             test_timeout: probing.test_timeout,
             probe_timeout: probing.probe_timeout,
             stress,
@@ -170,6 +179,7 @@ impl TryFrom<ClientArgs> for ClientConfig {
                 required: tagging.tag_required,
             }),
             client_id,
+            labels: result.label.into_iter().collect(),
             metrics_addr: MetricsAddr::new(result.metrics_addr, 2112),
         })
     }
@@ -188,6 +198,15 @@ fn check_probing(args: &ProbingArgs) -> Result<(), ConfigError> {
                 "longer than --test-timeout {}: there would be one probe only; write a shorter one",
                 format_duration(args.test_timeout)
             ),
+        ));
+    }
+    if let TickPhase::Fixed(phase) = args.tick_phase
+        && phase >= args.interval
+    {
+        return Err(ConfigError::new(
+            "--tick-phase",
+            format_duration(phase),
+            format!("not shorter than --interval {}: write a shorter one, or random", interval()),
         ));
     }
     if args.probe_timeout.is_zero() {

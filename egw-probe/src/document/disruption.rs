@@ -1,8 +1,11 @@
-//! Disruptions after the winner, and changes of the egress IP.
+//! Disruptions after the winner, lost probes, and changes of the egress IP.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::document::outcome::Outcome;
 
 /// What kind of misses a disruption was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// At least one leaked.
     Leak,
-    /// All timed out.
+    /// None was answered.
     Blackhole,
-    /// Neither: refused, unreachable or garbled.
+    /// Neither: refused, unreachable, closed, reset or garbled.
     Rejected,
 }
 
@@ -30,7 +33,7 @@ impl Kind {
     }
 }
 
-/// A run of misses after a pong. Instants are counted from the client's start.
+/// A run of at least two misses after a pong. Instants are counted from the client's start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Disruption {
     /// What the misses were.
@@ -46,11 +49,72 @@ pub struct Disruption {
 /// A length known to lie between two bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LengthBracket {
-    /// `sent(last miss)` less the instant by which the path was surely broken: when the first miss was settled, or when it
-    /// should have been, had it taken as long as the last pong did. 0 where that comes later.
+    /// Not shorter than this.
     pub lower: f64,
-    /// `sent(next pong) - sent(last pong)`; null while the disruption is open.
+    /// Not longer than this; null while it has no end.
     pub upper: Option<f64>,
+}
+
+/// Probes after the winner that were missed, and with what confidence that is the path's rate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbeLoss {
+    /// Probes sent after the winner that left this host.
+    pub probes: u64,
+    /// Misses between two pongs: by chance, as far as anybody can tell.
+    pub isolated: Share,
+    /// Misses in disruptions.
+    pub in_disruptions: Share,
+    /// Isolated misses by outcome.
+    pub isolated_by: BTreeMap<String, u64>,
+}
+
+impl ProbeLoss {
+    /// Counts one more isolated miss; the shares are those of [`ProbeLoss::rate`].
+    pub fn count_isolated(&mut self, outcome: Outcome) {
+        self.isolated.misses += 1;
+        *self.isolated_by.entry(outcome.name().to_owned()).or_default() += 1;
+    }
+
+    /// Computes the shares.
+    pub fn rate(&mut self) {
+        for share in [&mut self.isolated, &mut self.in_disruptions] {
+            *share = Share::of(share.misses, self.probes);
+        }
+    }
+}
+
+/// A share of probes and its confidence interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// How many they are.
+    pub misses: u64,
+    /// The same as a share, 0 to 1.
+    pub share: f64,
+    /// Lower end of the 95 % confidence interval (Wilson 1927).
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+impl Share {
+    /// So many of all.
+    pub fn of(misses: u64, all: u64) -> Self {
+        const NORMAL_95: f64 = 1.959_963_984_540_054;
+        let (low, high) = wilson(misses, all, NORMAL_95);
+        let share = if all == 0 { 0.0 } else { misses as f64 / all as f64 };
+        Self { misses, share, low, high }
+    }
+}
+
+/// The Wilson score interval of `hits` in `all` trials at `z` standard deviations.
+pub fn wilson(hits: u64, all: u64, z: f64) -> (f64, f64) {
+    if all == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p, square) = (all as f64, hits as f64 / all as f64, z * z);
+    let middle = (p + square / (2.0 * n)) / (1.0 + square / n);
+    let half = z / (1.0 + square / n) * (p * (1.0 - p) / n + square / (4.0 * n * n)).sqrt();
+    ((middle - half).max(0.0), (middle + half).min(1.0))
 }
 
 /// A source address other than before, as annotated replies told it.
@@ -62,4 +126,21 @@ pub struct EgressChange {
     pub from: IpAddr,
     /// The address since.
     pub to: IpAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_is_wilsons() {
+        // binom.confint(x, n, methods = "wilson") of R's package binom.
+        for (hits, all, low, high) in
+            [(0, 100, 0.0, 0.036_994), (5, 100, 0.021_544, 0.111_750), (3, 3, 0.438_503, 1.0)]
+        {
+            let share = Share::of(hits, all);
+            assert!((share.low - low).abs() < 1e-6 && (share.high - high).abs() < 1e-6, "{share:?}");
+        }
+        assert_eq!(Share::of(0, 0), Share { misses: 0, share: 0.0, low: 0.0, high: 1.0 });
+    }
 }

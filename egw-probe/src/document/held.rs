@@ -9,8 +9,11 @@ use crate::document::disruption::LengthBracket;
 pub struct HoldReport {
     /// How many were to be held.
     pub connections: u64,
-    /// Connections established, those opened again after a loss included.
+    /// Connections that the target answered with pong, those opened again after a loss included.
     pub opened: u64,
+    /// Attempts that the target denied: it saw a source outside its CIDRs.
+    #[serde(default)]
+    pub leaked: u64,
     /// Connections lost, in order.
     pub lost: Vec<Loss>,
     /// All losses, those beyond the list included.

@@ -1,12 +1,13 @@
 //! The result of one client: what `--output json` prints, and what a report reads again.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::disruption::{Disruption, EgressChange, ProbeLoss};
 use crate::document::held::HoldReport;
-use crate::document::outcome::Outcome;
+use crate::document::outcome::{Evidence, Outcome};
 use crate::document::quantiles::Quantiles;
 use crate::document::stress::StressReport;
 
@@ -29,7 +30,13 @@ pub struct ResultDocument {
     pub start_monotonic_ns: u64,
     /// How the test ended.
     pub outcome: TestOutcome,
-    /// `established(winner) - start`, without a winner null.
+    /// What the user calls it by: node, zone, version.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When the first probe was sent, from the start; null if none was.
+    #[serde(default)]
+    pub first_probe_seconds: Option<f64>,
+    /// The upper end of the bracket, from the start; without a winner null.
     pub masquerade_delay_seconds: Option<f64>,
     /// Where the policy became effective.
     pub bracket: BracketSeconds,
@@ -41,10 +48,17 @@ pub struct ResultDocument {
     pub connect_seconds: Option<Quantiles>,
     /// How late ticks were served, from the first one that was due and skipped; null if there was but one.
     pub tick_lateness_seconds: Option<Quantiles>,
+    /// Whether every pong shows that nothing in between terminated TCP; false if one shows the contrary, null if that is
+    /// not known.
+    #[serde(default)]
+    pub end_to_end: Option<bool>,
     /// The source address that an annotated reply told.
     pub egress_ip: Option<IpAddr>,
     /// Disruptions after the winner, in order; null without a watch.
     pub disruptions: Option<Vec<Disruption>>,
+    /// Probes lost after the winner, by chance and in disruptions; null without a watch.
+    #[serde(default)]
+    pub loss: Option<ProbeLoss>,
     /// All disruptions, those beyond the list included.
     pub disruptions_total: u64,
     /// Changes of the egress IP, in order.
@@ -108,6 +122,9 @@ impl TestOutcome {
 pub struct BracketSeconds {
     /// Not before this; null if nothing leaked.
     pub lower_seconds: Option<f64>,
+    /// How the leak at the lower end is known; null if there is none.
+    #[serde(default)]
+    pub lower_evidence: Option<Evidence>,
     /// Not after this; null without a pong.
     pub upper_seconds: Option<f64>,
 }
@@ -118,6 +135,9 @@ impl ProbeCounts {
         match outcome {
             Outcome::Pong => self.pong,
             Outcome::Leaked => self.leaked,
+            Outcome::Closed => self.closed,
+            Outcome::Reset => self.reset,
+            Outcome::Silent => self.silent,
             Outcome::Timeout => self.timeout,
             Outcome::Refused => self.refused,
             Outcome::Unreachable => self.unreachable,
@@ -128,23 +148,39 @@ impl ProbeCounts {
 }
 
 /// Probes by outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the outcomes are explained at Outcome")]
 pub struct ProbeCounts {
     pub pong: u64,
     pub leaked: u64,
+    /// Of the leaked ones, those whose target said so.
+    #[serde(default)]
+    pub leaked_proven: u64,
+    #[serde(default)]
+    pub closed: u64,
+    #[serde(default)]
+    pub reset: u64,
+    #[serde(default)]
+    pub silent: u64,
     pub timeout: u64,
     pub refused: u64,
     pub unreachable: u64,
     pub garbled: u64,
     pub error: u64,
     /// All of the above, and those unsettled.
+    #[serde(default)]
     pub sent: u64,
     /// In flight when a signal ended the test: no outcome.
+    #[serde(default)]
     pub unsettled: u64,
     /// Probes without a pong before the winner.
+    #[serde(default)]
     pub misses_before_winner: u64,
+    /// Of these, probes without a handshake: only the target can tell whether they leaked.
+    #[serde(default)]
+    pub timeouts_before_winner: u64,
     /// Ticks without a probe.
+    #[serde(default)]
     pub skipped_ticks: u64,
     /// SYNs that the kernel sent again; null when the probe timeout rules that out.
     pub syn_retransmissions: Option<u64>,
@@ -155,6 +191,8 @@ pub struct ProbeCounts {
 #[expect(missing_docs, reason = "each is the flag of the same name")]
 pub struct Settings {
     pub interval: String,
+    #[serde(default)]
+    pub tick_phase: Option<String>,
     pub test_timeout: String,
     pub probe_timeout: String,
     pub stress: bool,

@@ -230,6 +230,13 @@ pub struct PortRange {
     pub high: u16,
 }
 
+impl PortRange {
+    /// How many there are.
+    pub const fn ports(self) -> u32 {
+        self.high as u32 - self.low as u32 + 1
+    }
+}
+
 /// One point: what happened from `from_seconds` to the next point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::document::stress::PortRange;
+
 /// Connections that the kernel completes before the program accepts them; cut to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -71,6 +73,17 @@ pub(crate) fn listen_overflows() -> Option<u64> {
     columns.find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
 }
 
+/// The ports that the kernel chooses from in this network namespace; `None` where that cannot be read.
+pub(crate) fn local_port_range() -> Option<PortRange> {
+    parse_range(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
+}
+
+fn parse_range(text: &str) -> Option<PortRange> {
+    let mut words = text.split_whitespace();
+    let (low, high) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (low > 0 && low <= high).then_some(PortRange { low, high })
+}
+
 /// Raises the soft limit on open descriptors to the hard one, and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -83,6 +96,14 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_range_is_two_numbers_in_order() {
+        assert_eq!(parse_range("100\t104\n"), Some(PortRange { low: 100, high: 104 }));
+        for text in ["5 4", "0 9", "7", "a b"] {
+            assert_eq!(parse_range(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_second_listener_group_on_a_port_fails() {

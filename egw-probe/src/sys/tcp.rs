@@ -86,6 +86,28 @@ pub(crate) fn set_initial_sequence(socket: impl AsFd, sequence: u32) -> io::Resu
     set_option(socket, libc::TCP_REPAIR, 0)
 }
 
+/// Chooses the segment size that the SYN of a socket not yet connected announces (`TCP_MAXSEG`, tcp(7)).
+pub(crate) fn set_segment_size(socket: impl AsFd, size: u16) -> io::Result<()> {
+    set_option(socket, libc::TCP_MAXSEG, libc::c_int::from(size))
+}
+
+/// The timestamp that the connection would send now (`TCP_TIMESTAMP`): milliseconds from an offset of its own.
+pub(crate) fn timestamp(socket: impl AsFd) -> io::Result<u32> {
+    let mut value: u32 = 0;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, the size of `value`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_TIMESTAMP,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
 pub(crate) fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;

@@ -117,7 +117,8 @@ fn blackhole_slack(plan: &Plan, measured: &ResultDocument) -> Duration {
 mod tests {
     use super::*;
 
-    const BRACKET: BracketSeconds = BracketSeconds { lower_seconds: Some(1.0), upper_seconds: Some(2.0) };
+    const BRACKET: BracketSeconds =
+        BracketSeconds { lower_seconds: Some(1.0), lower_evidence: None, upper_seconds: Some(2.0) };
 
     fn holds(before: f64, after: f64) -> bool {
         Margins::of(BRACKET, Recorded { before, after }).unwrap().hold()

@@ -2,41 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 
 use socket2::Socket;
 
 use crate::client::probe::Destination;
 use crate::config::client::Route;
 use crate::document::stress::PortRange;
-use crate::sys::sockopt::set_option;
-
-/// `IP_LOCAL_PORT_RANGE` (include/uapi/linux/in.h), since Linux 6.3.
-const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+use crate::sys::sockopt::set_local_ports;
 
 impl PortRange {
-    /// That of this network namespace; `None` where it cannot be read.
-    pub fn of_this_host() -> Option<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split_whitespace();
-        let (low, high) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (low > 0 && low <= high).then_some(Self { low, high })
-    }
-
     /// Share `number` of `count`, from `start` steps in.
     pub fn part(self, number: usize, count: usize, start: u32) -> Ports {
         let (number, count, all) = (number as u32, count as u32, self.ports());
         let first = all * number / count;
         let left = all * (number + 1) / count - first;
         Ports { range: self, next: (start % all + first) % all, left }
-    }
-
-    /// How many there are.
-    pub const fn ports(self) -> u32 {
-        self.high as u32 - self.low as u32 + 1
     }
 }
 
@@ -84,7 +64,7 @@ impl Lane {
     fn dial(&mut self) -> io::Result<Socket> {
         let socket = self.destination.socket()?;
         while let Some(port) = self.ports.as_mut().and_then(Ports::take) {
-            if let Err(error) = choose_from(&socket, PortRange { low: port, high: port }) {
+            if let Err(error) = set_local_ports(&socket, PortRange { low: port, high: port }) {
                 // A kernel before 6.3 does not know the option.
                 tracing::debug!(%error, "the kernel chooses local ports");
                 self.ports = None;
@@ -98,15 +78,10 @@ impl Lane {
         }
         if let Some(ports) = self.ports {
             // Each has been named once. What has become free since is found by the kernel's search.
-            choose_from(&socket, ports.range)?;
+            set_local_ports(&socket, ports.range)?;
         }
         self.destination.connect(&socket).map(|()| socket)
     }
-}
-
-fn choose_from(socket: impl AsFd, PortRange { low, high }: PortRange) -> io::Result<()> {
-    let value = u32::from(high) << 16 | u32::from(low);
-    set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, value.cast_signed())
 }
 
 /// All lanes, taken in turn.
@@ -157,10 +132,11 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::net::local_port_range;
 
     #[test]
     fn each_port_is_named_once_by_all_shares_together() {
-        let range = PortRange::parse("100\t104\n").unwrap();
+        let range = PortRange { low: 100, high: 104 };
         let taken = |count: usize| -> Vec<Vec<u16>> {
             let share = |number| {
                 let mut ports = range.part(number, count, 7);
@@ -170,7 +146,6 @@ mod tests {
         };
         assert_eq!(taken(1), [[102, 103, 104, 100, 101]]);
         assert_eq!(taken(2), [vec![102, 103], vec![104, 100, 101]]);
-        assert_eq!(PortRange::parse("5 4"), None);
     }
 
     #[test]
@@ -178,7 +153,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (targets, sources) = ([listener.local_addr().unwrap()], ["127.0.0.7".parse().unwrap()]);
         let ways = Ways { targets: &targets, sources: &sources, route: &Route::default() };
-        let range = PortRange::of_this_host().unwrap();
+        let range = local_port_range().unwrap();
         let mut lanes = Lanes::new(ways, Some(range.part(0, 1, 1_000)));
         let mut sockets = Vec::new();
         for step in 0..5 {

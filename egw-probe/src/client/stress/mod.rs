@@ -24,7 +24,7 @@ use crate::config::error::ConfigError;
 use crate::document::quantiles::Quantiles;
 use crate::document::stress::{CAP, PortRange, StressEnd, StressReport};
 use crate::sys::clock::Monotonic;
-use crate::sys::net::RESERVED_DESCRIPTORS;
+use crate::sys::net::{RESERVED_DESCRIPTORS, local_port_range};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::progress::Progress;
 use crate::sys::signals::Signals;
@@ -85,7 +85,7 @@ pub(crate) fn run<E: From<io::Error>>(
         total: Total::default(),
     };
     plan.total.interrupted.store(interrupted, Relaxed);
-    let range = PortRange::of_this_host();
+    let range = local_port_range();
     // A thread for each core: most of a dial's cost is the kernel's, on the core of who dials.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = config.concurrency.min(cores);

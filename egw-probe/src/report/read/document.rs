@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 
 use crate::document::disruption::Disruption;
 use crate::document::outcome::Outcome;
-use crate::document::result::{TestOutcome, TimelineRun};
+use crate::document::result::{BracketSeconds, ProbeCounts, TestOutcome, TimelineRun};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::interval::Interval;
 
@@ -131,10 +131,10 @@ struct Wire {
     started_at: Option<String>,
     start_monotonic_ns: Option<u64>,
     outcome: Option<TestOutcome>,
-    bracket: Option<WireBracket>,
+    bracket: Option<BracketSeconds>,
     #[serde(default)]
     blackhole_seconds: f64,
-    probes: Option<WireProbes>,
+    probes: Option<ProbeCounts>,
     #[serde(default)]
     disruptions: Option<Vec<Disruption>>,
     #[serde(default)]
@@ -154,23 +154,6 @@ struct Wire {
     clients: Option<Vec<TagTimeline>>,
     sources: Option<Vec<WireSource>>,
     kernel: Option<WireKernel>,
-}
-
-#[derive(Deserialize)]
-struct WireBracket {
-    lower_seconds: Option<f64>,
-    upper_seconds: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct WireProbes {
-    pong: u64,
-    leaked: u64,
-    timeout: u64,
-    refused: u64,
-    unreachable: u64,
-    garbled: u64,
-    error: u64,
 }
 
 #[derive(Deserialize)]
@@ -334,15 +317,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
     {
         return Err("times run backwards".to_owned());
     }
-    let outcomes = [
-        probes.pong,
-        probes.leaked,
-        probes.timeout,
-        probes.refused,
-        probes.unreachable,
-        probes.garbled,
-        probes.error,
-    ];
+    let outcomes = Outcome::ALL.map(|outcome| probes.of(outcome));
     counts(outcomes)?;
     let disruptions = wire.disruptions.unwrap_or_default();
     let told = |name: &str| WatchedDisruption::of(name, &disruptions);

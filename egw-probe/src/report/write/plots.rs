@@ -53,6 +53,9 @@ pub const fn colour(outcome: Outcome) -> RGBColor {
     match outcome {
         Outcome::Pong => RGBColor(0x1a, 0x9e, 0x77),
         Outcome::Leaked => RGBColor(0xd5, 0x5e, 0x00),
+        Outcome::Closed => RGBColor(0xe6, 0x9f, 0x00),
+        Outcome::Reset => RGBColor(0x00, 0x72, 0xb2),
+        Outcome::Silent => RGBColor(0x7d, 0x88, 0x96),
         Outcome::Timeout => RGBColor(0x4b, 0x55, 0x63),
         Outcome::Refused => RGBColor(0x8e, 0x5b, 0xb5),
         Outcome::Unreachable => RGBColor(0x9a, 0x6a, 0x3a),
@@ -294,7 +297,10 @@ fn to_pixels(kept: &KeptTimeline, end: f64) -> Vec<(Outcome, f64, f64)> {
 
 const fn weight(outcome: Outcome) -> u8 {
     match outcome {
-        Outcome::Leaked => 6,
+        Outcome::Leaked => 9,
+        Outcome::Closed => 8,
+        Outcome::Reset => 7,
+        Outcome::Silent => 6,
         Outcome::Timeout => 5,
         Outcome::Refused => 4,
         Outcome::Unreachable => 3,

@@ -1,0 +1,166 @@
+//! Which source port a probe leaves from, so that none inherits what a lost one left in a NAT on the way. Pure.
+//!
+//! A SYN that is lost behind a NAT leaves an entry there; a later SYN from the same port is translated as that one was, by
+//! whatever policy was in force then. So ports are walked through one after another, and those of lost probes are left
+//! alone for as long as such an entry lives.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::document::outcome::Outcome;
+use crate::document::stress::PortRange;
+use crate::sys::clock::Monotonic;
+
+/// How long an entry lives whose SYN was never answered: `nf_conntrack_tcp_timeout_syn_sent`; Cilium's is 60 s.
+pub(crate) const ENTRY_LIFETIME: Duration = Duration::from_mins(2);
+
+/// The port of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SourcePort {
+    /// Its number.
+    pub number: u16,
+    /// A probe from it was lost, and what that left in a NAT may still be there.
+    pub is_unsafe: bool,
+}
+
+/// Walks through the local ports.
+#[derive(Debug)]
+pub(crate) struct PortWalk {
+    range: PortRange,
+    /// Steps from the lowest.
+    next: u32,
+    /// Ports of lost probes, and until when what they left lives.
+    lost: HashMap<u16, Monotonic>,
+    handed_out: u64,
+    first: Option<Monotonic>,
+    wrap: Option<Duration>,
+}
+
+impl PortWalk {
+    /// Through `range`, from `start` steps in.
+    pub(crate) fn new(range: PortRange, start: u32) -> Self {
+        Self {
+            range,
+            next: start % range.ports(),
+            lost: HashMap::new(),
+            handed_out: 0,
+            first: None,
+            wrap: None,
+        }
+    }
+
+    /// The next port. Unsafe only if every port is.
+    pub(crate) fn next(&mut self, now: Monotonic) -> SourcePort {
+        let first = *self.first.get_or_insert(now);
+        self.handed_out += 1;
+        if self.handed_out == u64::from(self.range.ports()) + 1 {
+            self.wrap = Some(now.since(first));
+        }
+        for _ in 0..self.range.ports() {
+            let number = self.step();
+            if self.is_safe(number, now) {
+                return SourcePort { number, is_unsafe: false };
+            }
+        }
+        SourcePort { number: self.step(), is_unsafe: true }
+    }
+
+    /// The port that the kernel chose by itself.
+    pub(crate) fn chosen(&mut self, number: u16, now: Monotonic) -> SourcePort {
+        SourcePort { number, is_unsafe: !self.is_safe(number, now) }
+    }
+
+    /// The probe from this port has ended.
+    pub(crate) fn ended(&mut self, number: u16, outcome: Outcome, now: Monotonic) {
+        match outcome {
+            Outcome::Timeout | Outcome::Unreachable => {
+                self.lost.insert(number, now + ENTRY_LIFETIME);
+            }
+            // Established somewhere on the way: such an entry lives for hours, if the RST that ends it is lost too.
+            Outcome::Silent => {
+                self.lost.insert(number, Monotonic::from_ns(u64::MAX));
+            }
+            _ => {}
+        }
+    }
+
+    /// The ports.
+    pub(crate) fn range(&self) -> PortRange {
+        self.range
+    }
+
+    /// How long it took to use every port once, if that was less than an entry lives: probes since then rely on the RST of
+    /// the one before.
+    pub(crate) fn wrapped_within(&self) -> Option<Duration> {
+        self.wrap.filter(|wrap| *wrap < ENTRY_LIFETIME)
+    }
+
+    fn step(&mut self) -> u16 {
+        let number = self.range.low + self.next as u16;
+        self.next = (self.next + 1) % self.range.ports();
+        number
+    }
+
+    fn is_safe(&mut self, number: u16, now: Monotonic) -> bool {
+        let safe = self.lost.get(&number).is_none_or(|until| *until <= now);
+        if safe {
+            self.lost.remove(&number);
+        }
+        safe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANGE: PortRange = PortRange { low: 100, high: 103 };
+
+    fn at(s: u64) -> Monotonic {
+        Monotonic::from_ns(s * 1_000_000_000)
+    }
+
+    fn numbers(walk: &mut PortWalk, s: u64, count: usize) -> Vec<u16> {
+        (0..count).map(|_| walk.next(at(s)).number).collect()
+    }
+
+    #[test]
+    fn every_port_is_used_before_one_is_used_again() {
+        let mut walk = PortWalk::new(RANGE, 6);
+        assert_eq!(numbers(&mut walk, 0, 5), [102, 103, 100, 101, 102]);
+    }
+
+    #[test]
+    fn the_port_of_a_lost_probe_is_left_alone_for_as_long_as_an_entry_lives() {
+        let mut walk = PortWalk::new(RANGE, 0);
+        assert_eq!(numbers(&mut walk, 0, 4), [100, 101, 102, 103]);
+        walk.ended(100, Outcome::Timeout, at(1));
+        walk.ended(101, Outcome::Silent, at(1));
+        walk.ended(102, Outcome::Pong, at(1));
+        assert_eq!(numbers(&mut walk, 120, 3), [102, 103, 102]);
+        assert_eq!(numbers(&mut walk, 121, 3), [103, 100, 102]);
+        assert!(walk.chosen(101, at(100_000)).is_unsafe, "an established entry lives for days");
+    }
+
+    #[test]
+    fn a_port_is_unsafe_only_where_all_are() {
+        let mut walk = PortWalk::new(RANGE, 0);
+        for number in 100..=103 {
+            walk.ended(number, Outcome::Timeout, at(0));
+        }
+        assert_eq!(walk.next(at(1)), SourcePort { number: 100, is_unsafe: true });
+        assert_eq!(walk.next(at(120)), SourcePort { number: 101, is_unsafe: false });
+    }
+
+    #[test]
+    fn a_walk_that_wraps_within_the_life_of_an_entry_says_how_fast() {
+        let mut fast = PortWalk::new(RANGE, 0);
+        let mut slow = PortWalk::new(RANGE, 0);
+        for step in 0..5 {
+            fast.next(at(step));
+            slow.next(at(step * 31));
+        }
+        assert_eq!(fast.wrapped_within(), Some(Duration::from_secs(4)));
+        assert_eq!(slow.wrapped_within(), None);
+    }
+}
