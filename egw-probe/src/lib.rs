@@ -9,6 +9,7 @@ mod config;
 pub mod document;
 mod external_target;
 mod observer;
+#[cfg(feature = "report")]
 pub mod report;
 mod sys;
 #[doc(hidden)]
@@ -22,7 +23,9 @@ pub mod program {
     pub use crate::config::error::ConfigError;
     pub use crate::config::target::TargetConfig;
     pub use crate::external_target::run as external_target;
+    #[cfg(feature = "report")]
     pub use crate::report::plan::Plan;
+    #[cfg(feature = "report")]
     pub use crate::report::run as report;
     pub use crate::sys::clock::Start;
     pub use crate::sys::log::init as start_log;

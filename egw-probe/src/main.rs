@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use egw_probe::program::{
-    self, ClientConfig, Command, ConfigError, Plan, Signals, Start, Stop, TargetConfig,
-};
+#[cfg(feature = "report")]
+use egw_probe::program::Plan;
+use egw_probe::program::{self, ClientConfig, Command, ConfigError, Signals, Start, Stop, TargetConfig};
 
 fn main() -> ExitCode {
     let start = Start::now();
@@ -42,6 +42,7 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
             program::start_log(args.log.log_level, args.log.log_format);
             program::external_target(&TargetConfig::try_from(args)?, &signals)
         }
+        #[cfg(feature = "report")]
         Command::Report(args) => {
             program::start_log(args.log.log_level, args.log.log_format);
             program::report(&Plan::try_from(*args)?, &signals)

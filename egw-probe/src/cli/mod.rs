@@ -3,6 +3,7 @@
 mod addresses;
 pub(crate) mod client;
 pub(crate) mod log;
+#[cfg(feature = "report")]
 pub(crate) mod report;
 pub(crate) mod target;
 mod usage;
@@ -13,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::client::ClientArgs;
+#[cfg(feature = "report")]
 use crate::cli::report::ReportArgs;
 use crate::cli::target::ExternalTargetArgs;
 
@@ -33,6 +35,7 @@ pub enum Command {
     /// Runs outside the cluster: answers pong to sources inside the allowed CIDRs, and closes all others
     ExternalTarget(ExternalTargetArgs),
     /// Reads many results and gives one answer: percentiles, leaks, gates, a page with plots
+    #[cfg(feature = "report")]
     #[command(after_help = report::EXAMPLES)]
     Report(Box<ReportArgs>),
 }
@@ -46,12 +49,19 @@ pub enum Stop {
     Usage(String),
 }
 
+/// What a build without reports says to whoever wants one.
+const NO_REPORT: &str =
+    "report: this build has none: read the results with a program that was built with the feature `report`";
+
 /// Reads the command line and the environment.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     // The image links the old program's path to this one; nothing else about the first word matters.
     if args.is_empty() {
         args.push(OsString::from("egw-probe"));
+    }
+    if cfg!(not(feature = "report")) && args.get(1).is_some_and(|word| word == "report") {
+        return Err(Stop::Usage(NO_REPORT.to_owned()));
     }
     let matches = command().try_get_matches_from(args);
     matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
@@ -94,17 +104,19 @@ mod tests {
     }
 
     fn client(line: &str) -> ClientArgs {
-        match run(&format!("egw-probe client {line}")).unwrap().command {
-            Command::Client(args) => *args,
-            _ => panic!("a client was asked for"),
-        }
+        let Command::Client(args) = run(&format!("egw-probe client {line}")).unwrap().command else {
+            panic!("a client was asked for")
+        };
+        *args
     }
 
     fn target(line: &str) -> ExternalTargetArgs {
-        match run(&format!("egw-probe external-target {line}")).unwrap().command {
-            Command::ExternalTarget(args) => args,
-            _ => panic!("a target was asked for"),
-        }
+        let Command::ExternalTarget(args) =
+            run(&format!("egw-probe external-target {line}")).unwrap().command
+        else {
+            panic!("a target was asked for")
+        };
+        args
     }
 
     #[test]
@@ -170,5 +182,15 @@ mod tests {
         for text in ["010.0.0.0/8", "10.00.0.0/8", "::ffff:0:10.00.0.0/90", "10.0.0.0/+8", "10.0.0.0/"] {
             assert!(parse_cidr(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    #[cfg(not(feature = "report"))]
+    fn a_build_without_reports_says_so_in_one_line_and_does_not_offer_them() {
+        for line in ["egw-probe report", "egw-probe report - --html page.html", "egw-probe report --help"] {
+            assert!(matches!(run(line), Err(Stop::Usage(told)) if told == NO_REPORT), "{line}");
+        }
+        let Err(Stop::Text(help)) = run("egw-probe --help") else { panic!("a text was asked for") };
+        assert!(!help.contains("report"), "{help}");
     }
 }

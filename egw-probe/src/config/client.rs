@@ -370,10 +370,9 @@ mod tests {
 
     fn configure(flags: &str) -> Result<ClientConfig, String> {
         let line = format!("egw-probe client {flags}");
-        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Client(args) => ClientConfig::try_from(*args).map_err(|error| error.to_string()),
-            _ => panic!("a client was asked for"),
-        }
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Client(args) = cli.command else { panic!("a client was asked for") };
+        ClientConfig::try_from(*args).map_err(|error| error.to_string())
     }
 
     #[test]

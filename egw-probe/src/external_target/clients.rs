@@ -380,7 +380,7 @@ mod tests {
             clients.syn(syn(client, ms, counter, verdict));
         }
         assert_eq!(clients.new_delays(), [Duration::from_millis(30), Duration::ZERO]);
-        assert!(clients.new_delays().is_empty());
+        assert!(clients.new_delays().is_empty(), "each is told once");
         clients.syn(syn(3, 50, 0, Denied));
         let expected = Progress { expected: 10, seen: 3, masqueraded: 2, leaking: 1, conflicts: 0 };
         assert_eq!(clients.progress(), expected);

@@ -24,7 +24,7 @@ use crate::report::read::input;
 use crate::report::stats::{compare, gates};
 use crate::report::write::{html, junit, markdown, text};
 use crate::sys::signals::Signals;
-use crate::sys::{output, progress};
+use crate::sys::{file, output, progress};
 
 /// A gate failed.
 const EXIT_GATE: u8 = 1;
@@ -100,14 +100,14 @@ fn tell_skipped(corpus: &Corpus) {
 }
 
 fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Result<()> {
-    let write = |file: &Path, text: &str| {
-        output::write_file(file, text).with_context(|| format!("cannot write {}", file.display()))
+    let write = |path: &Path, text: &str| {
+        file::replace(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    if let Some(file) = &plan.html {
-        write(file, &html::page(report, corpus))?;
+    if let Some(path) = &plan.html {
+        write(path, &html::page(report, corpus))?;
     }
-    if let Some(file) = &plan.junit {
-        write(file, &junit::xml(report))?;
+    if let Some(path) = &plan.junit {
+        write(path, &junit::xml(report))?;
     }
     let text = match plan.output {
         ReportOutput::Text => text::text(report),

@@ -1,6 +1,8 @@
 //! The rim: sockets, clocks, rings, signals, sandbox, output. Without opinions: what anything means is decided elsewhere.
 
 pub(crate) mod clock;
+#[cfg(feature = "report")]
+pub(crate) mod file;
 pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod metrics;

@@ -119,6 +119,7 @@ fn a_result_that_a_full_disk_cuts_off_is_taken_away_again() {
 }
 
 #[test]
+#[cfg(feature = "report")]
 fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
     if !as_root() {
         return;

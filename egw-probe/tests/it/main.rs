@@ -17,12 +17,17 @@ mod kernel_detach;
 mod kernel_frames;
 mod kernel_object;
 mod kernel_privilege;
+#[cfg(feature = "report")]
 mod report;
+#[cfg(feature = "report")]
 mod report_doubt;
 #[cfg(feature = "https")]
 mod report_https;
+#[cfg(feature = "report")]
 mod report_live;
+#[cfg(feature = "report")]
 mod report_page;
+#[cfg(feature = "report")]
 mod report_scale;
 mod stress;
 mod target;

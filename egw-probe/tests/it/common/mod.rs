@@ -1,5 +1,6 @@
 //! The program as a child process, and its HTTP pages, for the tests that run it for real.
 
+#[cfg(feature = "report")]
 pub(crate) mod files;
 pub(crate) mod told;
 
