@@ -10,7 +10,7 @@ pub mod document;
 mod external_target;
 mod observer;
 #[cfg(feature = "report")]
-pub mod report;
+mod report;
 mod sys;
 #[doc(hidden)]
 pub mod workbench;

@@ -30,6 +30,20 @@ pub mod observer {
     pub use crate::observer::task::{KernelConfig, KernelObserver};
 }
 
+/// From results to a report.
+#[cfg(feature = "report")]
+pub mod report {
+    pub use crate::report::data::client::Reading;
+    pub use crate::report::data::interval::Interval;
+    pub use crate::report::read::corpus::Corpus;
+    pub use crate::report::read::document::{Found, Refusal, read};
+    pub use crate::report::read::exposition::{Clients, clients, parse_answer, parse_text};
+    pub use crate::report::read::input::take;
+    pub use crate::report::read::split::{Piece, Splitter};
+    pub use crate::report::stats::ranks::{ALPHA, Ends};
+    pub use crate::report::stats::run::of as sum_up;
+}
+
 /// The rim.
 pub mod sys {
     pub use crate::sys::clock::Monotonic;

@@ -2,8 +2,7 @@
 //! written.
 #![no_main]
 
-use egw_probe::report::data::client::Reading;
-use egw_probe::report::read::exposition::{Clients, clients, parse_answer, parse_text};
+use egw_probe::workbench::report::{Clients, Reading, clients, parse_answer, parse_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&str, &str)| {

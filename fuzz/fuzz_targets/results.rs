@@ -2,11 +2,7 @@
 //! once; nothing is lost, and what is made of them is JSON without a number that is none.
 #![no_main]
 
-use egw_probe::report::read::corpus::Corpus;
-use egw_probe::report::read::document::{self, Found};
-use egw_probe::report::read::input;
-use egw_probe::report::read::split::{Piece, Splitter};
-use egw_probe::report::stats::run;
+use egw_probe::workbench::report::{self, Corpus, Found, Piece, Splitter};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -27,7 +23,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
         pieces.push(format!("{piece:?}"));
         log_lines += u64::from(piece == Piece::LogLine);
         if let Piece::Document(bytes) = &piece {
-            match document::read(bytes) {
+            match report::read(bytes) {
                 Ok(Found::Client(_)) => found[0] += 1,
                 Ok(Found::Tags(entries)) => found[1] += entries.len() as u64,
                 Ok(Found::Sources(_)) => found[2] += 1,
@@ -37,8 +33,8 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
         }
         let before = corpus.skipped_total();
         let read = piece == Piece::LogLine
-            || matches!(&piece, Piece::Document(bytes) if document::read(bytes).is_ok());
-        input::take(&mut corpus, "stream", &mut number, &piece);
+            || matches!(&piece, Piece::Document(bytes) if report::read(bytes).is_ok());
+        report::take(&mut corpus, "stream", &mut number, &piece);
         assert_eq!(corpus.skipped_total(), before + u64::from(!read));
     };
     let mut splitter = Splitter::new();
@@ -54,7 +50,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
     for client in &corpus.clients {
         assert!(client.delay.lower <= client.delay.upper, "{client:?}");
     }
-    let run = run::of(&corpus);
+    let run = report::sum_up(&corpus);
     let written = serde_json::to_string(&run).expect("JSON");
     assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok());
     (corpus, pieces)

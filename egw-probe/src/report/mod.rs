@@ -2,11 +2,11 @@
 //!
 //! Data goes one way: [`plan`] -> [`read`] -> [`stats`] -> [`write`], in the form of [`data`]. No room imports from one behind it.
 
-pub mod data;
-pub mod plan;
-pub mod read;
-pub mod stats;
-pub mod write;
+pub(crate) mod data;
+pub(crate) mod plan;
+pub(crate) mod read;
+pub(crate) mod stats;
+pub(crate) mod write;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -71,7 +71,7 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
 }
 
 /// The report of a corpus, compared with another one.
-pub fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
+pub(crate) fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
     let run = stats::run::of(corpus);
     let gates = gates::judge(plan.limits, &run, stats::run::leaked_of(&corpus.clients));
     let delays = |corpus: &Corpus| corpus.clients.iter().map(|one| one.delay).collect::<Vec<Interval>>();

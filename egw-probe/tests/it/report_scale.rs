@@ -91,8 +91,7 @@ fn memory_does_not_grow_with_probes() {
 /// 400 runs of 60 clients: an interval of 95 % that holds less often than it says would be found out by this.
 #[test]
 fn confidence_intervals_hold_as_often_as_they_say() {
-    use egw_probe::report::data::interval::Interval;
-    use egw_probe::report::stats::ranks::{ALPHA, Ends};
+    use egw_probe::workbench::report::{ALPHA, Ends, Interval};
     let missed = (0..400).filter(|seed| {
         let delays: Vec<Interval> = synthetic::Clients::new(1_000 + seed)
             .take(60)

@@ -115,7 +115,7 @@ pub struct Reading {
 }
 
 /// Clients that never got through, then those that may have taken longest, then those that leaked most.
-pub fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
+pub(crate) fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
     (b.verdict.cmp(&a.verdict))
         .then(b.delay.upper.total_cmp(&a.delay.upper))
         .then(b.leaked.cmp(&a.leaked))

@@ -1,7 +1,7 @@
 //! How counts, times and foreign names are written, wherever they stand. Pure.
 
 /// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let harmful = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
@@ -10,7 +10,7 @@ pub fn plain(text: &str) -> String {
 }
 
 /// At most `width` characters of a plain name: its end tells more than its middle.
-pub fn short(text: &str, width: usize) -> String {
+pub(crate) fn short(text: &str, width: usize) -> String {
     let text = plain(text);
     let length = text.chars().count();
     if length <= width {
@@ -23,7 +23,7 @@ pub fn short(text: &str, width: usize) -> String {
 }
 
 /// A time in the unit that reads best.
-pub fn seconds(value: f64) -> String {
+pub(crate) fn seconds(value: f64) -> String {
     let (scaled, unit, digits) = scale(value);
     format!("{scaled:.digits$} {unit}")
 }
@@ -38,7 +38,7 @@ fn scale(value: f64) -> (f64, &'static str, usize) {
 }
 
 /// From one time to another, in one unit.
-pub fn range(lower: f64, upper: f64) -> String {
+pub(crate) fn range(lower: f64, upper: f64) -> String {
     let (_, unit, digits) = scale(lower.abs().max(upper.abs()));
     let factor = if unit == "ms" { 1e3 } else { 1.0 };
     let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
@@ -46,7 +46,7 @@ pub fn range(lower: f64, upper: f64) -> String {
 }
 
 /// A count with its thousands apart.
-pub fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -8,12 +8,12 @@ use crate::document::outcome::Outcome;
 use crate::report::data::interval::Interval;
 
 /// Quantiles of the delay that are told.
-pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
+pub(crate) const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
 /// Two runs differ if chance alone brings about as much of a difference once in so many times at most.
-pub const SIGNIFICANCE: f64 = 0.01;
+pub(crate) const SIGNIFICANCE: f64 = 0.01;
 
 /// The methods, as they are named wherever their results stand.
-pub const METHODS: [&str; 4] = [
+pub(crate) const METHODS: [&str; 4] = [
     "Estimate: Turnbull's NPMLE for interval-censored data (Peto 1973, Turnbull 1976; EM-ICM: Wellner and Zhan 1997). It is itself \
      a bracket: nothing says where inside the delay lies. A client that timed out is later than everything.",
     "95 % confidence: binomial order-statistic bounds (Conover; Hahn and Meeker), the lower one from lower ends, the upper one from \
@@ -25,7 +25,8 @@ pub const METHODS: [&str; 4] = [
 
 /// The whole report.
 #[derive(Debug, Serialize)]
-pub struct Report {
+#[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
+pub(crate) struct Report {
     /// Version of this form: 1; grows only by adding keys.
     pub report_schema: u32,
     /// Version of the program.
@@ -73,7 +74,6 @@ pub struct Run {
 
 /// Clients by what became of them.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Clients {
     pub total: u64,
     /// Names among them.
@@ -92,7 +92,6 @@ pub struct Clients {
 
 /// Two bounds, seconds. A null lower end: later than everything. A null upper end: unbounded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Bounds {
     pub lower_seconds: Option<f64>,
     pub upper_seconds: Option<f64>,
@@ -155,7 +154,6 @@ pub struct Quantile {
 
 /// A step of the distribution.
 #[derive(Debug, Clone, Copy, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct DistributionStep {
     #[serde(flatten)]
     pub within: Bounds,
@@ -164,7 +162,6 @@ pub struct DistributionStep {
 
 /// How long something lasted, over clients.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Times {
     /// Clients of which it is known.
     pub clients: u64,
@@ -191,7 +188,6 @@ pub struct Disruptions {
 
 /// A disruption by name.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct LongDisruption {
     pub client_id: String,
     pub kind: &'static str,
@@ -202,7 +198,6 @@ pub struct LongDisruption {
 
 /// A client by name.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Worst {
     pub client_id: String,
     pub outcome: &'static str,
@@ -215,7 +210,6 @@ pub struct Worst {
 
 /// What targets saw of sources.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Sources {
     pub allowed_connections: u64,
     pub denied_connections: u64,
@@ -227,7 +221,7 @@ pub struct Sources {
 
 /// What was read and what not.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
 pub struct Read {
     pub results: u64,
     /// The same result once more: counted once.
@@ -242,7 +236,6 @@ pub struct Read {
 
 /// Something that was not read.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct SkippedDocument {
     pub place: String,
     pub reason: String,
@@ -264,7 +257,7 @@ impl Delay {
 
 /// What came of a comparison: how this run (the other one first) differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The method, and why that one.
     pub method: &'static str,
     /// Whether they differ beyond noise; null if a run has no client.
@@ -283,7 +276,8 @@ pub struct Comparison {
 
 /// A limit, and whether it was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Gate {
+#[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
+pub(crate) struct Gate {
     /// The flag with its value.
     pub gate: String,
     /// Whether it was kept.

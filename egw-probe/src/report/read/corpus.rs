@@ -11,7 +11,7 @@ use crate::report::read::density::Density;
 use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 
 /// Timelines and disruptions kept: the worst ones.
-pub const KEPT: usize = 200;
+pub(crate) const KEPT: usize = 200;
 /// Runs of one kept timeline; what comes after is not drawn.
 const RUNS_KEPT: usize = 400;
 /// Settings, refusals and sources kept by name; all are counted.

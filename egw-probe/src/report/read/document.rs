@@ -179,9 +179,9 @@ struct Kind {
 }
 
 /// No count of anything is as large: numbers beyond are no longer whole in every reader of JSON.
-pub const MOST: u64 = 1 << 53;
+pub(crate) const MOST: u64 = 1 << 53;
 /// No time of a test is as long: ten years, seconds.
-pub const LONGEST_SECONDS: f64 = 10.0 * 365.25 * 86_400.0;
+pub(crate) const LONGEST_SECONDS: f64 = 10.0 * 365.25 * 86_400.0;
 
 /// Refuses counts that nothing can have counted.
 fn counts(counts: impl IntoIterator<Item = u64>) -> Result<(), String> {
@@ -235,7 +235,7 @@ fn is_log_line(bytes: &[u8]) -> bool {
 }
 
 /// Whether a line of text is one of our own log: `2026-01-01T00:00:00.000000Z  WARN ...`.
-pub fn is_log_text(line: &[u8]) -> bool {
+pub(crate) fn is_log_text(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let mut words = line.split_ascii_whitespace();
     words.next().zip(words.next()).is_some_and(|(at, level)| logged(at, level))
@@ -295,23 +295,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
     let name = wire.client_id.ok_or("no client_id")?;
     let bracket_ends = wire.bracket.ok_or("no bracket")?;
     let probes = wire.probes.ok_or("no probes")?;
-    let verdict = match wire.outcome {
-        Some(TestOutcome::Masqueraded) => Verdict::Masqueraded,
-        Some(TestOutcome::TimedOut) => Verdict::TimedOut,
-        Some(TestOutcome::Interrupted) | None => Verdict::Unfinished,
-    };
-    let lower = bracket_ends.lower_seconds.unwrap_or(0.0);
-    let delay = match (verdict, bracket_ends.upper_seconds) {
-        (Verdict::TimedOut, _) => Interval::NEVER,
-        (Verdict::Unfinished, None) => Interval { lower, upper: f64::INFINITY },
-        (Verdict::Masqueraded, None) => {
-            return Err("masqueraded, but its bracket has no upper end".to_owned());
-        }
-        (_, Some(upper)) if upper < lower || lower < 0.0 => {
-            return Err(format!("its bracket goes from {lower} s to {upper} s"));
-        }
-        (_, Some(upper)) => Interval::bracket(lower, Some(upper)),
-    };
+    let (verdict, delay) = judge(wire.outcome, &bracket_ends)?;
     if wire.blackhole_seconds < 0.0
         || wire.timeline.iter().any(|run| !(0.0..=run.to_seconds).contains(&run.from_seconds))
     {
@@ -347,6 +331,28 @@ fn result(wire: Wire) -> Result<Reading, String> {
         warned: !wire.warnings.is_empty(),
         counts_of_kinds: None,
     })
+}
+
+/// How a test ended, and where its policy became effective.
+fn judge(outcome: Option<TestOutcome>, ends: &WireBracket) -> Result<(Verdict, Interval), String> {
+    let verdict = match outcome {
+        Some(TestOutcome::Masqueraded) => Verdict::Masqueraded,
+        Some(TestOutcome::TimedOut) => Verdict::TimedOut,
+        Some(TestOutcome::Interrupted) | None => Verdict::Unfinished,
+    };
+    let lower = ends.lower_seconds.unwrap_or(0.0);
+    let delay = match (verdict, ends.upper_seconds) {
+        (Verdict::TimedOut, _) => Interval::NEVER,
+        (Verdict::Unfinished, None) => Interval { lower, upper: f64::INFINITY },
+        (Verdict::Masqueraded, None) => {
+            return Err("masqueraded, but its bracket has no upper end".to_owned());
+        }
+        (_, Some(upper)) if upper < lower || lower < 0.0 => {
+            return Err(format!("its bracket goes from {lower} s to {upper} s"));
+        }
+        (_, Some(upper)) => Interval::bracket(lower, Some(upper)),
+    };
+    Ok((verdict, delay))
 }
 
 /// Time in which probes leaked: each run of leaks up to the next other outcome, as a blackhole is counted.

@@ -19,7 +19,7 @@ const BLACKHOLE: &str = "egw_probe_blackhole_seconds";
 const DISRUPTIONS: &str = "egw_probe_disruptions_total";
 
 /// The metrics that are used; the old program has the first three.
-pub const USED: [&str; 7] = [FAILED, LEAKED, DELAY, PROBES, BRACKET, BLACKHOLE, DISRUPTIONS];
+pub(crate) const USED: [&str; 7] = [FAILED, LEAKED, DELAY, PROBES, BRACKET, BLACKHOLE, DISRUPTIONS];
 
 /// Labels that tell apart series of one client; all others tell clients apart.
 const OWN_LABELS: [&str; 4] = ["__name__", "outcome", "bound", "kind"];
@@ -111,7 +111,7 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Vec<Series>, Refusal> {
 }
 
 /// The query for everything that is used, of the series with these labels.
-pub fn query(labels: &[(String, String)]) -> String {
+pub(crate) fn query(labels: &[(String, String)]) -> String {
     let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let matchers = labels.iter().map(|(name, value)| format!(",{name}=\"{}\"", quoted(value)));
     format!("{{__name__=~\"{}\"{}}}", USED.join("|"), matchers.collect::<String>())

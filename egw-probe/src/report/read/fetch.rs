@@ -13,20 +13,21 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest page: the answer of a Prometheus server for some hundred thousand clients.
 const LONGEST: u64 = 1 << 30;
 /// Pages fetched at a time.
-pub const AT_A_TIME: usize = 32;
+pub(crate) const AT_A_TIME: usize = 32;
 /// Whether this build speaks TLS.
-pub const SPEAKS_TLS: bool = cfg!(feature = "https");
+pub(crate) const SPEAKS_TLS: bool = cfg!(feature = "https");
 
 /// What has to be escaped in a query (RFC 3986, 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'~');
 
 /// Why a page did not come.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(String),
     /// No TLS, or nobody that is trusted behind it.
+    #[cfg(feature = "https")]
     #[error("{0}")]
     Tls(String),
     /// Not in time.
@@ -41,7 +42,7 @@ pub enum FetchError {
 }
 
 /// Fetches these pages, and returns them in the same order.
-pub fn all(urls: &[Uri]) -> io::Result<Vec<Result<Vec<u8>, FetchError>>> {
+pub(crate) fn all(urls: &[Uri]) -> io::Result<Vec<Result<Vec<u8>, FetchError>>> {
     let agent = &agent();
     thread::scope(|scope| {
         let get = |url| thread::Builder::new().spawn_scoped(scope, move || get(agent, url));
@@ -102,6 +103,6 @@ fn why_no_body(error: Error) -> FetchError {
 }
 
 /// A URL with the query of this text.
-pub fn with_query(api: &Uri, query: &str) -> Result<Uri, InvalidUri> {
+pub(crate) fn with_query(api: &Uri, query: &str) -> Result<Uri, InvalidUri> {
     format!("{api}?query={}", utf8_percent_encode(query, RESERVED)).parse()
 }

@@ -35,10 +35,10 @@ pub enum Input {
 /// A signal came while something was read.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted before everything was read")]
-pub struct Interrupted;
+pub(crate) struct Interrupted;
 
 /// Reads everything that these inputs name.
-pub fn read(inputs: &[Input], signals: &Signals) -> anyhow::Result<Corpus> {
+pub(crate) fn read(inputs: &[Input], signals: &Signals) -> anyhow::Result<Corpus> {
     let mut reader = Reader { corpus: Corpus::default(), signals, progress: Progress::default(), bytes: 0 };
     let mut pages = Vec::new();
     for input in inputs {

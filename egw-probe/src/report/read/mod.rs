@@ -1,12 +1,12 @@
 //! From bytes to a corpus: what was found in files, streams and pages, document by document. Only `input` and `fetch` touch files
 //! and sockets. Nothing here judges what it has read, but whether it can be.
 
-pub mod corpus;
-pub mod density;
-pub mod document;
-pub mod exposition;
-pub mod fetch;
-pub mod input;
-pub mod split;
+pub(crate) mod corpus;
+pub(crate) mod density;
+pub(crate) mod document;
+pub(crate) mod exposition;
+pub(crate) mod fetch;
+pub(crate) mod input;
+pub(crate) mod split;
 #[cfg(feature = "https")]
 mod tls;

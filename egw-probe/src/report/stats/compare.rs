@@ -24,7 +24,7 @@ const OF_UPPER_ENDS: &str = "Plain Wilcoxon-Mann-Whitney test of the upper ends 
      runs must have probed at the same interval.";
 
 /// Compares `this` run with an `other`, earlier one.
-pub fn compare(this: &[Interval], other: &[Interval]) -> Comparison {
+pub(crate) fn compare(this: &[Interval], other: &[Interval]) -> Comparison {
     if lower_ends_are_missing(this) || lower_ends_are_missing(other) {
         let [this, other] =
             [this, other].map(|run| run.iter().map(|one| one.at_its_upper_end()).collect::<Vec<_>>());

@@ -24,7 +24,7 @@ pub struct Limits {
 }
 
 /// Judges a run in which `leaked` probes leaked. Without a client no limit is known to be kept.
-pub fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
+pub(crate) fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
     let any = run.clients.total > 0;
     let judged = |gate: String, kept: bool, found: String| Gate {
         gate,

@@ -1,8 +1,8 @@
 //! From a corpus to a run: estimates, confidence, comparison, gates. Pure; a method that is borrowed names its source.
 
-pub mod compare;
-pub mod gates;
-pub mod notes;
-pub mod npmle;
-pub mod ranks;
-pub mod run;
+pub(crate) mod compare;
+pub(crate) mod gates;
+pub(crate) mod notes;
+pub(crate) mod npmle;
+pub(crate) mod ranks;
+pub(crate) mod run;

@@ -5,7 +5,7 @@ use crate::report::data::run::{Basis, Delay};
 use crate::report::read::corpus::Corpus;
 
 /// One line for each thing to keep in mind.
-pub fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
+pub(crate) fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
     let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
     names.sort_unstable();
     let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;

@@ -9,7 +9,7 @@ use crate::report::data::interval::Interval;
 
 /// An innermost interval, and what lies in it and before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Where its mass lies, nobody knows where inside.
     pub within: Interval,
     /// Share of all delays in it.
@@ -20,7 +20,7 @@ pub struct Step {
 
 /// The estimate.
 #[derive(Debug, Clone, Default)]
-pub struct Npmle {
+pub(crate) struct Npmle {
     /// Innermost intervals in order; the last one's cumulative share is 1. Empty without observations.
     pub steps: Vec<Step>,
     /// Double steps (EM and convex minorant) that it took.
@@ -36,7 +36,7 @@ const MOST_ITERATIONS: u32 = 5_000;
 
 impl Npmle {
     /// The estimate for these observations.
-    pub fn of(observations: &[Interval]) -> Self {
+    pub(crate) fn of(observations: &[Interval]) -> Self {
         let cells = innermost(observations);
         let spans: Vec<Span> = observations.iter().map(|one| Span::of(*one, &cells)).collect();
         let mut fit = Fit::new(&spans, cells.len());
@@ -54,20 +54,15 @@ impl Npmle {
         Self { steps, iterations, gap }
     }
 
-    /// Whether it converged.
-    pub fn converged(&self) -> bool {
-        self.gap <= LIKELIHOOD_GAP
-    }
-
     /// Where the delay lies that a share `q` of all delays does not exceed; `None` without observations.
-    pub fn quantile(&self, q: f64) -> Option<Interval> {
+    pub(crate) fn quantile(&self, q: f64) -> Option<Interval> {
         // Rounding must not push a share that is reached exactly to the next step.
         let at = self.steps.partition_point(|step| step.cumulative < q - 1e-9);
         self.steps.get(at.min(self.steps.len().checked_sub(1)?)).map(|step| step.within)
     }
 
     /// Shares of delays not later than the lower and than the upper end of an observation.
-    pub fn around(&self, observation: Interval) -> (f64, f64) {
+    pub(crate) fn around(&self, observation: Interval) -> (f64, f64) {
         let before = self.steps.partition_point(|step| step.within.lower < observation.lower);
         let through = self.steps.partition_point(|step| step.within.upper <= observation.upper);
         let share = |steps: usize| steps.checked_sub(1).map_or(0.0, |last| self.steps[last].cumulative);
@@ -310,7 +305,7 @@ mod tests {
                 ends.into_iter().map(|(lower, width)| (f64::from(lower), f64::from(lower + width))).collect();
             let observations = intervals(&ends);
             let estimate = Npmle::of(&observations);
-            prop_assert!(estimate.converged(), "gap {}", estimate.gap);
+            prop_assert!(estimate.gap <= LIKELIHOOD_GAP, "gap {}", estimate.gap);
             prop_assert!((estimate.steps.iter().map(|step| step.mass).sum::<f64>() - 1.0).abs() < 1e-9);
             let ours: f64 = observations.iter().map(|one| {
                 let (before, through) = estimate.around(*one);

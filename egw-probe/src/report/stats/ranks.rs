@@ -13,7 +13,7 @@ pub const ALPHA: f64 = 0.05;
 /// Whether so many of these observations have no lower end that their likelihood says nothing: more than 1 in 20 of those that
 /// ended. The end is missing *because* nothing leaked, so the censoring tells of the delay, which no method for brackets allows:
 /// the likeliest distribution would have all of them as early as the earliest.
-pub fn lower_ends_are_missing(observations: &[Interval]) -> bool {
+pub(crate) fn lower_ends_are_missing(observations: &[Interval]) -> bool {
     let count = |is: fn(&&Interval) -> bool| observations.iter().filter(is).count();
     count(|one| one.is_without_lower_end()) * 20 > count(|one| one.upper.is_finite())
 }

@@ -50,7 +50,7 @@ pub fn of(corpus: &Corpus) -> Run {
 }
 
 /// Probes and, of clients that only metrics of the old program tell of, misses that leaked.
-pub fn leaked_of(clients: &[ClientResult]) -> u64 {
+pub(crate) fn leaked_of(clients: &[ClientResult]) -> u64 {
     saturating(clients.iter().map(|client| client.leaked))
 }
 

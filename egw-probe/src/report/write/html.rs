@@ -15,7 +15,7 @@ use crate::report::write::words::{self, bounds, columns, difference, longest, sh
 const SOURCES: usize = 20;
 
 /// Writes a report as HTML.
-pub fn page(report: &Report, corpus: &Corpus) -> String {
+pub(crate) fn page(report: &Report, corpus: &Corpus) -> String {
     let run = &report.run;
     let read = &run.read;
     let page = Page {

@@ -19,7 +19,7 @@ struct Document<'a> {
 }
 
 /// Writes the gates, each a test case, and one for whether everything could be read. The text report goes along.
-pub fn xml(report: &Report) -> String {
+pub(crate) fn xml(report: &Report) -> String {
     let runs = || [Some(&report.run), report.compared_with.as_ref()].into_iter().flatten();
     let unread = match runs().map(|run| run.read.skipped).sum() {
         0 => runs().any(|run| run.clients.total == 0).then(|| "no result was found".to_owned()),

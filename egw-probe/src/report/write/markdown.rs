@@ -7,7 +7,7 @@ use crate::report::data::run::{Report, Run};
 use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 
 /// Writes a report as Markdown (GitHub's tables).
-pub fn markdown(report: &Report) -> String {
+pub(crate) fn markdown(report: &Report) -> String {
     let mut text = String::new();
     run(&mut text, &report.run, "Egress gateway report");
     if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {
@@ -50,6 +50,32 @@ fn run(text: &mut String, run: &Run, title: &str) {
         of(clients.unfinished),
         of(clients.leaked)
     );
+    delays(text, run);
+    for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {
+        let Some(times) = times else { continue };
+        let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);
+        let _ = writeln!(text, "{what}: p50 {p50}, p99 {p99}, max {max}.  ");
+    }
+    if run.disruptions.total > 0 {
+        let (all, clients) = (count(run.disruptions.total), count(clients.disrupted));
+        let _ = writeln!(
+            text,
+            "Disruptions: {all} in {clients} clients, {} without end.  ",
+            run.disruptions.open
+        );
+    }
+    worst(text, run);
+    for (settings, results) in &run.settings {
+        let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
+    }
+    skipped(text, run);
+    for note in &run.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    text.push('\n');
+}
+
+fn delays(text: &mut String, run: &Run) {
     let [estimate, confidence] = columns(&run.delay);
     let _ =
         writeln!(text, "| delay | {estimate} | {confidence} | these clients, at most |\n|---|---|---|---|");
@@ -64,19 +90,9 @@ fn run(text: &mut String, run: &Run, title: &str) {
         );
     }
     let _ = writeln!(text, "| max | {} | | |\n", longest(run));
-    for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {
-        let Some(times) = times else { continue };
-        let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);
-        let _ = writeln!(text, "{what}: p50 {p50}, p99 {p99}, max {max}.  ");
-    }
-    if run.disruptions.total > 0 {
-        let (all, clients) = (count(run.disruptions.total), count(clients.disrupted));
-        let _ = writeln!(
-            text,
-            "Disruptions: {all} in {clients} clients, {} without end.  ",
-            run.disruptions.open
-        );
-    }
+}
+
+fn worst(text: &mut String, run: &Run) {
     text.push_str("\n| worst clients | outcome | delay | leaked | blackhole |\n|---|---|---|---|---|\n");
     for one in &run.worst {
         let _ = writeln!(
@@ -90,24 +106,17 @@ fn run(text: &mut String, run: &Run, title: &str) {
         );
     }
     text.push('\n');
-    for (settings, results) in &run.settings {
-        let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
+}
+
+fn skipped(text: &mut String, run: &Run) {
+    if run.read.skipped == 0 {
+        return;
     }
-    if run.read.skipped > 0 {
-        let _ = writeln!(text, "- **Skipped {} documents**", count(run.read.skipped));
-        for document in &run.read.skipped_documents {
-            let _ = writeln!(
-                text,
-                "  - {}: {}",
-                escape(&plain(&document.place)),
-                escape(&plain(&document.reason))
-            );
-        }
+    let _ = writeln!(text, "- **Skipped {} documents**", count(run.read.skipped));
+    for document in &run.read.skipped_documents {
+        let _ =
+            writeln!(text, "  - {}: {}", escape(&plain(&document.place)), escape(&plain(&document.reason)));
     }
-    for note in &run.notes {
-        let _ = writeln!(text, "- {note}");
-    }
-    text.push('\n');
 }
 
 /// Text that is nothing but text in Markdown.

@@ -1,9 +1,9 @@
 //! From a run to text: for people, for a page, for CI. Pure; one file for each form, and `words` for what several say. Nothing is
 //! computed here that another form could need, too.
 
-pub mod html;
-pub mod junit;
-pub mod markdown;
-pub mod plots;
-pub mod text;
-pub mod words;
+pub(crate) mod html;
+pub(crate) mod junit;
+pub(crate) mod markdown;
+pub(crate) mod plots;
+pub(crate) mod text;
+pub(crate) mod words;

@@ -32,9 +32,9 @@ const WIDTH: u32 = 960;
 /// Room for names left of the rows.
 const NAMES: u32 = 170;
 /// More clients than this are drawn as the worst few, beside a picture of all.
-pub const MOST_ROWS: usize = 200;
+pub(crate) const MOST_ROWS: usize = 200;
 /// Rows of the worst few.
-pub const WORST_ROWS: usize = 60;
+pub(crate) const WORST_ROWS: usize = 60;
 /// Rows that get a name.
 const NAMED_ROWS: usize = 70;
 /// Disruptions drawn.
@@ -49,7 +49,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// The colour of an outcome, the same in every picture and legend; told apart by those who see few colours (after Okabe and Ito).
-pub const fn colour(outcome: Outcome) -> RGBColor {
+pub(crate) const fn colour(outcome: Outcome) -> RGBColor {
     match outcome {
         Outcome::Pong => RGBColor(0x1a, 0x9e, 0x77),
         Outcome::Leaked => RGBColor(0xd5, 0x5e, 0x00),
@@ -132,7 +132,7 @@ fn axes(
 
 /// The distribution of delays: the latest that the brackets allow as a line, where inside a bracket mass may lie as a shade, and the
 /// quantiles' confidence intervals as bars.
-pub fn distribution(run: &Run, other: Option<&Run>) -> Option<String> {
+pub(crate) fn distribution(run: &Run, other: Option<&Run>) -> Option<String> {
     let runs: Vec<(&Run, RGBColor)> =
         [Some((run, RUN)), other.map(|other| (other, OTHER))].into_iter().flatten().collect();
     let ends = |run: &Run| -> Vec<(f64, f64)> {
@@ -205,7 +205,7 @@ fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: 
 }
 
 /// A row for each client, the worst at the top: outcomes, the bracket, and the switch of the policy where it is known.
-pub fn timelines(corpus: &Corpus) -> Option<String> {
+pub(crate) fn timelines(corpus: &Corpus) -> Option<String> {
     let all = corpus.timelines();
     let rows = if corpus.clients.len() > MOST_ROWS { &all[..all.len().min(WORST_ROWS)] } else { all };
     let end = rows.iter().filter_map(end_of).fold(0.0, f64::max) * 1.02;
@@ -311,7 +311,7 @@ const fn weight(outcome: Outcome) -> u8 {
 }
 
 /// Where pictures of all clients end: at the last probe; well behind the p99 if the few after it would leave no room for the others.
-pub fn extent(corpus: &Corpus, run: &Run) -> f64 {
+pub(crate) fn extent(corpus: &Corpus, run: &Run) -> f64 {
     let (bins, width) = corpus.density.bins();
     let all = bins.len() as f64 * width;
     let p99 = run.delay.quantile("p99").and_then(|p99| p99.of_this_run.upper_seconds);
@@ -328,7 +328,7 @@ fn drawn_bins(corpus: &Corpus, run: &Run, most: usize) -> (Vec<Bin>, f64) {
 }
 
 /// How many clients were not masqueraded at a time, by what became of their probes.
-pub fn density(corpus: &Corpus, run: &Run) -> Option<String> {
+pub(crate) fn density(corpus: &Corpus, run: &Run) -> Option<String> {
     let (bins, width) = drawn_bins(corpus, run, COLUMNS);
     let misses: Vec<Outcome> = Outcome::ALL.into_iter().filter(|one| *one != Outcome::Pong).collect();
     let clients = |bin: usize, outcome: Outcome| bins[bin].client_seconds[outcome as usize] / width;
@@ -367,7 +367,7 @@ pub fn density(corpus: &Corpus, run: &Run) -> Option<String> {
 }
 
 /// Probes that leaked, over time. Returns the time that a bar stands for, too.
-pub fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
+pub(crate) fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
     let leaked: f64 = corpus.density.bins().0.iter().map(|bin| bin.leaked).sum();
     // Few probes in many bars would be a picture of nothing.
     let (bins, width) = drawn_bins(corpus, run, ((leaked / 3.0) as usize).clamp(8, BARS));
@@ -395,7 +395,7 @@ pub fn leaks(corpus: &Corpus, run: &Run) -> Option<(String, f64)> {
 }
 
 /// The longest disruptions, in the order of their beginning: dark what is certain, pale what is possible.
-pub fn disruptions(corpus: &Corpus) -> Option<String> {
+pub(crate) fn disruptions(corpus: &Corpus) -> Option<String> {
     let longest = corpus.disruptions();
     let mut rows: Vec<&WatchedDisruption> = longest.iter().take(MOST_DISRUPTIONS).collect();
     rows.sort_by(|a, b| a.disruption.start_seconds.total_cmp(&b.disruption.start_seconds));

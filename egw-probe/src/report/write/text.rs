@@ -15,7 +15,7 @@ const WIDTH: usize = 80;
 const NAMED: usize = 10;
 
 /// Writes a report as text.
-pub fn text(report: &Report) -> String {
+pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
     run(&mut text, &report.run, "");
     if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {

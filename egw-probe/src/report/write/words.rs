@@ -7,7 +7,7 @@ use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Ru
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
 #[derive(Debug, Clone, Copy)]
-pub struct Harmless;
+pub(crate) struct Harmless;
 
 impl askama::filters::Escaper for Harmless {
     fn write_escaped_str<W: fmt::Write>(&self, mut to: W, text: &str) -> fmt::Result {
@@ -16,7 +16,7 @@ impl askama::filters::Escaper for Harmless {
 }
 
 /// Text between tags or in a quoted attribute, of HTML and XML.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in plain(text).chars() {
         match c {
@@ -32,7 +32,7 @@ pub fn escape(text: &str) -> String {
 }
 
 /// Bounds of a time.
-pub fn bounds(bounds: Bounds) -> String {
+pub(crate) fn bounds(bounds: Bounds) -> String {
     match (bounds.lower_seconds, bounds.upper_seconds) {
         (None, _) => "never".to_owned(),
         (Some(lower), None) if lower <= 0.0 => "unknown".to_owned(),
@@ -43,7 +43,7 @@ pub fn bounds(bounds: Bounds) -> String {
 }
 
 /// The latest that a time can be, for certain.
-pub fn at_most(bounds: Bounds) -> String {
+pub(crate) fn at_most(bounds: Bounds) -> String {
     match (bounds.lower_seconds, bounds.upper_seconds) {
         (_, Some(upper)) => seconds(upper),
         (None, None) => "never".to_owned(),
@@ -52,7 +52,7 @@ pub fn at_most(bounds: Bounds) -> String {
 }
 
 /// What stands above the estimates and their confidence.
-pub fn columns(delay: &Delay) -> [&'static str; 2] {
+pub(crate) fn columns(delay: &Delay) -> [&'static str; 2] {
     match delay.basis {
         Basis::Brackets => ["estimate (a bracket)", "95 % confidence"],
         Basis::UpperEnds => ["upper ends", "their 95 % confidence"],
@@ -60,7 +60,7 @@ pub fn columns(delay: &Delay) -> [&'static str; 2] {
 }
 
 /// Bounds of a difference, which can be negative.
-pub fn difference(bounds: Bounds) -> String {
+pub(crate) fn difference(bounds: Bounds) -> String {
     match (bounds.lower_seconds, bounds.upper_seconds) {
         (Some(lower), Some(upper)) => range(lower, upper),
         (Some(lower), None) => format!("{} or more", seconds(lower)),
@@ -70,7 +70,7 @@ pub fn difference(bounds: Bounds) -> String {
 }
 
 /// So many clients.
-pub fn clients(number: u64) -> String {
+pub(crate) fn clients(number: u64) -> String {
     match number {
         1 => "1 client".to_owned(),
         more => format!("{} clients", count(more)),
@@ -78,7 +78,7 @@ pub fn clients(number: u64) -> String {
 }
 
 /// A share of a whole, with the count.
-pub fn share(part: u64, whole: u64) -> String {
+pub(crate) fn share(part: u64, whole: u64) -> String {
     match whole {
         0 => count(part),
         _ => format!("{} ({:.1} %)", count(part), part as f64 * 100.0 / whole as f64),
@@ -86,14 +86,14 @@ pub fn share(part: u64, whole: u64) -> String {
 }
 
 /// How many disruptions of each kind.
-pub fn kinds(disruptions: &Disruptions) -> String {
+pub(crate) fn kinds(disruptions: &Disruptions) -> String {
     let kinds = disruptions.by_kind.iter().filter(|(_, number)| **number > 0);
     let kinds: Vec<String> = kinds.map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
     kinds.join(", ")
 }
 
 /// The longest delay.
-pub fn longest(run: &Run) -> String {
+pub(crate) fn longest(run: &Run) -> String {
     let known = run.delay.longest_known.map(|known| format!("; of the others {}", bounds(known)));
     match run.delay.max {
         None => "unknown".to_owned(),
@@ -107,7 +107,7 @@ fn failed(run: &Run) -> String {
 }
 
 /// What a comparison says, in one sentence.
-pub fn verdict(comparison: &Comparison) -> String {
+pub(crate) fn verdict(comparison: &Comparison) -> String {
     let p = if comparison.p_value < 0.001 {
         format!("p {:.4}", comparison.p_value)
     } else {
