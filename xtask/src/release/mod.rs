@@ -119,6 +119,7 @@ fn sbom(root: &Path, dist: &Path) -> Result<()> {
     );
     let status = cargo(root)
         .args(["cyclonedx", "--quiet", "--format", "json", "--spec-version", "1.5", "--no-build-deps"])
+        .args(program::FEATURES)
         .args(["--target", Arch::Amd64.triple(), "--override-filename", "egw-probe.cdx"])
         .args(["--manifest-path", "egw-probe/Cargo.toml"])
         // Without it the document bears the time at which it was made.

@@ -33,6 +33,10 @@ impl fmt::Display for Arch {
     }
 }
 
+/// What it can do: reports for whoever has nothing but the image, and no TLS, which needs a C compiler for each processor and would
+/// make the bytes depend on it.
+pub(super) const FEATURES: [&str; 3] = ["--no-default-features", "--features", "report"];
+
 /// Builds it, and tells where it is.
 pub(crate) fn build(root: &Path, arch: Arch) -> Result<PathBuf> {
     let triple = arch.triple();
@@ -41,6 +45,7 @@ pub(crate) fn build(root: &Path, arch: Arch) -> Result<PathBuf> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root)
         .args(["build", "--locked", "--release", "--package", "egw-probe", "--target", triple])
+        .args(FEATURES)
         .arg("--target-dir")
         .arg(&folder)
         // A megabyte less in every image; what takes the time is system calls.
