@@ -334,7 +334,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
 }
 
 /// How a test ended, and where its policy became effective.
-fn judge(outcome: Option<TestOutcome>, ends: &WireBracket) -> Result<(Verdict, Interval), String> {
+fn judge(outcome: Option<TestOutcome>, ends: &BracketSeconds) -> Result<(Verdict, Interval), String> {
     let verdict = match outcome {
         Some(TestOutcome::Masqueraded) => Verdict::Masqueraded,
         Some(TestOutcome::TimedOut) => Verdict::TimedOut,

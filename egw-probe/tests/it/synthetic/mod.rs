@@ -2,11 +2,14 @@
 //! them.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "the example and each test use a part of it")]
 
+use std::collections::BTreeMap;
+
 use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
-use egw_probe::document::outcome::Outcome;
+use egw_probe::document::outcome::{Evidence, Outcome};
 use egw_probe::document::quantiles::Quantiles;
-use egw_probe::document::result::TimelineRun;
-use egw_probe::document::result::{BracketSeconds, ProbeCounts, ResultDocument, Settings, TestOutcome};
+use egw_probe::document::result::{
+    BracketSeconds, ProbeCounts, ResultDocument, Settings, TestOutcome, TimelineRun,
+};
 
 /// No delay is shorter.
 pub const SHORTEST: f64 = 0.2;
@@ -97,6 +100,7 @@ impl Iterator for Clients {
             masquerade_delay_seconds: upper,
             bracket: BracketSeconds {
                 lower_seconds: (leaked > 0 && !blind).then_some(last),
+                lower_evidence: (leaked > 0 && !blind).then_some(Evidence::Proven),
                 upper_seconds: upper,
             },
             blackhole_seconds: if blind { upper.unwrap_or(end) - sent(0.0) } else { 0.0 },
@@ -104,19 +108,19 @@ impl Iterator for Clients {
                 pong: u64::from(!never),
                 leaked: if blind { 0 } else { leaked },
                 timeout: if blind { leaked } else { 0 },
-                refused: 0,
-                unreachable: 0,
-                garbled: 0,
-                error: 0,
+                leaked_proven: if blind { 0 } else { leaked },
+                timeouts_before_winner: if blind { leaked } else { 0 },
                 sent: leaked + u64::from(!never),
-                unsettled: 0,
                 misses_before_winner: leaked,
-                skipped_ticks: 0,
-                syn_retransmissions: None,
+                ..ProbeCounts::default()
             },
             connect_seconds: Some(quantiles),
             tick_lateness_seconds: Some(quantiles),
+            labels: BTreeMap::new(),
+            first_probe_seconds: Some(sent(0.0)),
+            end_to_end: upper.map(|_| true),
             egress_ip: None,
+            loss: None,
             disruptions: disrupted.then(|| vec![disruption]),
             disruptions_total: u64::from(disrupted),
             egress_changes: vec![],
@@ -131,6 +135,7 @@ impl Iterator for Clients {
             warnings: vec![],
             settings: Settings {
                 interval: format!("{}ms", interval * 1e3),
+                tick_phase: None,
                 test_timeout: "10s".to_owned(),
                 probe_timeout: "900ms".to_owned(),
                 stress: false,
