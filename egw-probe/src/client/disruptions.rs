@@ -4,8 +4,8 @@
 //!
 //! The upper end of a length runs from the last pong's SYN to the instant by which the next pong's SYN had got through.
 //! The lower end is what the misses prove: a probe that was settled as a miss met the broken path before that, and one sent
-//! later met it after it was sent. Chance losses beside an outage would make it too long, so as many misses are left out at
-//! each end as chance can explain.
+//! later met it after it was sent. What came back (an RST, a close, a denial) is no chance. What did not may have been lost
+//! beside the outage: of those as many are left out at each end as chance explains.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -23,9 +23,9 @@ const LATEST: usize = CAP / 2;
 /// Misses remembered at each end of a run.
 const ENDS: usize = 64;
 /// How improbable it must be that chance alone explains one more miss at an end.
-const IMPROBABLE: f64 = 1e-9;
+const IMPROBABLE: f64 = 1e-7;
 /// Standard deviations by which the loss rate is taken higher than it was seen.
-const CAUTION: f64 = 5.0;
+const CAUTION: f64 = 4.0;
 
 /// What a probe brought about.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +53,8 @@ struct Open {
     first_settled: Vec<Monotonic>,
     /// When each of the last misses was sent.
     last_sent: VecDeque<Monotonic>,
+    /// When the first of those that were answered was settled, and when the last was sent.
+    answered: Option<(Monotonic, Monotonic)>,
     misses: u64,
     leaked: u64,
     unanswered: u64,
@@ -65,6 +67,7 @@ impl Open {
             first_sent: probe.sent,
             first_settled: Vec::new(),
             last_sent: VecDeque::new(),
+            answered: None,
             misses: 0,
             leaked: 0,
             unanswered: 0,
@@ -81,7 +84,11 @@ impl Open {
         self.last_sent.push_back(probe.sent);
         self.misses += 1;
         self.leaked += u64::from(probe.outcome() == Outcome::Leaked);
-        self.unanswered += u64::from(probe.outcome().is_unanswered());
+        if probe.outcome().is_unanswered() {
+            self.unanswered += 1;
+        } else {
+            self.answered.get_or_insert((probe.settled, probe.sent)).1 = probe.sent;
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -94,14 +101,18 @@ impl Open {
         }
     }
 
-    /// What the misses prove of the length, if chance explains up to `by_chance` at each end.
+    /// What the misses prove of the length, if chance explains up to `by_chance` unanswered ones at each end.
     fn at_least(&self, by_chance: usize) -> Duration {
-        let broken_by = self.first_settled.get(by_chance);
-        let broken_at = self.last_sent.len().checked_sub(by_chance + 1).map(|index| self.last_sent[index]);
-        match (broken_by, broken_at) {
-            (Some(by), Some(at)) if self.misses as usize > 2 * by_chance => at.since(*by),
+        let (left, right) = (self.first_settled.get(by_chance), self.last_sent.iter().rev().nth(by_chance));
+        let without_chance = match (left, right) {
+            (Some(broken_by), Some(broken_at)) if self.misses as usize > 2 * by_chance => {
+                broken_at.since(*broken_by)
+            }
             _ => Duration::ZERO,
-        }
+        };
+        let answered =
+            self.answered.map_or(Duration::ZERO, |(broken_by, broken_at)| broken_at.since(broken_by));
+        without_chance.max(answered)
     }
 }
 
@@ -199,7 +210,7 @@ impl Watch {
             self.loss.count_isolated(open.first_outcome);
             return Some(Event::Isolated(open.first_outcome));
         }
-        let by_chance = self.by_chance();
+        let by_chance = self.by_chance(&open);
         let upper = next_pong.map(|pong| pong.got_through().since(last_pong.sent).as_secs_f64());
         let disruption = Disruption {
             kind: open.kind(),
@@ -214,12 +225,10 @@ impl Watch {
         Some(Event::Ended(disruption))
     }
 
-    /// How many misses in a row chance explains, by the isolated ones so far.
-    fn by_chance(&self) -> usize {
-        let in_disruptions = self.loss.in_disruptions.misses;
-        let open = self.open.as_ref().map_or(0, |open| open.misses);
-        let apart = self.loss.probes.saturating_sub(in_disruptions + open);
-        let (_, rate) = wilson(self.loss.isolated.misses, apart, CAUTION);
+    /// How many misses in a row chance explains, by the isolated ones among the probes outside disruptions.
+    fn by_chance(&self, open: &Open) -> usize {
+        let outside = self.loss.probes.saturating_sub(self.loss.in_disruptions.misses + open.misses);
+        let (_, rate) = wilson(self.loss.isolated.misses, outside, CAUTION);
         if rate >= 1.0 { ENDS } else { (IMPROBABLE.ln() / rate.ln()).ceil() as usize }
     }
 
@@ -326,18 +335,20 @@ mod tests {
     #[test]
     fn the_lower_end_leaves_out_what_chance_explains_and_begins_when_the_first_of_the_others_was_settled() {
         // Of 30,000 probes none was lost: chance explains 3 misses in a row.
+        let seconds = |length: u64| Some(ms(length).as_secs_f64());
         let watch = watch_after(30_000, &outage(1_000, 1_400));
-        assert_eq!(
-            lengths(&watch),
-            [(1.37 - 1.03 - 0.09, Some(1.418 - 0.99))].map(|(l, u)| (round(l), u.map(round)))
-        );
-        // Of 20 none was lost: that says little, and nothing is proven.
-        let watch = watch_after(20, &outage(1_000, 1_400));
-        assert_eq!(lengths(&watch), [(0.0, Some(round(1.418 - 0.99)))]);
+        assert_eq!(lengths(&watch), [(seconds(1_370 - 1_030 - 90).unwrap(), seconds(1_418 - 990))]);
+        // Of 10 none was lost: that says little, and nothing is proven.
+        let watch = watch_after(10, &outage(1_000, 1_400));
+        assert_eq!(lengths(&watch), [(0.0, seconds(1_418 - 990))]);
     }
 
-    fn round(seconds: f64) -> f64 {
-        (seconds * 1e3).round() / 1e3
+    #[test]
+    fn what_was_answered_is_no_chance() {
+        let outcomes = [Pong, Timeout, Refused, Timeout, Leaked, Timeout, Pong];
+        let probes: Vec<_> = outcomes.iter().zip(0..).map(|(outcome, tick)| (tick * 10, *outcome)).collect();
+        let length = (ms(40 - 28).as_secs_f64(), Some(ms(68).as_secs_f64()));
+        assert_eq!(lengths(&watch(&probes)), [length]);
     }
 
     #[test]

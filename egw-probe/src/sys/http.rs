@@ -15,7 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -28,9 +27,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections served at a time. Beyond it the oldest that has not asked yet has to go: whoever asks at once gets its answer,
 /// whoever dribbles has had its time, so thousands of them keep nobody out.
 const CONNECTION_CAP: usize = 128;
-/// Answers under way at a time, each a page in memory until the kernel has all of it: at once, but for pages of megabytes that
-/// nobody reads. Beyond it the oldest has to go.
-const ANSWER_CAP: usize = 8;
 /// How long answers under way may take once the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
@@ -76,7 +72,7 @@ pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
 /// Serves `pages` on `listener` until `shutdown` is ready.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
-    let conversations = Arc::new(Conversations::default());
+    let mut conversations = VecDeque::new();
     let accept_all = async {
         loop {
             let stream = match listener.accept().await {
@@ -88,12 +84,17 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
                     continue;
                 }
             };
-            if let Some(oldest) = conversations.make_room() {
-                oldest.abort();
-                // Closes its descriptor, and gives everybody else a turn to ask.
-                let _ = oldest.await;
+            conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
+            if conversations.len() == CONNECTION_CAP {
+                let silent = |conversation: &Conversation| !conversation.asked.load(Ordering::Relaxed);
+                let oldest = conversations.iter().position(silent).unwrap_or(0);
+                if let Some(oldest) = conversations.remove(oldest) {
+                    oldest.task.abort();
+                    // Closes its descriptor, and gives everybody else a turn to ask.
+                    let _ = oldest.task.await;
+                }
             }
-            conversations.begin(stream, Arc::clone(&pages));
+            conversations.push_back(Conversation::begin(stream, Arc::clone(&pages)));
         }
     };
     tokio::select! {
@@ -101,14 +102,11 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
         () = shutdown => {}
     }
     drop(listener);
-    let last_answers = futures_util::future::join_all(conversations.take());
+    let last_answers = futures_util::future::join_all(conversations.into_iter().map(|one| one.task));
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, last_answers).await;
 }
 
-/// The connections that are being served, oldest first.
-#[derive(Default)]
-struct Conversations(Mutex<VecDeque<Conversation>>);
-
+/// A connection that is being served.
 struct Conversation {
     task: JoinHandle<()>,
     /// Its request is whole, and the answer under way.
@@ -116,52 +114,14 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn has_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-}
-
-impl Conversations {
-    fn under_way(&self) -> MutexGuard<'_, VecDeque<Conversation>> {
-        let mut all = self.0.lock();
-        all.retain(|conversation| !conversation.task.is_finished());
-        all
-    }
-
-    /// Whoever has to go before the next one is served, if anybody has.
-    fn make_room(&self) -> Option<JoinHandle<()>> {
-        let mut all = self.under_way();
-        if all.len() < CONNECTION_CAP {
-            return None;
-        }
-        let oldest = all.iter().position(|one| !one.has_asked()).unwrap_or(0);
-        all.remove(oldest).map(|oldest| oldest.task)
-    }
-
-    fn begin(self: &Arc<Self>, stream: TcpStream, pages: Arc<Pages>) {
+    fn begin(stream: TcpStream, pages: Arc<Pages>) -> Self {
         let asked = Arc::new(AtomicBool::new(false));
-        let (asking, others) = (Arc::clone(&asked), Arc::clone(self));
+        let asking = Arc::clone(&asked);
         let pages: Arc<Pages> = Arc::new(move |path| {
             asking.store(true, Ordering::Relaxed);
-            others.limit_answers();
             pages(path)
         });
-        let task = tokio::spawn(converse(stream, pages));
-        self.under_way().push_back(Conversation { task, asked });
-    }
-
-    fn limit_answers(&self) {
-        let mut all = self.under_way();
-        while all.iter().filter(|one| one.has_asked()).count() > ANSWER_CAP {
-            let oldest = all.iter().position(Conversation::has_asked);
-            if let Some(oldest) = oldest.and_then(|oldest| all.remove(oldest)) {
-                oldest.task.abort();
-            }
-        }
-    }
-
-    fn take(&self) -> impl Iterator<Item = JoinHandle<()>> {
-        std::mem::take(&mut *self.under_way()).into_iter().map(|conversation| conversation.task)
+        Self { task: tokio::spawn(converse(stream, pages)), asked }
     }
 }
 

@@ -27,17 +27,17 @@ fn each_way_a_connection_can_go_has_its_outcome() {
         measure(&address.to_string(), &["--interval=100ms", "--probe-timeout=80ms", "--test-timeout=10s"]);
     assert_eq!(code, 0);
     let probes = &document["probes"];
-    for (outcome, expected) in [("leaked", 2), ("garbled", 2), ("timeout", 1), ("pong", 1), ("error", 0)] {
+    for (outcome, expected) in
+        [("leaked", 1), ("reset", 1), ("garbled", 2), ("silent", 1), ("pong", 1), ("error", 0)]
+    {
         assert_eq!(probes[outcome], expected, "{outcome} in {document}");
     }
     assert_eq!(probes["sent"], 6);
     assert_eq!(probes["misses_before_winner"], 5);
     let outcomes: Vec<_> =
         document["timeline"].as_array().unwrap().iter().map(|run| &run["outcome"]).collect();
-    assert_eq!(outcomes, ["leaked", "garbled", "timeout", "pong"]);
-    let sent = |run: usize| document["timeline"][run]["from_seconds"].as_f64().unwrap();
-    let blackhole = document["blackhole_seconds"].as_f64().unwrap();
-    assert!((blackhole - (sent(3) - sent(2))).abs() < 1e-6, "from the timeout to the pong: {document}");
+    assert_eq!(outcomes, ["leaked", "reset", "garbled", "silent", "pong"]);
+    assert_eq!(document["blackhole_seconds"], 0.0, "every handshake was completed");
 }
 
 #[test]
@@ -67,7 +67,8 @@ fn probes_overlap_so_an_interval_far_below_the_round_trip_succeeds() {
     assert_eq!(code, 0);
     let bracket = &document["bracket"];
     let width = bracket["upper_seconds"].as_f64().unwrap() - bracket["lower_seconds"].as_f64().unwrap();
-    assert!(width < 0.1, "neighbouring probes, 300 ms round-trip: {width}");
+    // A plain pong bounds by its arrival, 300 ms after its handshake.
+    assert!(width < 0.4, "neighbouring probes, 300 ms until an answer: {width}");
     assert!(document["probes"]["sent"].as_u64().unwrap() > 40, "{document}");
 }
 
@@ -259,7 +260,9 @@ fn a_watch_brackets_a_disruption_and_tells_its_kind() {
         assert_eq!(disruptions[0]["kind"], kind);
         let length = &disruptions[0]["length_seconds"];
         let (lower, upper) = (length["lower"].as_f64().unwrap(), length["upper"].as_f64().unwrap());
-        assert!(lower <= 0.3 && 0.3 <= upper + 0.002 && upper - lower < 0.06, "{kind}: {length}");
+        assert!(lower <= 0.3 && 0.3 <= upper + 0.002 && upper < 0.36, "{kind}: {length}");
+        // Closes are no chance; of a few dozen probes that got no answer some may have been lost beside the outage.
+        assert!(kind == "blackhole" || upper - lower < 0.06, "{kind}: {length}");
         assert!(stderr.contains("disruption began") && stderr.contains("disruption ended"), "{stderr}");
         assert_eq!(document["outcome"], "masqueraded");
         assert_eq!(
@@ -368,7 +371,14 @@ fn held_connections_survive_a_healthy_path_and_their_loss_is_told() {
     let report = &document["held"];
     assert_eq!((&report["opened"], &report["lost_total"]), (&6.into(), &3.into()), "{report}");
     assert_eq!(report["stalls_total"], 0);
-    assert_eq!(document["disruptions_total"], 1, "the probes were refused meanwhile");
+    let refused = document["probes"]["refused"].as_u64().unwrap();
+    let missed = &document["loss"];
+    assert_eq!(
+        missed["isolated"]["misses"].as_u64().unwrap() + missed["in_disruptions"]["misses"].as_u64().unwrap(),
+        refused,
+        "the probes were refused meanwhile: {document}"
+    );
+    assert!(refused > 0);
 }
 
 #[test]

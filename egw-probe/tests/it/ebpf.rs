@@ -151,7 +151,8 @@ fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
         for client in [3, 7] {
             let number = client.to_string();
             let tag = ["--tag", &number, "--tag-key=5", "--tag-required"];
-            let leak = [&tag[..], &["--source-addr=127.0.0.9", "--test-timeout=200ms"]].concat();
+            let leaking = ["--source-addr=127.0.0.9", "--test-timeout=200ms", "--tick-phase=0s"];
+            let leak = [&tag[..], &leaking].concat();
             let (_, document, _) = measure(&address, &leak);
             assert_eq!(document["tag"], client);
             leaked.push(document["probes"]["leaked"].clone());

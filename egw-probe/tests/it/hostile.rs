@@ -43,14 +43,14 @@ fn whatever_a_target_answers_a_probe_has_an_outcome_and_memory_stays_bounded() {
             "garbled",
         ),
         ("nothing, and a close", |_| {}, "leaked"),
-        ("nothing at all", |s| drop(s.read(&mut [0])), "timeout"),
+        ("nothing at all", |s| drop(s.read(&mut [0])), "silent"),
         (
             "a pong after the timeout",
             |s| {
                 std::thread::sleep(Duration::from_millis(1500));
                 let _ = s.write_all(b"pong\n");
             },
-            "timeout",
+            "silent",
         ),
     ];
     let flags = ["--test-timeout=600ms", "--probe-timeout=150ms", "--interval=20ms"];
@@ -217,42 +217,6 @@ fn a_target_under_hostile_peers_stays_small_and_answers_the_honest() {
         metric(target.http, "egw_probe_target_open_connections").is_some_and(|open| open <= 1.0)
     });
     assert!(poured.load(Ordering::Relaxed) > 1_000_000, "it took what was poured");
-}
-
-#[test]
-fn readers_that_ask_for_a_large_page_and_never_read_it_cost_a_few_answers_and_keep_nobody_out() {
-    const SOURCES: u32 = 60_000;
-    const READERS: usize = 32;
-    let target = target(&["--allowed-cidr=192.0.2.0/24"]);
-    for number in 0..SOURCES {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let own = std::net::Ipv4Addr::from(0x7f01_0000 + number);
-        socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
-        socket.connect(&SocketAddr::from(([127, 0, 0, 1], target.port)).into()).unwrap();
-        reset(socket);
-    }
-    // Two of them, so that whatever it takes to make one is there before.
-    let page = [(); 2].map(|()| http(target.http, "GET /sources").unwrap().1.len())[1];
-    assert!(page > 6_000_000, "{page} bytes");
-    let before = resident_bytes(target.http);
-    let readers: Vec<_> = (0..READERS)
-        .map(|_| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_recv_buffer_size(4096).unwrap();
-            socket.connect(&target.http.into()).unwrap();
-            (&socket).write_all(b"GET /sources HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-            socket
-        })
-        .collect();
-    let mut most = 0.0_f64;
-    for _ in 0..20 {
-        let resident =
-            metric(target.http, "process_resident_memory_bytes").expect("an answer at the first attempt");
-        most = most.max(resident - before);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(most < (16 * page) as f64, "{most} bytes more, {page} a page");
-    drop(readers);
 }
 
 #[test]
