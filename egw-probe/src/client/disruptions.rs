@@ -23,9 +23,9 @@ const LATEST: usize = CAP / 2;
 /// Misses remembered at each end of a run.
 const ENDS: usize = 64;
 /// How improbable it must be that chance alone explains one more miss at an end.
-const IMPROBABLE: f64 = 1e-7;
+pub(crate) const IMPROBABLE: f64 = 1e-7;
 /// Standard deviations by which the loss rate is taken higher than it was seen.
-const CAUTION: f64 = 4.0;
+pub(crate) const CAUTION: f64 = 4.0;
 
 /// What a probe brought about.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +75,13 @@ impl Open {
     }
 
     fn take(&mut self, probe: &Probe) {
+        self.misses += 1;
+        self.leaked += u64::from(probe.outcome() == Outcome::Leaked);
+        self.unanswered += u64::from(probe.outcome().is_unanswered());
+        // What NAT remembers of an earlier probe says nothing of the path now.
+        if probe.unsafe_port {
+            return;
+        }
         if self.first_settled.len() < ENDS {
             self.first_settled.push(probe.settled);
         }
@@ -82,11 +89,7 @@ impl Open {
             self.last_sent.pop_front();
         }
         self.last_sent.push_back(probe.sent);
-        self.misses += 1;
-        self.leaked += u64::from(probe.outcome() == Outcome::Leaked);
-        if probe.outcome().is_unanswered() {
-            self.unanswered += 1;
-        } else {
+        if !probe.outcome().is_unanswered() {
             self.answered.get_or_insert((probe.settled, probe.sent)).1 = probe.sent;
         }
     }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::client::stall::{Seen, StallJudge};
+use crate::client::disruptions::{CAUTION, IMPROBABLE};
+use crate::client::stall::{ByChance, Seen, StallJudge};
+use crate::document::disruption::wilson;
 use crate::document::held::{HeldStall, HoldReport, Loss, LossReason, StallEnd};
 use crate::sys::clock::Monotonic;
 
@@ -56,6 +58,9 @@ pub(crate) struct Holding {
     connections: Vec<Connection>,
     report: HoldReport,
     facts: Vec<HeldFact>,
+    /// Bytes acknowledged, and of these such as had to be sent again.
+    acknowledged: u64,
+    sent_again: u64,
 }
 
 impl Holding {
@@ -66,6 +71,8 @@ impl Holding {
             connections: (0..count).map(|_| Connection::Closed { reopen_at: start }).collect(),
             report: HoldReport { connections: u64::from(count), ..HoldReport::default() },
             facts: Vec::new(),
+            acknowledged: 0,
+            sent_again: 0,
         }
     }
 
@@ -112,7 +119,8 @@ impl Holding {
         let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
         if let Connection::Open(mut judge) = std::mem::replace(&mut self.connections[index], closed) {
             self.facts.push(HeldFact::Closed);
-            self.note_stall(judge.end(StallEnd::Lost, now));
+            let stall = judge.end(StallEnd::Lost, now, self.by_chance());
+            self.note_stall(stall);
             self.note_loss(index, reason, now);
         }
     }
@@ -124,9 +132,13 @@ impl Holding {
 
     /// Takes in what was seen of it; whether a byte is to be sent, after which [`Holding::sent`] follows.
     pub(crate) fn on_look(&mut self, index: usize, seen: Seen, now: Monotonic) -> bool {
+        let chance = self.by_chance();
         let Connection::Open(judge) = &mut self.connections[index] else { return false };
-        let stall = judge.look(now, seen);
+        let was_waiting = !judge.may_send();
+        let stall = judge.look(now, seen, chance);
         let may_send = judge.may_send();
+        self.acknowledged += u64::from(was_waiting && may_send);
+        self.sent_again += u64::from(stall.is_some());
         self.note_stall(stall);
         may_send
     }
@@ -141,8 +153,9 @@ impl Holding {
     /// Ends with the watch: stalls that are open have no end.
     pub(crate) fn finish(&mut self, now: Monotonic) -> HoldReport {
         for index in 0..self.connections.len() {
+            let chance = self.by_chance();
             if let Connection::Open(judge) = &mut self.connections[index] {
-                let stall = judge.end(StallEnd::Open, now);
+                let stall = judge.end(StallEnd::Open, now, chance);
                 self.note_stall(stall);
             }
         }
@@ -152,6 +165,12 @@ impl Holding {
     /// What has become known since the last call, in order.
     pub(crate) fn take_facts(&mut self) -> Vec<HeldFact> {
         std::mem::take(&mut self.facts)
+    }
+
+    /// How many transmissions in a row chance may have lost, by what was lost so far.
+    fn by_chance(&self) -> ByChance {
+        let (_, rate) = wilson(self.sent_again, self.acknowledged, CAUTION);
+        ByChance(if rate >= 1.0 { u32::MAX } else { (IMPROBABLE.ln() / rate.ln()).ceil() as u32 })
     }
 
     fn note_loss(&mut self, connection: usize, reason: LossReason, now: Monotonic) {

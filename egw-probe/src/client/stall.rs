@@ -33,6 +33,10 @@ struct Outstanding {
     failed_after: Option<Monotonic>,
 }
 
+/// Transmissions of one byte in a row that chance may have lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByChance(pub u32);
+
 /// Follows one connection.
 #[derive(Debug)]
 pub(crate) struct StallJudge {
@@ -68,7 +72,7 @@ impl StallJudge {
     }
 
     /// Takes what was seen; a stall that has ended is returned.
-    pub(crate) fn look(&mut self, now: Monotonic, seen: Seen) -> Option<HeldStall> {
+    pub(crate) fn look(&mut self, now: Monotonic, seen: Seen, chance: ByChance) -> Option<HeldStall> {
         let last_look = std::mem::replace(&mut self.last_look, now);
         let byte = self.outstanding.as_mut()?;
         if seen.retransmissions > byte.retransmissions {
@@ -83,15 +87,15 @@ impl StallJudge {
             return None;
         }
         let sent = byte.sent;
-        let stall = self.stall(StallEnd::Recovered, last_look, Some(now));
+        let stall = self.stall(StallEnd::Recovered, last_look, Some(now), chance);
         self.outstanding = None;
         self.last_good = sent;
         stall
     }
 
     /// Ends with the connection, or with the watch: a stall that is open is returned.
-    pub(crate) fn end(&mut self, ended: StallEnd, now: Monotonic) -> Option<HeldStall> {
-        let stall = self.stall(ended, now, None);
+    pub(crate) fn end(&mut self, ended: StallEnd, now: Monotonic, chance: ByChance) -> Option<HeldStall> {
+        let stall = self.stall(ended, now, None, chance);
         self.outstanding = None;
         stall
     }
@@ -101,12 +105,18 @@ impl StallJudge {
         ended: StallEnd,
         at_least: Monotonic,
         acknowledged: Option<Monotonic>,
+        ByChance(chance): ByChance,
     ) -> Option<HeldStall> {
         let byte = self.outstanding?;
         let lost_by = byte.lost_by?;
         let seconds = |length: Duration| length.as_secs_f64();
+        let again = byte.retransmissions - byte.retransmissions_before;
         // The last retransmission is the one that got through.
-        let failed_after = if ended == StallEnd::Recovered { byte.failed_after } else { byte.last_after };
+        let (failed, failed_after) = match ended {
+            StallEnd::Recovered => (again, byte.failed_after),
+            _ => (again + 1, byte.last_after),
+        };
+        let proven = failed_after.filter(|_| failed > chance);
         Some(HeldStall {
             connection: self.connection,
             at_seconds: seconds(byte.sent.since(self.start)),
@@ -115,10 +125,10 @@ impl StallJudge {
                 upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(byte.sent))),
             },
             outage_seconds: LengthBracket {
-                lower: failed_after.map_or(0.0, |failed| seconds(failed.since(lost_by))),
+                lower: proven.map_or(0.0, |after| seconds(after.since(lost_by))),
                 upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(self.last_good))),
             },
-            retransmissions: u64::from(byte.retransmissions - byte.retransmissions_before),
+            retransmissions: u64::from(again),
             ended,
         })
     }
@@ -128,6 +138,7 @@ impl StallJudge {
 mod tests {
     use super::*;
 
+    const NONE: ByChance = ByChance(0);
     const START: Monotonic = Monotonic::from_ns(0);
 
     fn at(ms: u64) -> Monotonic {
@@ -138,12 +149,12 @@ mod tests {
     fn judge(looks: &[(u64, bool, u32)]) -> (StallJudge, Vec<HeldStall>) {
         let mut judge = StallJudge::new(7, START, at(0));
         judge.sent(at(90), 0);
-        judge.look(at(99), Seen { outstanding: false, retransmissions: 0 });
+        judge.look(at(99), Seen { outstanding: false, retransmissions: 0 }, NONE);
         judge.sent(at(100), 0);
         let stalls = looks
             .iter()
             .filter_map(|&(ms, outstanding, retransmissions)| {
-                judge.look(at(ms), Seen { outstanding, retransmissions })
+                judge.look(at(ms), Seen { outstanding, retransmissions }, NONE)
             })
             .collect();
         (judge, stalls)
@@ -194,6 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn what_chance_explains_proves_nothing() {
+        let mut judge = StallJudge::new(7, START, at(0));
+        for chance in [3, 2] {
+            judge.sent(at(100), 0);
+            for (ms, again) in [(300, 1), (310, 1), (700, 2), (1_490, 2)] {
+                assert_eq!(
+                    judge.look(at(ms), Seen { outstanding: true, retransmissions: again }, ByChance(chance)),
+                    None
+                );
+            }
+            let seen = Seen { outstanding: false, retransmissions: 3 };
+            let stall = judge.look(at(1_500), seen, ByChance(chance)).unwrap();
+            assert_eq!(stall.outage_seconds.lower > 0.0, chance == 2, "three transmissions failed");
+        }
+    }
+
+    #[test]
     fn a_single_retransmission_that_succeeded_bounds_the_outage_from_above_only() {
         let (_, stalls) = judge(&[(300, false, 1)]);
         assert_eq!(stalls[0].outage_seconds, LengthBracket { lower: 0.0, upper: Some(0.21) });
@@ -204,9 +232,9 @@ mod tests {
         let (mut judge, stalls) = judge(&[(300, true, 1), (690, true, 1), (700, true, 2)]);
         assert_eq!(stalls, []);
         assert!(!judge.may_send());
-        let stall = judge.end(StallEnd::Lost, at(900)).unwrap();
+        let stall = judge.end(StallEnd::Lost, at(900), NONE).unwrap();
         assert_eq!(stall.length_seconds, LengthBracket { lower: 0.8, upper: None });
         assert_eq!(stall.outage_seconds, LengthBracket { lower: 0.39, upper: None });
-        assert_eq!(judge.end(StallEnd::Open, at(950)), None);
+        assert_eq!(judge.end(StallEnd::Open, at(950), NONE), None);
     }
 }
