@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: every fuzz target for a while, over the committed corpus. What a run finds worth keeping stays below
-//! `target/`, and goes into the corpus with `--keep`; findings stay in `fuzz/artifacts`, until somebody fixes them and adds them
-//! to the corpus.
+//! `cargo xtask fuzz`: every fuzz target for a while, over the committed corpus: a seed, and what guards past findings. What a run
+//! finds worth keeping stays below `target/`; findings stay in `fuzz/artifacts`, until somebody fixes them and adds them to the
+//! corpus as `found-WHAT`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,6 @@ pub(crate) struct Options {
     /// Seconds for each target
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Afterwards take into the committed corpus whatever reaches code that nothing in it does
-    #[arg(long)]
-    keep: bool,
     /// Targets to run [default: all]
     target: Vec<String>,
 }
@@ -57,9 +54,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             tried.finding.as_deref().map_or("nothing found".into(), |finding| format!("FOUND: {finding}")),
         );
         findings += u8::from(tried.finding.is_some());
-        if options.keep {
-            keep(root, &triple, &name)?;
-        }
     }
     Ok(ExitCode::from(findings.min(1)))
 }
@@ -80,21 +74,6 @@ fn corpora(root: &Path, name: &str) -> Result<[PathBuf; 2]> {
     let folders = ["fuzz/corpus", "target/fuzz-corpus"].map(|folder| root.join(folder).join(name));
     folders.iter().try_for_each(fs::create_dir_all)?;
     Ok(folders)
-}
-
-/// Copies what adds to the committed corpus into it, the smallest of those that do the same. What counts is the code that an
-/// input reaches, not how often it does: hundreds of inputs instead of thousands.
-fn keep(root: &Path, triple: &str, name: &str) -> Result<()> {
-    let [committed, grown] = corpora(root, name)?;
-    let merged = cargo_fuzz(root, "run", triple)
-        .arg(name)
-        .args([&committed, &grown])
-        .args(["--", "-merge=1", "-use_counters=0"])
-        .output()
-        .context("cargo could not be started")?;
-    let said = String::from_utf8_lossy(&merged.stderr);
-    ensure!(merged.status.success(), "{name}: the corpora could not be merged: {said}");
-    Ok(())
 }
 
 fn one(root: &Path, triple: &str, name: &str, seconds: u32) -> Result<Tried> {

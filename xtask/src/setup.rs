@@ -8,6 +8,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 
+use self::Purpose::{Fuzz, KernelObject, Lab, Test, Vm};
 use crate::unready::unready;
 
 /// What for.
@@ -24,8 +25,6 @@ pub(crate) enum Purpose {
     /// `cargo xtask ebpf`
     KernelObject,
 }
-
-use Purpose::{Fuzz, KernelObject, Lab, Test, Vm};
 
 /// A package, the program of it that is run (if one is), and what for.
 const PACKAGES: [(&str, &str, Purpose); 15] = [
