@@ -2,7 +2,15 @@
 
 /// The client's decisions and its reading of replies.
 pub mod client {
+    pub use crate::client::bracket::{Bracket, Judge};
+    pub use crate::client::disruptions::Event as WatchEvent;
+    pub use crate::client::holding::{Act, HeldFact, Holding};
+    pub use crate::client::inflight::{Launch, ProbeId};
+    pub use crate::client::outcome::{Probe, ProbeEnd};
+    pub use crate::client::ports::{PortWalk, SourcePort};
+    pub use crate::client::probing::{Ended, Event as ProbeEvent, Fact, Findings, Probing, Rules};
     pub use crate::client::reply::{Annotation, Reply, annotation};
+    pub use crate::client::stall::Seen;
     pub use crate::client::stress::series::{Event, Series};
 }
 
@@ -10,6 +18,7 @@ pub mod client {
 pub mod config {
     pub use crate::cli::target::parse_cidr;
     pub use crate::config::choice::{AttachMode, Selection};
+    pub use crate::config::client::WatchConfig;
 }
 
 /// The target's decisions.

@@ -10,6 +10,7 @@ mod http;
 mod lab;
 mod release;
 mod setup;
+mod simulate;
 mod test;
 mod unready;
 mod vm;
@@ -44,6 +45,8 @@ enum Command {
     House,
     /// Install what commands need of this machine
     Setup(setup::Options),
+    /// Live through random worlds with the client's shipped decisions, and hold every claim against the truth
+    Simulate(simulate::Options),
     /// Run every test; as root the end-to-end tests, too
     Test(test::Options),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::House => house::run(),
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Simulate(options) => simulate::run(&options),
         Command::Test(options) => test::run(&options),
     };
     outcome.unwrap_or_else(|error| {

@@ -14,7 +14,7 @@ const TIMELINE_CAP: usize = 1_000;
 
 /// Probes by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub struct Counts {
     by_outcome: [u64; Outcome::ALL.len()],
     /// Of the leaked ones, those whose target said so.
     pub proven_leaks: u64,
@@ -27,17 +27,17 @@ impl Counts {
     }
 
     /// Probes with this outcome.
-    pub(crate) fn of(&self, outcome: Outcome) -> u64 {
+    pub fn of(&self, outcome: Outcome) -> u64 {
         self.by_outcome[outcome as usize]
     }
 
     /// Every outcome but pong.
-    pub(crate) fn misses(&self) -> u64 {
+    pub fn misses(&self) -> u64 {
         self.total() - self.of(Outcome::Pong)
     }
 
     /// Probes settled.
-    pub(crate) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.by_outcome.iter().sum()
     }
 
@@ -51,7 +51,7 @@ impl Counts {
 
 /// Where the policy became effective, measured from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bracket {
+pub struct Bracket {
     /// The last leaked probe before the winner was sent then: the policy was not yet effective. `None` if none leaked.
     pub lower: Option<Duration>,
     /// How that is known.
@@ -62,7 +62,7 @@ pub(crate) struct Bracket {
 
 /// Judges probes in sent order.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub struct Judge {
     start: Monotonic,
     all: Counts,
     before_winner: Counts,
@@ -89,7 +89,7 @@ struct Pongs {
 
 impl Judge {
     /// A judge of a test that began at `start`.
-    pub(crate) fn new(start: Monotonic) -> Self {
+    pub fn new(start: Monotonic) -> Self {
         Self {
             start,
             all: Counts::default(),
@@ -110,7 +110,7 @@ impl Judge {
 
     /// This target annotates its replies: a close without a byte is none of its own. What was presumed of earlier ones is
     /// taken back.
-    pub(crate) fn note_annotated(&mut self) {
+    pub fn note_annotated(&mut self) {
         if std::mem::replace(&mut self.annotates, true) {
             return;
         }
@@ -125,7 +125,7 @@ impl Judge {
     }
 
     /// What becomes of a probe that ended like this, by what is known of the target.
-    pub(crate) fn outcome_of(&self, probe: &Probe) -> Outcome {
+    pub fn outcome_of(&self, probe: &Probe) -> Outcome {
         match probe.outcome() {
             Outcome::Leaked if self.annotates && probe.end.source.is_none() => Outcome::Closed,
             outcome => outcome,
@@ -133,7 +133,7 @@ impl Judge {
     }
 
     /// Takes the next probe in sent order, its outcome being that of [`Judge::outcome_of`].
-    pub(crate) fn take(&mut self, probe: Probe) {
+    pub fn take(&mut self, probe: Probe) {
         let outcome = probe.outcome();
         let proven = probe.end.source.is_some();
         self.all.add(outcome, proven);
@@ -173,22 +173,22 @@ impl Judge {
     }
 
     /// Whether a probe has got a pong and all that were sent before it are judged: what comes now was sent after the winner.
-    pub(crate) fn has_winner(&self) -> bool {
+    pub fn has_winner(&self) -> bool {
         self.won
     }
 
     /// By when a SYN had got through, as far as it is known.
-    pub(crate) fn earliest_through(&self) -> Option<Monotonic> {
+    pub fn earliest_through(&self) -> Option<Monotonic> {
         self.earliest_through
     }
 
     /// The masquerade delay: the upper end of the bracket.
-    pub(crate) fn delay(&self) -> Option<Duration> {
+    pub fn delay(&self) -> Option<Duration> {
         self.earliest_through.map(|through| through.since(self.start))
     }
 
     /// The bracket as far as it is known.
-    pub(crate) fn bracket(&self) -> Bracket {
+    pub fn bracket(&self) -> Bracket {
         let proven = self.last_proven.map(|at| (at, Evidence::Proven));
         let presumed = self.last_presumed.map(|at| (at, Evidence::Presumed));
         let lower = proven.into_iter().chain(presumed).max_by_key(|(at, _)| *at);
@@ -200,7 +200,7 @@ impl Judge {
     }
 
     /// Whether nothing in between terminated TCP: `None` if no pong, or not every one, tells.
-    pub(crate) fn end_to_end(&self) -> Option<bool> {
+    pub fn end_to_end(&self) -> Option<bool> {
         match self.pongs {
             Pongs { intercepted: 1.., .. } => Some(false),
             Pongs { all, end_to_end, .. } => (all > 0 && all == end_to_end).then_some(true),
@@ -208,7 +208,7 @@ impl Judge {
     }
 
     /// Time without an answer before the winner. A run of timeouts that nothing ended counts up to its last probe.
-    pub(crate) fn blackhole(&self) -> Duration {
+    pub fn blackhole(&self) -> Duration {
         match (self.first_timeout, self.last_timeout) {
             (Some(first), Some(last)) => self.blackhole + last.since(first),
             _ => self.blackhole,
@@ -216,17 +216,17 @@ impl Judge {
     }
 
     /// All probes judged.
-    pub(crate) fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Counts {
         &self.all
     }
 
     /// The probes judged before the winner.
-    pub(crate) fn before_winner(&self) -> &Counts {
+    pub fn before_winner(&self) -> &Counts {
         &self.before_winner
     }
 
     /// The outcomes, run-length coded, and how many probes came after the timeline was full.
-    pub(crate) fn timeline(&self) -> (&[TimelineRun], u64) {
+    pub fn timeline(&self) -> (&[TimelineRun], u64) {
         (&self.timeline, self.timeline_omitted)
     }
 

@@ -4,8 +4,8 @@
 //!
 //! The upper end of a length runs from the last pong's SYN to the instant by which the next pong's SYN had got through.
 //! The lower end is what the misses prove: a probe that was settled as a miss met the broken path before that, and one sent
-//! later met it after it was sent. What came back (an RST, a close, a denial) is no chance. What did not may have been lost
-//! beside the outage: of those as many are left out at each end as chance explains.
+//! later met it after it was sent. A refusal or the target's own denial is no chance. All else may have been lost beside the
+//! outage: of those as many are left out at each end as chance explains.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub(crate) const CAUTION: f64 = 4.0;
 
 /// What a probe brought about.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub enum Event {
     /// A disruption has begun.
     Began {
         /// Of this kind so far.
@@ -53,7 +53,7 @@ struct Open {
     first_settled: Vec<Monotonic>,
     /// When each of the last misses was sent.
     last_sent: VecDeque<Monotonic>,
-    /// When the first of those that were answered was settled, and when the last was sent.
+    /// When the first of those that no chance explains was settled, and when the last was sent.
     answered: Option<(Monotonic, Monotonic)>,
     misses: u64,
     leaked: u64,
@@ -89,7 +89,7 @@ impl Open {
             self.last_sent.pop_front();
         }
         self.last_sent.push_back(probe.sent);
-        if !probe.outcome().is_unanswered() {
+        if is_no_chance(probe) {
             self.answered.get_or_insert((probe.settled, probe.sent)).1 = probe.sent;
         }
     }
@@ -119,9 +119,19 @@ impl Open {
     }
 }
 
+/// Whether the miss of a probe was somebody's decision. A close or a reset is not: a proxy makes one where it has lost its
+/// own packets.
+fn is_no_chance(probe: &Probe) -> bool {
+    match probe.outcome() {
+        Outcome::Refused | Outcome::Unreachable => true,
+        Outcome::Leaked => probe.end.source.is_some(),
+        _ => false,
+    }
+}
+
 /// Finds disruptions among probes in sent order.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub struct Watch {
     start: Monotonic,
     last_pong: Option<Probe>,
     open: Option<Open>,
@@ -129,6 +139,9 @@ pub(crate) struct Watch {
     total: u64,
     longest_upper: f64,
     loss: ProbeLoss,
+    pongs: u64,
+    /// Runs of misses, single ones included.
+    runs: u64,
     egress: Option<IpAddr>,
     egress_changes: Vec<EgressChange>,
     egress_changes_total: u64,
@@ -136,7 +149,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// A watch over a test that began at `start`.
-    pub(crate) fn new(start: Monotonic) -> Self {
+    pub fn new(start: Monotonic) -> Self {
         Self {
             start,
             last_pong: None,
@@ -145,6 +158,8 @@ impl Watch {
             total: 0,
             longest_upper: 0.0,
             loss: ProbeLoss::default(),
+            pongs: 0,
+            runs: 0,
             egress: None,
             egress_changes: Vec::new(),
             egress_changes_total: 0,
@@ -152,7 +167,7 @@ impl Watch {
     }
 
     /// Takes the next probe in sent order, and tells what it brought about.
-    pub(crate) fn take(&mut self, probe: Probe, tell: &mut impl FnMut(Event)) {
+    pub fn take(&mut self, probe: Probe, tell: &mut impl FnMut(Event)) {
         // An error never left this host: it neither starts, ends nor extends a disruption. Before the first pong there is
         // nothing to disrupt.
         if probe.outcome() == Outcome::Error || (self.last_pong.is_none() && probe.outcome() != Outcome::Pong)
@@ -162,10 +177,12 @@ impl Watch {
         self.loss.probes += u64::from(self.last_pong.is_some());
         if probe.outcome() == Outcome::Pong {
             self.end(Some(&probe)).map(&mut *tell);
+            self.pongs += 1;
             self.last_pong = Some(probe);
             self.note_egress(probe).map(Event::EgressChanged).map(tell);
             return;
         }
+        self.runs += u64::from(self.open.is_none());
         let open = self.open.get_or_insert_with(|| Open::new(&probe));
         open.take(&probe);
         if open.misses == 2 {
@@ -175,34 +192,34 @@ impl Watch {
 
     /// Ends the watch: a disruption that is still open is counted, without an upper bound. A single miss at the very end
     /// counts as one: nothing says that it was alone.
-    pub(crate) fn finish(&mut self) -> Option<Event> {
+    pub fn finish(&mut self) -> Option<Event> {
         self.end(None)
     }
 
     /// The disruptions that ended, in order, and how many there were in all.
-    pub(crate) fn disruptions(&self) -> (&[Disruption], u64) {
+    pub fn disruptions(&self) -> (&[Disruption], u64) {
         (&self.ended, self.total)
     }
 
     /// The largest upper bound of a disruption's length, in seconds; infinite if one never ended.
-    pub(crate) fn longest_upper(&self) -> f64 {
+    pub fn longest_upper(&self) -> f64 {
         self.longest_upper
     }
 
     /// What was lost, with its rates.
-    pub(crate) fn loss(&self) -> ProbeLoss {
+    pub fn loss(&self) -> ProbeLoss {
         let mut loss = self.loss.clone();
         loss.rate();
         loss
     }
 
     /// The changes of the egress IP, in order, and how many there were in all.
-    pub(crate) fn egress_changes(&self) -> (&[EgressChange], u64) {
+    pub fn egress_changes(&self) -> (&[EgressChange], u64) {
         (&self.egress_changes, self.egress_changes_total)
     }
 
     /// The egress IP that was told last.
-    pub(crate) fn egress_ip(&self) -> Option<IpAddr> {
+    pub fn egress_ip(&self) -> Option<IpAddr> {
         self.egress
     }
 
@@ -213,7 +230,7 @@ impl Watch {
             self.loss.count_isolated(open.first_outcome);
             return Some(Event::Isolated(open.first_outcome));
         }
-        let by_chance = self.by_chance(&open);
+        let by_chance = self.by_chance();
         let upper = next_pong.map(|pong| pong.got_through().since(last_pong.sent).as_secs_f64());
         let disruption = Disruption {
             kind: open.kind(),
@@ -228,10 +245,9 @@ impl Watch {
         Some(Event::Ended(disruption))
     }
 
-    /// How many misses in a row chance explains, by the isolated ones among the probes outside disruptions.
-    fn by_chance(&self, open: &Open) -> usize {
-        let outside = self.loss.probes.saturating_sub(self.loss.in_disruptions.misses + open.misses);
-        let (_, rate) = wilson(self.loss.isolated.misses, outside, CAUTION);
+    /// How many misses in a row chance explains: a miss followed so many of the pongs, whatever followed then.
+    fn by_chance(&self) -> usize {
+        let (_, rate) = wilson(self.runs, self.pongs, CAUTION);
         if rate >= 1.0 { ENDS } else { (IMPROBABLE.ln() / rate.ln()).ceil() as usize }
     }
 
@@ -248,7 +264,7 @@ impl Watch {
     }
 
     /// Notes what a probe's reply told of the egress IP; a change is returned.
-    pub(crate) fn note_egress(&mut self, probe: Probe) -> Option<EgressChange> {
+    pub fn note_egress(&mut self, probe: Probe) -> Option<EgressChange> {
         let to = probe.end.source.filter(|_| probe.outcome() == Outcome::Pong)?;
         let from = self.egress.replace(to).filter(|from| *from != to)?;
         let change = EgressChange { at_seconds: probe.sent.since(self.start).as_secs_f64(), from, to };
@@ -262,7 +278,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use Outcome::{Error, Leaked, Pong, Refused, Silent, Timeout};
+    use Outcome::{Error, Leaked, Pong, Refused, Reset, Silent, Timeout};
 
     use super::*;
     use crate::client::outcome::ProbeEnd;
@@ -337,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_lower_end_leaves_out_what_chance_explains_and_begins_when_the_first_of_the_others_was_settled() {
-        // Of 30,000 probes none was lost: chance explains 3 misses in a row.
+        // Of 30,000 pongs one was followed by a miss: chance explains 3 in a row.
         let seconds = |length: u64| Some(ms(length).as_secs_f64());
         let watch = watch_after(30_000, &outage(1_000, 1_400));
         assert_eq!(lengths(&watch), [(seconds(1_370 - 1_030 - 90).unwrap(), seconds(1_418 - 990))]);
@@ -348,10 +364,15 @@ mod tests {
 
     #[test]
     fn what_was_answered_is_no_chance() {
-        let outcomes = [Pong, Timeout, Refused, Timeout, Leaked, Timeout, Pong];
-        let probes: Vec<_> = outcomes.iter().zip(0..).map(|(outcome, tick)| (tick * 10, *outcome)).collect();
-        let length = (ms(40 - 28).as_secs_f64(), Some(ms(68).as_secs_f64()));
-        assert_eq!(lengths(&watch(&probes)), [length]);
+        let lower = |last: Outcome| {
+            let outcomes = [Pong, Timeout, Refused, Timeout, last, Timeout, Pong];
+            let probes: Vec<_> =
+                outcomes.iter().zip(0..).map(|(outcome, tick)| (tick * 10, *outcome)).collect();
+            lengths(&watch(&probes))[0].0
+        };
+        assert_eq!(lower(Refused), ms(40 - 28).as_secs_f64());
+        // A proxy that has lost its own packets closes, or resets.
+        assert_eq!([lower(Leaked), lower(Reset), lower(Timeout)], [0.0; 3]);
     }
 
     #[test]

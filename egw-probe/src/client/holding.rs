@@ -27,7 +27,7 @@ enum Connection {
 
 /// What is to be done with a connection on a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     /// Nothing.
     Wait,
     /// Begin its handshake; [`Holding::opening`] follows.
@@ -40,7 +40,7 @@ pub(crate) enum Act {
 
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum HeldFact {
+pub enum HeldFact {
     /// A connection is there: the target has answered it.
     Opened,
     /// One that was there has come to its end.
@@ -53,7 +53,7 @@ pub(crate) enum HeldFact {
 
 /// The connections to hold.
 #[derive(Debug)]
-pub(crate) struct Holding {
+pub struct Holding {
     start: Monotonic,
     connections: Vec<Connection>,
     report: HoldReport,
@@ -65,7 +65,7 @@ pub(crate) struct Holding {
 
 impl Holding {
     /// To hold `count` connections in a test that began at `start`.
-    pub(crate) fn new(count: u32, start: Monotonic) -> Self {
+    pub fn new(count: u32, start: Monotonic) -> Self {
         Self {
             start,
             connections: (0..count).map(|_| Connection::Closed { reopen_at: start }).collect(),
@@ -77,7 +77,7 @@ impl Holding {
     }
 
     /// What is to be done with this connection at `now`. What had happened to it by `looked` has been taken in.
-    pub(crate) fn on_tick(&mut self, index: usize, looked: Monotonic, now: Monotonic) -> Act {
+    pub fn on_tick(&mut self, index: usize, looked: Monotonic, now: Monotonic) -> Act {
         match &self.connections[index] {
             Connection::Closed { reopen_at } if now < *reopen_at => Act::Wait,
             Connection::Closed { .. } => Act::Open,
@@ -91,7 +91,7 @@ impl Holding {
     }
 
     /// Its handshake was begun, or could not be.
-    pub(crate) fn opening(&mut self, index: usize, begun: bool, now: Monotonic) {
+    pub fn opening(&mut self, index: usize, begun: bool, now: Monotonic) {
         self.connections[index] = if begun {
             Connection::Opening { since: now }
         } else {
@@ -100,7 +100,7 @@ impl Holding {
     }
 
     /// The target has answered it with pong.
-    pub(crate) fn on_pong(&mut self, index: usize) {
+    pub fn on_pong(&mut self, index: usize) {
         if let Connection::Opening { since } = self.connections[index] {
             self.report.opened += 1;
             self.facts.push(HeldFact::Opened);
@@ -109,13 +109,13 @@ impl Holding {
     }
 
     /// The target has denied it: it saw a source outside its CIDRs.
-    pub(crate) fn on_denied(&mut self, index: usize, now: Monotonic) {
+    pub fn on_denied(&mut self, index: usize, now: Monotonic) {
         self.report.leaked += 1;
         self.connections[index] = Connection::Closed { reopen_at: now + REOPEN_AFTER };
     }
 
     /// It is gone. Before a pong there never was a connection to lose.
-    pub(crate) fn on_gone(&mut self, index: usize, reason: LossReason, now: Monotonic) {
+    pub fn on_gone(&mut self, index: usize, reason: LossReason, now: Monotonic) {
         let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
         if let Connection::Open(mut judge) = std::mem::replace(&mut self.connections[index], closed) {
             self.facts.push(HeldFact::Closed);
@@ -126,12 +126,12 @@ impl Holding {
     }
 
     /// Whether the target has answered it.
-    pub(crate) fn is_open(&self, index: usize) -> bool {
+    pub fn is_open(&self, index: usize) -> bool {
         matches!(self.connections[index], Connection::Open(_))
     }
 
     /// Takes in what was seen of it; whether a byte is to be sent, after which [`Holding::sent`] follows.
-    pub(crate) fn on_look(&mut self, index: usize, seen: Seen, now: Monotonic) -> bool {
+    pub fn on_look(&mut self, index: usize, seen: Seen, now: Monotonic) -> bool {
         let chance = self.by_chance();
         let Connection::Open(judge) = &mut self.connections[index] else { return false };
         let was_waiting = !judge.may_send();
@@ -144,14 +144,14 @@ impl Holding {
     }
 
     /// A byte was sent on it.
-    pub(crate) fn sent(&mut self, index: usize, at: Monotonic, retransmissions: u32) {
+    pub fn sent(&mut self, index: usize, at: Monotonic, retransmissions: u32) {
         if let Connection::Open(judge) = &mut self.connections[index] {
             judge.sent(at, retransmissions);
         }
     }
 
     /// Ends with the watch: stalls that are open have no end.
-    pub(crate) fn finish(&mut self, now: Monotonic) -> HoldReport {
+    pub fn finish(&mut self, now: Monotonic) -> HoldReport {
         for index in 0..self.connections.len() {
             let chance = self.by_chance();
             if let Connection::Open(judge) = &mut self.connections[index] {
@@ -163,7 +163,7 @@ impl Holding {
     }
 
     /// What has become known since the last call, in order.
-    pub(crate) fn take_facts(&mut self) -> Vec<HeldFact> {
+    pub fn take_facts(&mut self) -> Vec<HeldFact> {
         std::mem::take(&mut self.facts)
     }
 

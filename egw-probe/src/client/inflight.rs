@@ -11,7 +11,7 @@ use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 
 /// Names a probe in flight. Counts up from 0 in sent order.
-pub(crate) type ProbeId = u64;
+pub type ProbeId = u64;
 
 #[derive(Debug)]
 struct Flight<S> {
@@ -25,7 +25,7 @@ struct Flight<S> {
 
 /// A probe that was sent.
 #[derive(Debug)]
-pub(crate) struct Launch<S> {
+pub struct Launch<S> {
     /// Read just before `connect`; not before that of any other.
     pub sent: Monotonic,
     /// It had left by then, and has its time from then on.

@@ -30,7 +30,7 @@ pub(crate) fn of_connect_error(error: &io::Error) -> Outcome {
 
 /// A probe whose outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// Read just before `connect`.
     pub sent: Monotonic,
     /// Read as soon as the handshake was known to be complete.
@@ -45,13 +45,13 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// What became of it.
-    pub(crate) const fn outcome(&self) -> Outcome {
+    pub const fn outcome(&self) -> Outcome {
         self.end.outcome
     }
 
     /// By when its SYN had certainly got through, if it got a pong: a handshake proves it only where nothing in between can
     /// have made it.
-    pub(crate) fn got_through(&self) -> Monotonic {
+    pub fn got_through(&self) -> Monotonic {
         match (self.end.end_to_end, self.established) {
             (Some(true), Some(established)) => established,
             _ => self.settled,
@@ -61,7 +61,7 @@ impl Probe {
 
 /// How a probe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProbeEnd {
+pub struct ProbeEnd {
     /// What became of it.
     pub outcome: Outcome,
     /// The source address that the target saw: there is one if the reply was annotated.
@@ -72,7 +72,7 @@ pub(crate) struct ProbeEnd {
 
 impl ProbeEnd {
     /// Without an annotation.
-    pub(crate) const fn plain(outcome: Outcome) -> Self {
+    pub const fn plain(outcome: Outcome) -> Self {
         Self { outcome, source: None, end_to_end: None }
     }
 }

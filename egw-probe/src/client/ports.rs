@@ -16,7 +16,7 @@ pub(crate) const ENTRY_LIFETIME: Duration = Duration::from_mins(2);
 
 /// The port of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SourcePort {
+pub struct SourcePort {
     /// Its number.
     pub number: u16,
     /// A probe from it was lost, and what that left in a NAT may still be there.
@@ -25,7 +25,7 @@ pub(crate) struct SourcePort {
 
 /// Walks through the local ports.
 #[derive(Debug)]
-pub(crate) struct PortWalk {
+pub struct PortWalk {
     range: PortRange,
     /// Steps from the lowest.
     next: u32,
@@ -38,7 +38,7 @@ pub(crate) struct PortWalk {
 
 impl PortWalk {
     /// Through `range`, from `start` steps in.
-    pub(crate) fn new(range: PortRange, start: u32) -> Self {
+    pub fn new(range: PortRange, start: u32) -> Self {
         Self {
             range,
             next: start % range.ports(),
@@ -50,7 +50,7 @@ impl PortWalk {
     }
 
     /// The next port. Unsafe only if every port is.
-    pub(crate) fn next(&mut self, now: Monotonic) -> SourcePort {
+    pub fn next(&mut self, now: Monotonic) -> SourcePort {
         let first = *self.first.get_or_insert(now);
         self.handed_out += 1;
         if self.handed_out == u64::from(self.range.ports()) + 1 {
@@ -66,12 +66,12 @@ impl PortWalk {
     }
 
     /// The port that the kernel chose by itself.
-    pub(crate) fn chosen(&mut self, number: u16, now: Monotonic) -> SourcePort {
+    pub fn chosen(&mut self, number: u16, now: Monotonic) -> SourcePort {
         SourcePort { number, is_unsafe: !self.is_safe(number, now) }
     }
 
     /// The probe from this port has ended.
-    pub(crate) fn ended(&mut self, number: u16, outcome: Outcome, now: Monotonic) {
+    pub fn ended(&mut self, number: u16, outcome: Outcome, now: Monotonic) {
         match outcome {
             Outcome::Timeout | Outcome::Unreachable => {
                 self.lost.insert(number, now + ENTRY_LIFETIME);
@@ -85,13 +85,13 @@ impl PortWalk {
     }
 
     /// The ports.
-    pub(crate) fn range(&self) -> PortRange {
+    pub fn range(&self) -> PortRange {
         self.range
     }
 
     /// How long it took to use every port once, if that was less than an entry lives: probes since then rely on the RST of
     /// the one before.
-    pub(crate) fn wrapped_within(&self) -> Option<Duration> {
+    pub fn wrapped_within(&self) -> Option<Duration> {
         self.wrap.filter(|wrap| *wrap < ENTRY_LIFETIME)
     }
 

@@ -19,7 +19,7 @@ const FOREVER: Monotonic = Monotonic::from_ns(u64::MAX);
 
 /// What the probing goes by.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// The start of the test.
     pub start: Monotonic,
     /// From there to the tick grid.
@@ -38,7 +38,7 @@ pub(crate) struct Rules {
 
 /// What a probe's socket says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// The handshake is complete.
     Established,
     /// Its outcome is decided.
@@ -47,7 +47,7 @@ pub(crate) enum Event {
 
 /// What has become known.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Fact {
+pub enum Fact {
     /// A tick was served so late after it was due; the first one, which waits for the client, is not told.
     Served {
         /// From the instant for which a probe was due, the first skipped one included.
@@ -80,7 +80,7 @@ pub(crate) enum Fact {
 
 /// How the probing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// A pong came, the watch is over if there was one, and all that was in flight is settled.
     Masqueraded,
     /// The test timeout passed without a pong.
@@ -104,7 +104,7 @@ enum Phase {
 
 /// The probing, from the first tick to the last verdict. `S` is what a probe holds while it is open (its socket).
 #[derive(Debug)]
-pub(crate) struct Probing<S> {
+pub struct Probing<S> {
     rules: Rules,
     pacer: Pacer,
     in_flight: InFlight<S>,
@@ -120,7 +120,7 @@ pub(crate) struct Probing<S> {
 
 impl<S> Probing<S> {
     /// Nothing sent yet.
-    pub(crate) fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules) -> Self {
         let Rules { start, phase, interval, test_timeout, probe_timeout, .. } = rules;
         Self {
             rules,
@@ -138,7 +138,7 @@ impl<S> Probing<S> {
     }
 
     /// Whether a probe is to be sent now. If so, [`Probing::launched`] follows before anything else.
-    pub(crate) fn on_tick(&mut self, now: Monotonic) -> bool {
+    pub fn on_tick(&mut self, now: Monotonic) -> bool {
         if !self.sending {
             return false;
         }
@@ -166,22 +166,22 @@ impl<S> Probing<S> {
     }
 
     /// The name of the probe that is launched next.
-    pub(crate) fn next_id(&self) -> ProbeId {
+    pub fn next_id(&self) -> ProbeId {
         self.in_flight.next_id()
     }
 
     /// The probe was sent and has left, or failed at once.
-    pub(crate) fn launched(&mut self, launch: Launch<S>) {
+    pub fn launched(&mut self, launch: Launch<S>) {
         self.in_flight.launch(launch);
     }
 
     /// The socket of a probe that is still open.
-    pub(crate) fn socket(&mut self, id: ProbeId) -> Option<&mut S> {
+    pub fn socket(&mut self, id: ProbeId) -> Option<&mut S> {
         self.in_flight.open_mut(id)
     }
 
     /// Takes in what the socket of a probe said; a socket that is no longer needed comes back.
-    pub(crate) fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<(S, Outcome)> {
+    pub fn on_event(&mut self, id: ProbeId, event: Event, now: Monotonic) -> Option<(S, Outcome)> {
         match event {
             Event::Established => {
                 self.in_flight.establish(id, now);
@@ -193,7 +193,7 @@ impl<S> Probing<S> {
 
     /// Gives up on the oldest probe if its time was over by `looked`, when what had come was looked for and read. To be
     /// called until nothing comes back.
-    pub(crate) fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<(S, Outcome)> {
+    pub fn on_deadline(&mut self, looked: Monotonic, now: Monotonic) -> Option<(S, Outcome)> {
         // What is settled goes on first: the oldest left is the first to expire.
         self.judge_settled();
         let id = self.in_flight.expired(looked)?;
@@ -205,7 +205,7 @@ impl<S> Probing<S> {
     }
 
     /// A signal ends a watch that has seen a pong as if its time were over; anything else at once.
-    pub(crate) fn on_signal(&mut self, now: Monotonic) {
+    pub fn on_signal(&mut self, now: Monotonic) {
         if self.phase == Phase::Watching {
             self.phase = Phase::Ending;
             self.pacer.set_end(now);
@@ -215,14 +215,14 @@ impl<S> Probing<S> {
     }
 
     /// Whether nothing is left to send or to wait for.
-    pub(crate) fn is_over(&mut self, now: Monotonic) -> bool {
+    pub fn is_over(&mut self, now: Monotonic) -> bool {
         self.sending &= !self.pacer.is_over(now);
         self.phase == Phase::Interrupted || (!self.sending && self.in_flight.is_empty())
     }
 
     /// Ends the probing: probes that nobody waits for any more are counted, those settled behind them judged, and a
     /// disruption that is still open has no end.
-    pub(crate) fn finish(&mut self) -> Ended {
+    pub fn finish(&mut self) -> Ended {
         while self.in_flight.oldest().is_some() {
             self.unsettled += u64::from(self.in_flight.abandon_oldest());
             self.judge_settled();
@@ -239,33 +239,33 @@ impl<S> Probing<S> {
     }
 
     /// What has become known since the last call, in order.
-    pub(crate) fn take_facts(&mut self) -> Vec<Fact> {
+    pub fn take_facts(&mut self) -> Vec<Fact> {
         std::mem::take(&mut self.facts)
     }
 
     /// When the time of a probe or of the test is over: ticks come on the grid.
-    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
+    pub fn next_deadline(&self) -> Option<Monotonic> {
         let end = self.sending.then(|| self.pacer.end());
         [end, self.in_flight.next_deadline()].into_iter().flatten().min()
     }
 
     /// The instant of the next tick on the grid.
-    pub(crate) fn next_tick(&self) -> Monotonic {
+    pub fn next_tick(&self) -> Monotonic {
         self.pacer.next_tick()
     }
 
     /// What the probes mean so far.
-    pub(crate) fn judge(&self) -> &Judge {
+    pub fn judge(&self) -> &Judge {
         &self.judge
     }
 
     /// Probes that hold a socket.
-    pub(crate) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.in_flight.open()
     }
 
     /// Bracket and disruptions, and the counts of what never came to a verdict, once it is over.
-    pub(crate) fn into_findings(self) -> Findings {
+    pub fn into_findings(self) -> Findings {
         Findings {
             judge: self.judge,
             watch: self.watch,
@@ -327,7 +327,7 @@ impl<S> Probing<S> {
 
 /// What is left when the probing is over.
 #[derive(Debug)]
-pub(crate) struct Findings {
+pub struct Findings {
     /// What the probes mean.
     pub judge: Judge,
     /// Disruptions after the winner, and what egress IP was told.

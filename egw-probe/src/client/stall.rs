@@ -14,7 +14,7 @@ use crate::sys::clock::Monotonic;
 
 /// What was seen of a connection on a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Whether a byte is not yet acknowledged.
     pub outstanding: bool,
     /// Segments sent again since the connection began.

@@ -1,0 +1,221 @@
+//! Every claim that the client prints, as a predicate over what truly happened.
+
+use std::collections::BTreeMap;
+
+use egw_probe::document::disruption::Kind;
+use egw_probe::document::outcome::{Evidence, Outcome};
+use egw_probe::workbench::client::{Fact, Probe, WatchEvent};
+
+use super::drive::{History, START, Sent};
+use super::path::Fate;
+use super::world::{Ns, Proxy, World};
+
+/// How often something was met: a history that never meets it proves nothing of it.
+pub(super) type Met = BTreeMap<&'static str, u64>;
+
+/// The first claim that does not hold.
+pub(super) fn violated(world: &World, history: &History, met: &mut Met) -> Option<String> {
+    note(world, history, met);
+    let rules: [fn(&World, &History) -> Option<String>; 6] =
+        [account, outcomes, bracket, end_to_end, disruptions, loss];
+    rules.iter().find_map(|rule| rule(world, history))
+}
+
+fn note(world: &World, history: &History, met: &mut Met) {
+    let mut count = |name: &'static str, times: u64| *met.entry(name).or_default() += times;
+    for outcome in Outcome::ALL {
+        let times = history.settled.iter().filter(|(probe, _)| probe.outcome() == outcome).count();
+        count(outcome.name(), times as u64);
+    }
+    let bracket = history.findings.judge.bracket();
+    count("lower end proven", u64::from(bracket.lower_evidence == Some(Evidence::Proven)));
+    count("lower end presumed", u64::from(bracket.lower_evidence == Some(Evidence::Presumed)));
+    count("upper end", u64::from(bracket.upper.is_some()));
+    count("remote proxy", u64::from(world.proxy == Some(Proxy::Remote)));
+    count("sidecar", u64::from(world.proxy == Some(Proxy::Sidecar)));
+    count("unsafe port", history.unsafe_ports);
+    let inherited = |sent: &&Sent| sent.way.inherited;
+    count("inherited translation", history.probes.iter().filter(inherited).count() as u64);
+    count("stall", history.facts.iter().filter(|fact| matches!(fact, Fact::Stalled { .. })).count() as u64);
+    count("skipped tick", history.findings.skipped_ticks);
+    count("no descriptor", history.findings.descriptor_skips);
+    count("unsettled", history.findings.unsettled);
+    for disruption in history.findings.watch.disruptions().0 {
+        count("disruption", 1);
+        let kind = match disruption.kind {
+            Kind::Leak => "disruption by leaks",
+            Kind::Blackhole => "disruption by blackholes",
+            Kind::Rejected => "disruption by rejections",
+        };
+        count(kind, 1);
+        count("disruption with a lower end", u64::from(disruption.length_seconds.lower > 0.0));
+        count("disruption without an end", u64::from(disruption.length_seconds.upper.is_none()));
+    }
+    count("isolated miss", history.findings.watch.loss().isolated.misses);
+}
+
+/// Every probe sent is settled, or counted as cut off, exactly once.
+fn account(_: &World, history: &History) -> Option<String> {
+    let counted = history.findings.judge.counts().total() + history.findings.unsettled;
+    let (sent, settled) = (history.probes.len() as u64, history.settled.len() as u64);
+    (counted != sent || settled + history.findings.unsettled != sent)
+        .then(|| format!("{sent} probes sent, {settled} settled, {counted} counted"))
+}
+
+fn truth<'history>(history: &'history History, probe: &Probe) -> &'history Sent {
+    let sent = probe.sent.as_ns() - START;
+    let index = history.probes.partition_point(|one| one.at < sent);
+    &history.probes[index]
+}
+
+/// What became of a probe is what its target or its path did.
+fn outcomes(world: &World, history: &History) -> Option<String> {
+    history.settled.iter().find_map(|(probe, _)| {
+        let sent = truth(history, probe);
+        let wrong = match probe.outcome() {
+            Outcome::Pong => sent.way.seen_allowed != Some(true),
+            Outcome::Leaked if probe.end.source.is_some() => sent.way.seen_allowed != Some(false),
+            Outcome::Leaked => world.proxy.is_none() && sent.way.seen_allowed != Some(false),
+            Outcome::Closed => world.proxy.is_none(),
+            Outcome::Timeout | Outcome::Silent => {
+                // What came in time is no timeout, however late it is read.
+                let in_time = |(when, event): &&(Ns, _)| {
+                    matches!(event, egw_probe::workbench::client::ProbeEvent::Ended(_))
+                        && *when <= sent.at + world.probe_timeout
+                };
+                sent.way.events.iter().any(|event| in_time(&event))
+            }
+            _ => false,
+        };
+        wrong.then(|| format!("the probe of {} ns is {}: {:?}", sent.at, probe.outcome().name(), sent.way))
+    })
+}
+
+/// The policy became effective inside the bracket, and the delay is its upper end.
+fn bracket(world: &World, history: &History) -> Option<String> {
+    let bracket = history.findings.judge.bracket();
+    let named = history.facts.iter().find_map(|fact| match fact {
+        Fact::Won { delay } => Some(*delay),
+        _ => None,
+    });
+    if named != bracket.upper {
+        return Some(format!("the delay was said to be {named:?}, and is {:?}", bracket.upper));
+    }
+    let [lower, upper] = [bracket.lower, bracket.upper].map(|end| end.map(|end| end.as_nanos() as Ns));
+    let Some(switch) = world.switch() else {
+        return upper.map(|upper| format!("never effective, and said to be by {upper} ns"));
+    };
+    // Of a policy that comes and goes the first time is measured, if everything up to the winner came in it.
+    let first_end = world.policy[0].1;
+    let later = |(probe, before_winner): &(Probe, bool)| {
+        *before_winner && truth(history, probe).way.passed.is_some_and(|passed| passed >= first_end)
+    };
+    if upper.is_none_or(|upper| upper >= first_end) || history.settled.iter().any(later) {
+        return None;
+    }
+    // A presumed leak assumes that nothing between client and target closes connections.
+    let assumed = bracket.lower_evidence == Some(Evidence::Presumed) && world.proxy.is_some();
+    if let Some(lower) = lower.filter(|lower| *lower >= switch && !assumed) {
+        return Some(format!("effective from {switch} ns on, and not before {lower} ns as is said"));
+    }
+    upper
+        .filter(|upper| *upper < switch)
+        .map(|upper| format!("effective from {switch} ns on, and by {upper} ns as is said"))
+}
+
+fn end_to_end(world: &World, history: &History) -> Option<String> {
+    let said = history.findings.judge.end_to_end()?;
+    (said != world.proxy.is_none()).then(|| format!("end to end: {said}, with {:?}", world.proxy))
+}
+
+/// Each disruption's length lies within its bounds.
+fn disruptions(world: &World, history: &History) -> Option<String> {
+    let mut last_pong: Option<Probe> = None;
+    let mut misses: Vec<Probe> = vec![];
+    let mut told = history.facts.iter().filter_map(|fact| match fact {
+        Fact::Watched(WatchEvent::Ended(disruption)) => Some(disruption),
+        _ => None,
+    });
+    world.watch?;
+    // What takes longer than the probe timeout by nature is no disruption: docs/claims.md.
+    if world.slowest_answer() >= world.probe_timeout {
+        return None;
+    }
+    for (probe, _) in &history.settled {
+        match probe.outcome() {
+            Outcome::Error => {}
+            Outcome::Pong => {
+                if misses.len() > 1 {
+                    let disruption = told.next()?;
+                    let (from, to) = (passed(history, &last_pong?), passed(history, probe));
+                    let [least, most] = length(world, history, &misses, from, to);
+                    let bounds = &disruption.length_seconds;
+                    let [lower, upper] = [bounds.lower, bounds.upper.unwrap_or(f64::INFINITY)];
+                    if lower * 1e9 > most as f64 + 2.0 || upper * 1e9 + 2.0 < least as f64 {
+                        let first = truth(history, &misses[0]);
+                        return Some(format!(
+                            "a disruption at {:?} of {least} to {most} ns is said to have lasted {lower} to {upper} s; of \
+                             {} misses the first is {}: {:?}",
+                            disruption.start_seconds,
+                            misses.len(),
+                            misses[0].outcome().name(),
+                            first.way
+                        ));
+                    }
+                }
+                misses.clear();
+                last_pong = Some(*probe);
+            }
+            _ if last_pong.is_some() => misses.push(*probe),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// When the SYN of a pong passed the policy.
+fn passed(history: &History, pong: &Probe) -> Ns {
+    let sent = truth(history, pong);
+    sent.way.passed.unwrap_or(sent.at)
+}
+
+/// How long the path was down at least, between the SYNs of two pongs, and at most, over everything that killed a miss.
+fn length(world: &World, history: &History, misses: &[Probe], from: Ns, to: Ns) -> [Ns; 2] {
+    let mut down: Option<(Ns, Ns)> = None;
+    for miss in misses {
+        let sent = truth(history, miss);
+        let window = match sent.way.fate {
+            Fate::Window(number) => Some((world.windows[number].from, world.windows[number].to)),
+            Fate::Policy if !sent.way.inherited => sent.way.passed.and_then(|passed| off(world, passed)),
+            _ => None,
+        };
+        if let Some((begin, end)) = window {
+            let (first, last) = down.unwrap_or((begin, end));
+            down = Some((first.min(begin), last.max(end)));
+        }
+    }
+    down.map_or([0, 0], |(begin, end)| [end.min(to).saturating_sub(begin.max(from)), end - begin])
+}
+
+/// The time around `at` in which the policy was off.
+fn off(world: &World, at: Ns) -> Option<(Ns, Ns)> {
+    let from = world.policy.iter().map(|(_, to)| *to).filter(|to| *to <= at).max().unwrap_or(0);
+    let to = world.policy.iter().map(|(from, _)| *from).filter(|from| *from > at).min()?;
+    (!world.is_effective(at)).then_some((from, to))
+}
+
+/// Lost probes are those that were missed after the winner, each once.
+fn loss(world: &World, history: &History) -> Option<String> {
+    world.watch?;
+    let after = history.settled.iter().skip_while(|(probe, _)| probe.outcome() != Outcome::Pong).skip(1);
+    let left = after.filter(|(probe, _)| probe.outcome() != Outcome::Error);
+    let (mut probes, mut misses) = (0, 0);
+    for (probe, _) in left {
+        probes += 1;
+        misses += u64::from(probe.outcome() != Outcome::Pong);
+    }
+    let loss = history.findings.watch.loss();
+    let told = loss.isolated.misses + loss.in_disruptions.misses;
+    (loss.probes != probes || told != misses)
+        .then(|| format!("{misses} of {probes} missed, and {told} of {} are said to be", loss.probes))
+}

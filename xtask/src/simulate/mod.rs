@@ -1,0 +1,143 @@
+//! `cargo xtask simulate`: the shipped decisions of the client in random worlds that know the truth.
+//!
+//! A history is one test in one world. Whatever the client would print of it is held against what happened. A violation
+//! prints its seed, and what is left of its world once everything that it does not need is taken away.
+
+mod claims;
+mod drive;
+mod mutations;
+mod path;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use self::claims::Met;
+use self::world::World;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Histories to live through
+    #[arg(long, default_value_t = 100_000)]
+    histories: u64,
+    /// The first history's seed; random if it is not given, and printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// End after so many seconds, however many histories that are
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// Put faults into the decisions, one at a time, and see that each is found
+    #[arg(long, conflicts_with_all = ["seconds"])]
+    mutations: bool,
+}
+
+/// What was lived through.
+#[derive(Default)]
+struct Lived {
+    histories: u64,
+    met: Met,
+    violation: Option<(u64, String)>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.mutations {
+        return mutations::run(options.histories.min(10_000));
+    }
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let begun = Instant::now();
+    println!("seed {seed}");
+    let lived = live(options, seed, begun);
+    for (what, times) in &lived.met {
+        println!("{times:>14} {what}");
+    }
+    println!("{} histories in {:.1} s", lived.histories, begun.elapsed().as_secs_f64());
+    let never: Vec<_> = lived.met.iter().filter(|(_, times)| **times == 0).map(|(what, _)| *what).collect();
+    if !never.is_empty() {
+        println!("never met: {}", never.join(", "));
+    }
+    let Some((seed, violation)) = lived.violation else {
+        println!("no claim violated");
+        return Ok(ExitCode::SUCCESS);
+    };
+    println!("\nviolated: {violation}\nagain by: cargo xtask simulate --histories 1 --seed {seed}");
+    println!("{:#?}", shrink(seed));
+    Ok(ExitCode::FAILURE)
+}
+
+/// All histories, shared among the processors.
+fn live(options: &Options, seed: u64, begun: Instant) -> Lived {
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let until = options.seconds.map(|seconds| begun + Duration::from_secs(seconds));
+    let histories = if until.is_some() { u64::MAX } else { options.histories };
+    let work = || {
+        let mut lived = Lived::default();
+        while !stop.load(Relaxed) && until.is_none_or(|until| Instant::now() < until) {
+            let number = next.fetch_add(1, Relaxed);
+            if number >= histories {
+                break;
+            }
+            let seed = seed.wrapping_add(number);
+            lived.histories += 1;
+            if let Some(violation) = one(&draw(seed), seed, &mut lived.met) {
+                lived.violation = Some((seed, violation));
+                stop.store(true, Relaxed);
+            }
+        }
+        lived
+    };
+    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut all = Lived::default();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let lived = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            all.histories += lived.histories;
+            for (what, times) in lived.met {
+                *all.met.entry(what).or_default() += times;
+            }
+            all.violation = all.violation.take().or(lived.violation);
+        }
+    });
+    all
+}
+
+fn draw(seed: u64) -> World {
+    World::draw(&mut fastrand::Rng::with_seed(seed))
+}
+
+fn one(world: &World, seed: u64, met: &mut Met) -> Option<String> {
+    claims::violated(world, &drive::run(world, seed), met)
+}
+
+/// The simplest world in which this seed still violates a claim.
+fn shrink(seed: u64) -> World {
+    let mut world = draw(seed);
+    let mut met = Met::new();
+    while let Some((what, simpler)) = world.simpler().into_iter().find(|(_, simpler)| {
+        format!("{simpler:?}") != format!("{world:?}") && one(simpler, seed, &mut met).is_some()
+    }) {
+        println!("needs less: {what}");
+        world = simpler;
+    }
+    println!("{}", one(&world, seed, &mut met).unwrap_or_default());
+    world
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histories_of_one_seed_violate_no_claim_and_meet_everything() {
+        let options = Options { histories: 3_000, seed: Some(1), seconds: None, mutations: false };
+        let lived = live(&options, 1, Instant::now());
+        assert_eq!(lived.violation, None);
+        let never: Vec<_> = lived.met.iter().filter(|(_, times)| **times == 0).collect();
+        assert!(never.is_empty(), "{never:?}");
+    }
+}
