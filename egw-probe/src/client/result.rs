@@ -25,27 +25,7 @@ pub(crate) fn document(
 ) -> ResultDocument {
     let (judge, watch) = (&measured.found.judge, &measured.found.watch);
     let seconds = |length: Option<Duration>| length.map(|length| length.as_secs_f64());
-    let of = |outcome| judge.counts().of(outcome);
     let (timeline, timeline_omitted_probes) = judge.timeline();
-    let probes = ProbeCounts {
-        pong: of(Outcome::Pong),
-        leaked: of(Outcome::Leaked),
-        leaked_proven: judge.counts().proven_leaks,
-        closed: of(Outcome::Closed),
-        reset: of(Outcome::Reset),
-        silent: of(Outcome::Silent),
-        timeout: of(Outcome::Timeout),
-        refused: of(Outcome::Refused),
-        unreachable: of(Outcome::Unreachable),
-        garbled: of(Outcome::Garbled),
-        error: of(Outcome::Error),
-        sent: judge.counts().total() + measured.found.unsettled,
-        unsettled: measured.found.unsettled,
-        misses_before_winner: judge.before_winner().misses(),
-        timeouts_before_winner: judge.before_winner().of(Outcome::Timeout),
-        skipped_ticks: measured.found.skipped_ticks,
-        syn_retransmissions: measured.syn_retransmissions,
-    };
     ResultDocument {
         tag: measured.tag,
         target_address: Some(target_address),
@@ -62,7 +42,7 @@ pub(crate) fn document(
             upper_seconds: seconds(judge.bracket().upper),
         },
         blackhole_seconds: judge.blackhole().as_secs_f64(),
-        probes,
+        probes: probe_counts(measured),
         connect_seconds: Quantiles::of_ns(&measured.record.connect_ns),
         tick_lateness_seconds: Quantiles::of_ns(&measured.record.tick_lateness_ns),
         end_to_end: judge.end_to_end(),
@@ -81,6 +61,30 @@ pub(crate) fn document(
         failed_gates: failed_gates(config.gates, measured),
         warnings: warnings(config, measured),
         ..without_probes(config, start, TestOutcome::Interrupted)
+    }
+}
+
+fn probe_counts(measured: &Measurement) -> ProbeCounts {
+    let judge = &measured.found.judge;
+    let of = |outcome| judge.counts().of(outcome);
+    ProbeCounts {
+        pong: of(Outcome::Pong),
+        leaked: of(Outcome::Leaked),
+        leaked_proven: judge.counts().proven_leaks,
+        closed: of(Outcome::Closed),
+        reset: of(Outcome::Reset),
+        silent: of(Outcome::Silent),
+        timeout: of(Outcome::Timeout),
+        refused: of(Outcome::Refused),
+        unreachable: of(Outcome::Unreachable),
+        garbled: of(Outcome::Garbled),
+        error: of(Outcome::Error),
+        sent: judge.counts().total() + measured.found.unsettled,
+        unsettled: measured.found.unsettled,
+        misses_before_winner: judge.before_winner().misses(),
+        timeouts_before_winner: judge.before_winner().of(Outcome::Timeout),
+        skipped_ticks: measured.found.skipped_ticks,
+        syn_retransmissions: measured.syn_retransmissions,
     }
 }
 

@@ -54,12 +54,19 @@ fn note(world: &World, history: &History, met: &mut Met) {
     count("isolated miss", history.findings.watch.loss().isolated.misses);
 }
 
-/// Every probe sent is settled, or counted as cut off, exactly once.
+/// Every probe sent is settled, or counted as cut off, exactly once; every leak is as sure as it can be.
 fn account(_: &World, history: &History) -> Option<String> {
     let counted = history.findings.judge.counts().total() + history.findings.unsettled;
     let (sent, settled) = (history.probes.len() as u64, history.settled.len() as u64);
-    (counted != sent || settled + history.findings.unsettled != sent)
-        .then(|| format!("{sent} probes sent, {settled} settled, {counted} counted"))
+    if counted != sent || settled + history.findings.unsettled != sent {
+        return Some(format!("{sent} probes sent, {settled} settled, {counted} counted"));
+    }
+    // A target that annotates proves its leaks; what was presumed before that was known is taken back.
+    let annotates = history.settled.iter().any(|(probe, _)| probe.end.source.is_some());
+    let counts = history.findings.judge.counts();
+    let (leaked, proven) = (counts.of(Outcome::Leaked), counts.proven_leaks);
+    (annotates && leaked != proven)
+        .then(|| format!("{leaked} leaks, {proven} proven, of a target that annotates"))
 }
 
 fn truth<'history>(history: &'history History, probe: &Probe) -> &'history Sent {

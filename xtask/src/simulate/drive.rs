@@ -18,8 +18,8 @@ use super::world::{MS, Nat, Ns, World};
 
 /// The client's start on its clock.
 pub(super) const START: Ns = 1_000_000_000;
-/// Events that one turn of the loop reads.
-const BATCH: usize = 256;
+/// Events that one turn of the loop reads: fewer than the real one's, so that a batch is full more often.
+const BATCH: usize = 8;
 /// Local ports tried for a probe.
 const PORTS_TRIED: u32 = 64;
 /// A history with more turns is cut off, as by a signal.

@@ -8,6 +8,7 @@ use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, seconds};
 use crate::report::data::run::{Report, Run};
 use crate::report::read::corpus::Corpus;
+use crate::report::write::colours::colour;
 use crate::report::write::plots;
 use crate::report::write::words::{self, bounds, columns, difference, longest, share, verdict};
 
@@ -101,7 +102,7 @@ struct Swatch {
 
 impl Swatch {
     fn of(outcome: Outcome) -> Self {
-        let RGBColor(r, g, b) = plots::colour(outcome);
+        let RGBColor(r, g, b) = colour(outcome);
         Self { colour: format!("#{r:02X}{g:02X}{b:02X}"), name: outcome.name() }
     }
 }

@@ -1,6 +1,7 @@
 //! From a run to text: for people, for a page, for CI. Pure; one file for each form, and `words` for what several say. Nothing is
 //! computed here that another form could need, too.
 
+pub(crate) mod colours;
 pub(crate) mod html;
 pub(crate) mod junit;
 pub(crate) mod markdown;

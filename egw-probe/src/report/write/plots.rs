@@ -2,13 +2,15 @@
 //!
 //! What is drawn is bounded, whatever was read: rows, bins and steps are counted here, and runs are merged to pixels.
 
+use crate::report::write::colours::colour;
+use crate::report::write::colours::colour_of_kind;
+use crate::report::write::colours::weight;
 use std::ops::Range;
 
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::report::data::client::WatchedDisruption;
 use crate::report::data::figures::{count, short};
@@ -47,30 +49,6 @@ const COLUMNS: usize = 256;
 type Drawing<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-
-/// The colour of an outcome, the same in every picture and legend; told apart by those who see few colours (after Okabe and Ito).
-pub(crate) const fn colour(outcome: Outcome) -> RGBColor {
-    match outcome {
-        Outcome::Pong => RGBColor(0x1a, 0x9e, 0x77),
-        Outcome::Leaked => RGBColor(0xd5, 0x5e, 0x00),
-        Outcome::Closed => RGBColor(0xe6, 0x9f, 0x00),
-        Outcome::Reset => RGBColor(0x00, 0x72, 0xb2),
-        Outcome::Silent => RGBColor(0x7d, 0x88, 0x96),
-        Outcome::Timeout => RGBColor(0x4b, 0x55, 0x63),
-        Outcome::Refused => RGBColor(0x8e, 0x5b, 0xb5),
-        Outcome::Unreachable => RGBColor(0x9a, 0x6a, 0x3a),
-        Outcome::Garbled => RGBColor(0xc9, 0x4f, 0x9a),
-        Outcome::Error => RGBColor(0xa8, 0xae, 0xba),
-    }
-}
-
-const fn colour_of_kind(kind: Kind) -> RGBColor {
-    match kind {
-        Kind::Leak => colour(Outcome::Leaked),
-        Kind::Blackhole => colour(Outcome::Timeout),
-        Kind::Rejected => colour(Outcome::Refused),
-    }
-}
 
 /// Draws a picture of this height.
 fn picture(height: u32, draw: impl FnOnce(&Area<'_>) -> Drawing<()>) -> String {
@@ -293,21 +271,6 @@ fn to_pixels(kept: &KeptTimeline, end: f64) -> Vec<(Outcome, f64, f64)> {
         }
     }
     runs
-}
-
-const fn weight(outcome: Outcome) -> u8 {
-    match outcome {
-        Outcome::Leaked => 9,
-        Outcome::Closed => 8,
-        Outcome::Reset => 7,
-        Outcome::Silent => 6,
-        Outcome::Timeout => 5,
-        Outcome::Refused => 4,
-        Outcome::Unreachable => 3,
-        Outcome::Garbled => 2,
-        Outcome::Error => 1,
-        Outcome::Pong => 0,
-    }
 }
 
 /// Where pictures of all clients end: at the last probe; well behind the p99 if the few after it would leave no room for the others.
