@@ -368,11 +368,11 @@ mod tests {
             let outcomes = [Pong, Timeout, Refused, Timeout, last, Timeout, Pong];
             let probes: Vec<_> =
                 outcomes.iter().zip(0..).map(|(outcome, tick)| (tick * 10, *outcome)).collect();
-            lengths(&watch(&probes))[0].0
+            Duration::from_secs_f64(lengths(&watch(&probes))[0].0)
         };
-        assert_eq!(lower(Refused), ms(40 - 28).as_secs_f64());
+        assert_eq!(lower(Refused), ms(40 - 28));
         // A proxy that has lost its own packets closes, or resets.
-        assert_eq!([lower(Leaked), lower(Reset), lower(Timeout)], [0.0; 3]);
+        assert_eq!([lower(Leaked), lower(Reset), lower(Timeout)], [Duration::ZERO; 3]);
     }
 
     #[test]

@@ -2,9 +2,6 @@
 //!
 //! What is drawn is bounded, whatever was read: rows, bins and steps are counted here, and runs are merged to pixels.
 
-use crate::report::write::colours::colour;
-use crate::report::write::colours::colour_of_kind;
-use crate::report::write::colours::weight;
 use std::ops::Range;
 
 use plotters::coord::types::RangedCoordf64;
@@ -17,6 +14,7 @@ use crate::report::data::figures::{count, short};
 use crate::report::data::run::{QUANTILES, Run};
 use crate::report::read::corpus::{Corpus, KeptTimeline};
 use crate::report::read::density::Bin;
+use crate::report::write::colours::{colour, colour_of_kind, weight};
 
 /// Text and axes.
 const INK: RGBColor = RGBColor(0x1f, 0x24, 0x30);
