@@ -118,6 +118,8 @@ pub struct Syn {
     pub sequence: u32,
     /// Source port, host order.
     pub source_port: u16,
+    /// Where in the packet its TCP header begins.
+    pub tcp_at: u16,
 }
 
 /// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
@@ -208,13 +210,14 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
         return Err(Pass::LaterFragment);
     }
     let total_len = usize::from(header.be16::<2>());
-    let (sequence, source_port) =
-        tcp(packet, offset + header_len, total_len.checked_sub(header_len), listen_port)?;
+    let tcp_at = offset + header_len;
+    let (sequence, source_port) = tcp(packet, tcp_at, total_len.checked_sub(header_len), listen_port)?;
     Ok(Syn {
         source: Address::v4(header.be32::<12>().to_be_bytes()),
         destination: Address::v4(header.be32::<16>().to_be_bytes()),
         sequence,
         source_port,
+        tcp_at: tcp_at as u16,
     })
 }
 
@@ -228,12 +231,8 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     }
     let payload_len = usize::from(header.be16::<4>());
     let extensions_len = ipv6_extensions(packet, offset + IPV6_LEN, header.byte::<6>())?;
-    let (sequence, source_port) = tcp(
-        packet,
-        offset + IPV6_LEN + extensions_len,
-        payload_len.checked_sub(extensions_len),
-        listen_port,
-    )?;
+    let tcp_at = offset + IPV6_LEN + extensions_len;
+    let (sequence, source_port) = tcp(packet, tcp_at, payload_len.checked_sub(extensions_len), listen_port)?;
     let addresses = packet.read::<32>(offset + 8).ok_or(Pass::Truncated)?;
     let source = Address::from_words([addresses.word::<0>(), addresses.word::<8>()]);
     let destination = Address::from_words([addresses.word::<16>(), addresses.word::<24>()]);
@@ -241,7 +240,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     if source.is_v4() {
         return Err(Pass::Malformed);
     }
-    Ok(Syn { source, destination, sequence, source_port })
+    Ok(Syn { source, destination, sequence, source_port, tcp_at: tcp_at as u16 })
 }
 
 /// Length of the extension headers between the IPv6 and the TCP header.

@@ -16,6 +16,7 @@ fn syn(source_port: u16, sequence: u32) -> Syn {
         destination: Address::v4([198, 51, 100, 1]),
         sequence,
         source_port,
+        tcp_at: 34,
     }
 }
 

@@ -55,7 +55,7 @@ pub struct AnswerArgs {
           value_parser = go::parse_bool)]
     pub keep_open: bool,
 
-    /// The reply to allowed sources; annotated adds a second line with the source seen and the time of the accept
+    /// The reply; annotated adds a line with the source seen, when, and what its SYN said, and answers denied sources too
     #[arg(long, value_name = "FORM", default_value = "pong", ignore_case = true)]
     pub reply: Reply,
 }

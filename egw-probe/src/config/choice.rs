@@ -48,12 +48,12 @@ pub enum Selection {
     Named(Vec<String>),
 }
 
-/// Form of the target's reply to an allowed source.
+/// Form of the target's reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Reply {
-    /// The five bytes `pong\n`.
+    /// The five bytes `pong\n` to an allowed source, nothing to any other.
     Pong,
-    /// `pong\n` and a second line that says what the target saw.
+    /// `pong\n` or `denied\n`, and a second line that says what the target saw.
     Annotated,
 }
 

@@ -1,9 +1,10 @@
-//! The accept loop: four system calls for an allowed connection (accept, send, shutdown, close), two for a denied one.
+//! The accept loop: four system calls for an allowed connection (accept, send, shutdown, close), two for a denied one; an
+//! annotated reply takes four and one for what the SYN said.
 //!
 //! A loop blocks in accept on a thread of its own, one for two cores. That is fewer calls than any readiness scheme makes,
 //! and nothing is allocated for a connection.
 
-use std::io::{self, Write};
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use egw_probe_common::packet::{self, Link};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
@@ -19,6 +19,8 @@ use crate::config::choice::Reply;
 use crate::document::verdict::Verdict;
 use crate::external_target::clients::ClientTable;
 use crate::external_target::metrics::TargetMetrics;
+use crate::external_target::opening::Opening;
+use crate::external_target::reply::{self, PONG, Room, Seen};
 use crate::external_target::sources::Sources;
 use crate::external_target::verdict::AllowedSources;
 use crate::observer::shared::ObserverHandle;
@@ -27,7 +29,6 @@ use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::tcp;
 
-const PONG: &[u8] = b"pong\n";
 /// Above this, instants told by accepts are called weak.
 const WEAK_WAIT: Duration = Duration::from_millis(50);
 /// Pause after an accept that failed for want of descriptors or memory: others need time to give some back.
@@ -105,17 +106,18 @@ impl Shared {
     fn serve(&self, stream: TcpStream, source: SocketAddr, index: usize, now: Monotonic) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let verdict = self.allowed.verdict(source.ip());
-        if let Some(clients) = &self.clients {
-            self.note_tag(clients, &stream, source, verdict, now);
+        let opening = self.keeps_syns().then(|| self.opening(&stream)).flatten();
+        if let (Some(clients), Some(opening)) = (&self.clients, opening) {
+            self.note_tag(clients, &stream, &opening, source, verdict, now);
         }
-        if verdict == Verdict::Allowed {
-            let mut line = [0; 256];
-            let reply = self.reply_to(source, now, &mut line);
+        let mut room = [0; 256];
+        if let Some(reply) = self.reply_to(source, verdict, now, opening, &mut room) {
             // MORE leaves the reply to the shutdown that follows: one segment with FIN, instead of two.
-            let more = if self.held.is_none() { SendFlags::MORE } else { SendFlags::empty() };
+            let held = self.held.as_ref().filter(|_| verdict == Verdict::Allowed);
+            let more = if held.is_none() { SendFlags::MORE } else { SendFlags::empty() };
             // A peer that has reset already is no fault of ours, and has no use for a reply.
             let _ = send(&stream, reply, SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more);
-            match &self.held {
+            match held {
                 Some(held) => held.keep(stream, &self.metrics),
                 None => {
                     // A close alone would throw the reply away if the peer had sent something that nobody reads.
@@ -131,18 +133,26 @@ impl Shared {
         tracing::debug!(%source, verdict = verdict.name(), "connection");
     }
 
-    /// The tag of this connection's SYN, as its saved headers tell it, and the round-trip time that bounds its path delay.
+    /// Whether listeners keep the SYNs of their connections ([`tcp::save_syns`]).
+    fn keeps_syns(&self) -> bool {
+        self.clients.is_some() || self.reply == Reply::Annotated
+    }
+
+    fn opening(&self, stream: &TcpStream) -> Option<Opening> {
+        let mut room = [0; 256];
+        Opening::read(tcp::saved_syn(stream, &mut room).ok()?, self.port)
+    }
+
+    /// The tag of this connection's SYN, and the round-trip time that bounds its path delay.
     fn note_tag(
         &self,
         clients: &ClientTable,
         stream: &TcpStream,
+        syn: &Opening,
         source: SocketAddr,
         verdict: Verdict,
         now: Monotonic,
     ) {
-        let mut room = [0; 256];
-        let Ok(headers) = tcp::saved_syn(stream, &mut room) else { return };
-        let Ok(syn) = packet::syn(headers, Link::Ip, self.port) else { return };
         // The kernel side has told of the SYN itself, and stamped it.
         if self.kernel.is_none() {
             clients.syn(syn.sequence, verdict, now, source.port(), false);
@@ -152,22 +162,21 @@ impl Shared {
         }
     }
 
-    fn reply_to<'a>(&self, source: SocketAddr, accepted: Monotonic, line: &'a mut [u8; 256]) -> &'a [u8] {
-        if self.reply == Reply::Pong {
-            return PONG;
-        }
-        let room = line.len();
-        let mut rest = &mut line[..];
-        let mut written = write!(rest, "pong\nsource={source} accept_ns={}", accepted.as_ns());
-        if let Some(syn) = self.kernel.as_ref().and_then(|kernel| kernel.syn_of(source)) {
-            written = written.and_then(|()| write!(rest, " syn_ns={}", syn.as_ns()));
-        }
-        match written.and_then(|()| rest.write_all(b"\n")) {
-            Ok(()) => {
-                let left = rest.len();
-                &line[..room - left]
+    /// What this connection is told before it is closed or kept, if anything.
+    fn reply_to<'a>(
+        &self,
+        source: SocketAddr,
+        verdict: Verdict,
+        accepted: Monotonic,
+        opening: Option<Opening>,
+        room: &'a mut Room,
+    ) -> Option<&'a [u8]> {
+        match self.reply {
+            Reply::Pong => (verdict == Verdict::Allowed).then_some(PONG),
+            Reply::Annotated => {
+                let syn = self.kernel.as_ref().and_then(|kernel| kernel.syn_of(source));
+                Some(reply::annotated(&Seen { source, verdict, accepted, syn, opening }, room))
             }
-            Err(_) => PONG,
         }
     }
 

@@ -5,6 +5,8 @@
 pub(crate) mod accept;
 pub(crate) mod clients;
 pub(crate) mod metrics;
+pub(crate) mod opening;
+pub(crate) mod reply;
 pub(crate) mod sources;
 pub(crate) mod verdict;
 
@@ -20,7 +22,7 @@ use egw_probe_common::tag::MAX_CLIENT;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 
-use crate::config::choice::MetricsAddr;
+use crate::config::choice::{MetricsAddr, Reply};
 use crate::config::error::ConfigError;
 use crate::config::target::TargetConfig;
 use crate::document::clients::{ClientsPage, Progress};
@@ -104,8 +106,14 @@ fn listen(config: &TargetConfig) -> anyhow::Result<Vec<TcpListener>> {
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
     let listeners = net::listen_group(address, loops)
         .map_err(|error| ConfigError::listening("--listen-port", address, &error))?;
-    for listener in listeners.iter().filter(|_| config.tags.is_some()) {
-        tcp::save_syns(listener).context("--tags: the kernel does not keep SYNs for accepted connections")?;
+    let asked_by = match (config.tags, config.reply) {
+        (Some(_), _) => "--tags",
+        (None, Reply::Annotated) => "--reply annotated",
+        (None, Reply::Pong) => return Ok(listeners),
+    };
+    for listener in &listeners {
+        tcp::save_syns(listener)
+            .with_context(|| format!("{asked_by}: the kernel does not keep SYNs for accepted connections"))?;
     }
     Ok(listeners)
 }

@@ -1,12 +1,15 @@
 //! The external target under what the world does to it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+use egw_probe::workbench::sys::Monotonic;
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
 
-use crate::common::{Program, free_port, http, metric, status, target, wait_for};
+use crate::common::{Program, Target, free_port, http, metric, status, target, wait_for};
 
 #[test]
 fn a_second_target_on_the_port_fails_and_names_it() {
@@ -56,6 +59,71 @@ fn sources_tells_who_came() {
     let ns = |entry: &serde_json::Value, key: &str| entry[key].as_u64().unwrap();
     assert!(ns(&sources[0], "first_accept_ns") < ns(&sources[0], "last_accept_ns"));
     assert!(ns(&sources[1], "last_accept_ns") <= page["now_monotonic_ns"].as_u64().unwrap());
+}
+
+/// A connection from `source`, announcing a segment size of 777: its reply, and its timestamp once that has come.
+fn told(target: &Target, source: IpAddr) -> (String, u32) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.set_tcp_mss(777).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], target.port)).into()).unwrap();
+    let mut reply = String::new();
+    (&socket).read_to_string(&mut reply).expect("a reply, and an end by FIN");
+    let (mut timestamp, mut length) = (0u32, 4);
+    // SAFETY: the descriptor is open, and the kernel writes at most four bytes.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_TIMESTAMP,
+            (&raw mut timestamp).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(asked, 0);
+    (reply, timestamp)
+}
+
+#[test]
+fn an_annotated_reply_says_what_the_syn_said_to_allowed_and_denied_alike() {
+    for flags in [&[][..], &["--keep-open"]] {
+        let target = target(&[&["--allowed-cidr=127.0.0.1/32", "--reply=annotated"], flags].concat());
+        for (source, verdict) in [("127.0.0.9", "denied"), ("127.0.0.1", "pong")] {
+            if verdict == "pong" && !flags.is_empty() {
+                continue;
+            }
+            let begun = Monotonic::now().as_ns();
+            let (reply, timestamp) = told(&target, source.parse().unwrap());
+            let [said, line] = reply.lines().collect::<Vec<_>>()[..] else { panic!("{reply}") };
+            assert_eq!(said, verdict);
+            let word = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap();
+            assert_eq!(word("source=").parse::<SocketAddr>().unwrap().ip().to_string(), source);
+            assert!((begun..Monotonic::now().as_ns()).contains(&word("accept_ns=").parse().unwrap()));
+            assert_eq!(word("mss="), "777");
+            let age = timestamp.wrapping_sub(word("tsval=").parse().unwrap());
+            // The kernel rounds the two differently.
+            assert!(age.wrapping_add(1) < 2_000, "{age} ms before the answer was read");
+        }
+    }
+}
+
+#[test]
+fn a_plain_reply_is_five_bytes_or_none() {
+    let target = target(&["--allowed-cidr=127.0.0.1/32"]);
+    assert_eq!(told(&target, Ipv4Addr::LOCALHOST.into()).0, "pong\n");
+    assert_eq!(told(&target, Ipv4Addr::new(127, 0, 0, 9).into()).0, "");
+}
+
+#[test]
+fn a_denied_peer_that_talks_first_is_told_so_before_anything_else() {
+    let target = target(&["--allowed-cidr=192.0.2.0/24", "--reply=annotated"]);
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(("127.0.0.1", target.port)).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply);
+        assert!(reply.starts_with(b"denied\nsource=127.0.0.1:"), "{reply:?}");
+    }
 }
 
 #[test]

@@ -162,7 +162,8 @@ fn read(frame: &[u8]) -> Option<Read> {
 
 /// The second line of an annotated reply.
 fn told(payload: &[u8]) -> Option<Told> {
-    let line = std::str::from_utf8(payload).ok()?.strip_prefix("pong\n")?.trim_end();
+    let text = std::str::from_utf8(payload).ok()?;
+    let line = text.strip_prefix("pong\n").or(text.strip_prefix("denied\n"))?.trim_end();
     let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
     Some(Told {
         source: field("source=")?.parse().ok()?,
