@@ -41,7 +41,7 @@ use crate::sys::clock::Monotonic;
 use crate::sys::http::{HttpThread, Page, Pages};
 use crate::sys::log::RateLimit;
 use crate::sys::metrics::Exposition;
-use crate::sys::net::{self, RESERVED_DESCRIPTORS};
+use crate::sys::net::{self, Bound, RESERVED_DESCRIPTORS};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
 use crate::sys::tcp;
@@ -55,7 +55,7 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let registry = crate::sys::metrics::registry()?;
     let metrics = TargetMetrics::register(&registry, config.tags.is_some())?;
     let kernel_metrics = KernelMetrics::register(&registry)?;
-    let listeners = listen(config)?;
+    let bound = bind(config)?;
     let http = listen_for_http(config.metrics_addr)?;
     let clients =
         config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
@@ -64,6 +64,8 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
         .context("cannot drop capabilities")?;
     sandbox::enter(Role::ExternalTarget);
+    // Only now: whatever is accepted, the kernel side has seen from its first SYN on.
+    let listeners = bound.listen().map_err(|error| cannot_listen(config, &error))?;
     let shared = Arc::new(Shared {
         allowed: AllowedSources::new(&config.allowed),
         port: config.listen_port.get(),
@@ -98,24 +100,30 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A listener for each accept loop.
-fn listen(config: &TargetConfig) -> anyhow::Result<Vec<TcpListener>> {
+/// A socket for each accept loop, not yet listening.
+fn bind(config: &TargetConfig) -> anyhow::Result<Bound> {
     // The kernel's half of a connection (handshake, FIN) takes the other cores; loops that wait for one another's turns only
     // wake more often (`cargo xtask bench accept`).
     let loops = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()));
-    let listeners = net::listen_group(address, loops)
-        .map_err(|error| ConfigError::listening("--listen-port", address, &error))?;
+    let bound = net::bind_group(address(config), loops).map_err(|error| cannot_listen(config, &error))?;
     let asked_by = match (config.tags, config.reply) {
         (Some(_), _) => "--tags",
         (None, Reply::Annotated) => "--reply annotated",
-        (None, Reply::Pong) => return Ok(listeners),
+        (None, Reply::Pong) => return Ok(bound),
     };
-    for listener in &listeners {
-        tcp::save_syns(listener)
+    for socket in bound.sockets() {
+        tcp::save_syns(socket)
             .with_context(|| format!("{asked_by}: the kernel does not keep SYNs for accepted connections"))?;
     }
-    Ok(listeners)
+    Ok(bound)
+}
+
+fn address(config: &TargetConfig) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()))
+}
+
+fn cannot_listen(config: &TargetConfig, error: &io::Error) -> ConfigError {
+    ConfigError::listening("--listen-port", address(config), error)
 }
 
 fn hold_up_to(descriptors: u64) -> anyhow::Result<Held> {

@@ -22,24 +22,40 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Listens with `count` sockets among which the kernel spreads the connections (`SO_REUSEPORT`).
-///
-/// The first one is bound without the option: so a listener of any other process makes this fail with `AddrInUse`,
-/// instead of sharing its connections with us in silence.
-pub(crate) fn listen_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+/// Sockets bound to one port, among which the kernel will spread its connections (`SO_REUSEPORT`). Until they listen it
+/// refuses them all.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    first: Socket,
+    siblings: Vec<Socket>,
+}
+
+/// Binds `count` sockets to `address`. A listener of any other process makes this fail with `AddrInUse`.
+pub(crate) fn bind_group(address: SocketAddr, count: usize) -> io::Result<Bound> {
     let first = bind(address, false)?;
-    // Listening, it keeps everybody else out; only then does it let siblings in.
-    first.listen(BACKLOG)?;
-    first.set_reuse_port(true)?;
     let bound = first.local_addr()?.as_socket().unwrap_or(address);
-    let mut group = vec![first];
-    for _ in 1..count {
-        group.push(bind(bound, true)?);
+    let siblings = (1..count).map(|_| bind(bound, true)).collect::<io::Result<_>>()?;
+    Ok(Bound { first, siblings })
+}
+
+impl Bound {
+    /// All of the sockets.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        std::iter::once(&self.first).chain(&self.siblings)
     }
-    for sibling in &group[1..] {
-        sibling.listen(BACKLOG)?;
+
+    /// Listens with all of them.
+    ///
+    /// The first one is without the option until it listens: so a process that listens on the port since it was bound makes
+    /// this fail with `AddrInUse`, instead of sharing its connections with us in silence; from then on nobody else can.
+    pub(crate) fn listen(self) -> io::Result<Vec<TcpListener>> {
+        self.first.listen(BACKLOG)?;
+        self.first.set_reuse_port(true)?;
+        for sibling in &self.siblings {
+            sibling.listen(BACKLOG)?;
+        }
+        Ok(std::iter::once(self.first).chain(self.siblings).map(TcpListener::from).collect())
     }
-    Ok(group.into_iter().map(TcpListener::from).collect())
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -107,11 +123,30 @@ mod tests {
 
     #[test]
     fn a_second_listener_group_on_a_port_fails() {
-        let first = listen_group("[::]:0".parse().unwrap(), 3).unwrap();
-        let address = first[0].local_addr().unwrap();
+        let first = bind_group("[::]:0".parse().unwrap(), 3).unwrap();
+        let address = first.first.local_addr().unwrap().as_socket().unwrap();
+        // Bound as soon as the first one, which has not listened yet.
+        let late = bind_group(address, 3).unwrap();
+        let first = first.listen().unwrap();
         assert!(first.iter().all(|listener| listener.local_addr().unwrap() == address));
-        let second = listen_group(address, 3).unwrap_err();
+        assert_eq!(late.listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let second = bind_group(address, 3).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn connections_are_refused_until_the_group_listens_and_then_spread_over_it() {
+        let bound = bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let address = bound.first.local_addr().unwrap().as_socket().unwrap();
+        let connect = || std::net::TcpStream::connect(address);
+        assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listeners = bound.listen().unwrap();
+        let _streams: Vec<_> = (0..200).map(|_| connect().unwrap()).collect();
+        for listener in &listeners {
+            listener.set_nonblocking(true).unwrap();
+            let waiting = listener.incoming().take_while(Result::is_ok).count();
+            assert!((50..150).contains(&waiting), "{waiting} of 200");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! `external-target --ebpf` and `--tags` as a user runs them: with rights, and without.
 
+use std::io::Read as _;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Instant;
 
 use rustix::process::Signal;
 
 use crate::common::told::as_root;
-use crate::common::{Program, free_port, http, measure, metric, status, target, wait_for};
+use crate::common::{PATIENCE, Program, free_port, http, measure, metric, status, target, wait_for};
 use crate::kernel::net::{Pair, V4, inside, pong_from};
 use crate::kernel::program::{metric_inside, target_in};
 
@@ -103,6 +106,41 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
         for set in ["CapPrm", "CapEff", "CapAmb"] {
             assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
         }
+    }
+}
+
+#[test]
+fn whoever_connects_while_the_target_starts_is_observed_from_the_first_connection_on() {
+    const SERVED: usize = 100;
+    if !as_root() {
+        return;
+    }
+    for time in 0..5 {
+        let (port, http_port) = (free_port(), free_port());
+        let (listen, serve) = (format!("--listen-port={port}"), format!("--metrics-addr=[::]:{http_port}"));
+        let flags = ["external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf=required", "--interface=lo"];
+        let _target = Program::start(&[&flags[..], &[&listen, &serve]].concat());
+        let mut refused = 0;
+        let begun = Instant::now();
+        let mut served = 0;
+        while served < SERVED {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(mut stream) => {
+                    stream.read_exact(&mut [0; 5]).unwrap();
+                    served += 1;
+                }
+                Err(_) => refused += 1,
+            }
+            assert!(begun.elapsed() < PATIENCE, "{served} served, {refused} refused");
+        }
+        let address = ([127, 0, 0, 1], http_port).into();
+        let value = |series: &str| metric(address, &format!("egw_probe_target_{series}"));
+        wait_for("every connection to be joined with its SYN", || {
+            value("syn_to_accept_seconds_count{class=\"allowed\"}") == Some(SERVED as f64)
+        });
+        assert_eq!(value("connections_total{verdict=\"allowed\"}"), Some(SERVED as f64));
+        assert_eq!(value("unobserved_connections_total"), Some(0.0));
+        assert!(time > 0 || refused > 0, "tried from the start on");
     }
 }
 
