@@ -74,7 +74,7 @@ fn correlator(criterion: &mut Criterion) {
             number += 1;
             let seen = syn(number);
             correlator.syn(&seen);
-            correlator.accepted(seen.source, seen.at)
+            correlator.accepted(seen.source, None, seen.at)
         });
     });
     group.bench_function("a retransmission", |bencher| {

@@ -127,7 +127,7 @@ impl Shared {
         }
         self.metrics.connections(verdict).inc();
         if let Some(kernel) = &self.kernel {
-            kernel.accepted(source, now);
+            kernel.accepted(source, opening.map(|opening| opening.sequence), now);
         }
         self.sources.note(index, source.ip(), verdict, now);
         tracing::debug!(%source, verdict = verdict.name(), "connection");
@@ -174,7 +174,8 @@ impl Shared {
         match self.reply {
             Reply::Pong => (verdict == Verdict::Allowed).then_some(PONG),
             Reply::Annotated => {
-                let syn = self.kernel.as_ref().and_then(|kernel| kernel.syn_of(source));
+                let sequence = opening.map(|opening| opening.sequence);
+                let syn = self.kernel.as_ref().and_then(|kernel| kernel.syn_of(source, sequence));
                 Some(reply::annotated(&Seen { source, verdict, accepted, syn, opening }, room))
             }
         }

@@ -65,7 +65,11 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         .context("cannot drop capabilities")?;
     sandbox::enter(Role::ExternalTarget);
     // Only now: whatever is accepted, the kernel side has seen from its first SYN on.
+    let listening = Monotonic::now();
     let listeners = bound.listen().map_err(|error| cannot_listen(config, &error))?;
+    if let Some(kernel) = &kernel {
+        kernel.handle.listening(listening);
+    }
     let shared = Arc::new(Shared {
         allowed: AllowedSources::new(&config.allowed),
         port: config.listen_port.get(),

@@ -5,7 +5,7 @@
 pub struct JoinHealth {
     /// Accepted connections whose SYN was not observed.
     pub unobserved: u64,
-    /// Attempts forgotten for want of room.
+    /// Of the half-open attempts, those given up on early for want of room.
     pub forgotten: u64,
     /// Accepted connections that found the queue to the join full.
     pub not_joined: u64,

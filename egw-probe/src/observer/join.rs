@@ -10,7 +10,7 @@ use crate::observer::correlate::{Correlator, HalfOpen, Joined, SynKind};
 use crate::observer::event::SynSeen;
 use crate::sys::clock::Monotonic;
 
-/// Attempts remembered at once; at some 130 bytes each, 35 MB when full.
+/// Attempts remembered at once; at some 300 bytes each, 80 MB when full.
 const ATTEMPTS: usize = 262_144;
 /// After this long without a further SYN an attempt is half-open. A client that still tries sends the second SYN after
 /// 1 s, the third after 3 s, the fourth after 7 s (RFC 6298), so no gap of a living attempt is longer until then.
@@ -43,8 +43,18 @@ impl Join {
     }
 
     /// Takes in one accepted connection, whose SYN has been taken in before.
-    pub(crate) fn on_accepted(&mut self, source: SocketAddr, at: Monotonic) -> Option<Joined> {
-        self.correlator.accepted(source, at)
+    pub(crate) fn on_accepted(
+        &mut self,
+        source: SocketAddr,
+        sequence: Option<u32>,
+        at: Monotonic,
+    ) -> Option<Joined> {
+        self.correlator.accepted(source, sequence, at)
+    }
+
+    /// Connections are taken from `at` on.
+    pub(crate) fn on_listening(&mut self, at: Monotonic) {
+        self.correlator.listening(at);
     }
 
     /// Connections wait for an accept that cannot be made at `now`: no attempt is given up on meanwhile.
@@ -64,9 +74,9 @@ impl Join {
         self.correlator.take_half_open()
     }
 
-    /// When the latest attempt of `source` began.
-    pub(crate) fn syn_of(&self, source: &SocketAddr) -> Option<Monotonic> {
-        self.correlator.syn_of(source)
+    /// When the attempt of `source` with this sequence number began ([`Correlator::syn_of`]).
+    pub(crate) fn syn_of(&self, source: SocketAddr, sequence: Option<u32>) -> Option<Monotonic> {
+        self.correlator.syn_of(source, sequence)
     }
 
     /// The attempts.

@@ -70,7 +70,7 @@ impl KernelMetrics {
             )?,
             forgotten: new.counter(
                 "egw_probe_target_attempts_forgotten_total",
-                "Connection attempts that had to make room for newer ones before their connection came",
+                "Of the half-open attempts, those given up on early to make room: some may have become connections later",
             )?,
             unreadable: new.counter(
                 "egw_probe_target_unreadable_events_total",

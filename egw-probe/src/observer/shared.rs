@@ -58,6 +58,7 @@ impl From<Counters> for ClassTotals {
 
 struct Accepted {
     source: SocketAddr,
+    sequence: Option<u32>,
     at: Monotonic,
 }
 
@@ -129,8 +130,8 @@ impl Shared {
             waiting.accepted.extend(meanwhile);
             return false;
         }
-        for Accepted { source, at } in accepted {
-            if let Some(joined) = core.join.on_accepted(source, at) {
+        for Accepted { source, sequence, at } in accepted {
+            if let Some(joined) = core.join.on_accepted(source, sequence, at) {
                 self.metrics.joined(&joined);
             }
         }
@@ -190,16 +191,21 @@ impl Core {
 }
 
 impl ObserverHandle {
-    /// Tells of an accepted connection. Takes a lock that is held for the length of a `Vec` swap at most, and never waits
-    /// for the kernel.
-    pub fn accepted(&self, source: SocketAddr, at: Monotonic) {
+    /// Tells of an accepted connection, and of the sequence number of its SYN where that is known. Takes a lock that is held
+    /// for the length of a `Vec` swap at most, and never waits for the kernel.
+    pub fn accepted(&self, source: SocketAddr, sequence: Option<u32>, at: Monotonic) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut waiting = self.0.waiting.lock();
         if waiting.accepted.len() < ACCEPTED {
-            waiting.accepted.push(Accepted { source, at });
+            waiting.accepted.push(Accepted { source, sequence, at });
         } else {
             waiting.dropped += 1;
         }
+    }
+
+    /// Tells that connections are taken from `at` on.
+    pub fn listening(&self, at: Monotonic) {
+        self.0.core.lock().join.on_listening(at);
     }
 
     /// Tells that connections wait for an accept that cannot be made now: no attempt is given up on meanwhile.
@@ -209,11 +215,11 @@ impl ObserverHandle {
 
     /// When the SYN of a connection that has just been accepted arrived, for the annotated reply. Reads at most a few
     /// thousand events to find it; `None` when it is not among them.
-    pub fn syn_of(&self, source: SocketAddr) -> Option<Monotonic> {
+    pub fn syn_of(&self, source: SocketAddr, sequence: Option<u32>) -> Option<Monotonic> {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let mut core = self.0.core.lock();
         core.read_events(&self.0.metrics, 4096);
-        core.join.syn_of(&source)
+        core.join.syn_of(source, sequence)
     }
 
     /// Exact totals by class, read from the kernel.

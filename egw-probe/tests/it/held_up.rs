@@ -95,6 +95,37 @@ fn a_target_that_is_stopped_for_longer_than_a_syn_may_wait_calls_none_of_them_ha
 }
 
 #[test]
+fn a_port_used_again_before_its_accept_is_joined_with_each_of_its_syns() {
+    const TIMES: usize = 10;
+    if !as_root() {
+        return;
+    }
+    for reply in ["pong", "annotated"] {
+        let reply = format!("--reply={reply}");
+        let target = target(&["--allowed-cidr=127.0.0.0/8", "--ebpf=required", "--interface=lo", &reply]);
+        target.program.stop();
+        let (from, to) = (free_port(), SocketAddr::from(([127, 0, 0, 1], target.port)));
+        for _ in 0..TIMES {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], from)).into()).unwrap();
+            socket.connect(&to.into()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        target.program.go_on();
+        let value = |series: &str| metric(target.http, &format!("egw_probe_target_{series}"));
+        wait_for("every connection to be joined with its SYN", || {
+            value("syn_to_accept_seconds_count{class=\"allowed\"}") == Some(TIMES as f64)
+        });
+        // Ten seconds after its last SYN an attempt without a connection is half open.
+        std::thread::sleep(Duration::from_secs(11));
+        assert_eq!(value("half_open_total{class=\"allowed\"}"), Some(0.0), "{reply}");
+        assert_eq!(value("unobserved_connections_total"), Some(0.0), "{reply}");
+    }
+}
+
+#[test]
 fn a_target_without_descriptors_calls_none_of_those_that_wait_half_open() {
     if !as_root() {
         return;

@@ -161,7 +161,7 @@ pub(crate) fn connect(pair: &Pair, from: &str, to: IpAddr, count: usize, handle:
         scope.spawn(|| {
             for _ in 0..count {
                 let (mut stream, source) = listener.accept().unwrap();
-                handle.accepted(source, Monotonic::now());
+                handle.accepted(source, None, Monotonic::now());
                 stream.write_all(b"pong\n").unwrap();
             }
         });
