@@ -2,6 +2,7 @@
 //! cuts them at 15 bytes.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use egw_probe_common::address::Address;
@@ -36,9 +37,9 @@ pub(crate) static ALLOWED_V4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(
 #[map]
 pub(crate) static ALLOWED_V6: LpmTrie<Address, u32> = LpmTrie::with_max_entries(4096, 0);
 
-/// The host's own addresses, kept by userspace; the value is unused.
+/// The host's own addresses, kept by userspace; the value is unused. Memory for those that are there, and no others.
 #[map]
-pub(crate) static OWN: HashMap<Address, u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static OWN: HashMap<Address, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// A few of them, for a quick answer; the only element.
 #[map]

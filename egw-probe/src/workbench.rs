@@ -33,9 +33,12 @@ pub mod observer {
     pub use crate::observer::error::KernelError;
     pub use crate::observer::event::{SynSeen, parse};
     pub use crate::observer::metrics::KernelMetrics;
-    pub use crate::observer::object::{OBJECT, Programs, Settings, TagSettings, load, take_map, tc, xdp};
+    pub use crate::observer::object::{
+        MAX_OWN, OBJECT, Programs, Settings, TagSettings, load, take_map, tc, xdp,
+    };
     pub use crate::observer::privilege::NEEDED;
     pub use crate::observer::shared::{ClassTotals, ObserverHandle};
+    pub use crate::observer::shortfall::Shortfall;
     pub use crate::observer::task::{KernelConfig, KernelObserver};
 }
 

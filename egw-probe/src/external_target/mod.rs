@@ -34,14 +34,18 @@ use crate::external_target::sources::{Sources, read_kernel};
 use crate::external_target::verdict::AllowedSources;
 use crate::observer::correlate::SynKind;
 use crate::observer::metrics::KernelMetrics;
+use crate::observer::object::MAX_OWN;
 use crate::observer::shared::{ObserverHandle, SynListener};
+use crate::observer::shortfall::Shortfall;
 use crate::observer::task::KernelConfig;
 use crate::observer::thread::KernelThread;
+use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
 use crate::sys::http::{HttpThread, Page, Pages};
 use crate::sys::log::RateLimit;
 use crate::sys::metrics::Exposition;
 use crate::sys::net::{self, Bound, RESERVED_DESCRIPTORS};
+use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
 use crate::sys::tcp;
@@ -59,7 +63,14 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let http = listen_for_http(config.metrics_addr)?;
     let clients =
         config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
-    let kernel = start_kernel(config, kernel_metrics, clients.clone())?;
+    let required = config.ebpf.as_ref().is_some_and(|ebpf| ebpf.required);
+    let alarm = Arc::new(Bell::new()?);
+    let kernel = start_kernel(config, kernel_metrics, clients.clone(), &alarm)?;
+    let ends = Poller::new()?;
+    ends.add(signals, 0, EventFlags::IN)?;
+    if required {
+        ends.add(&*alarm, 1, EventFlags::IN)?;
+    }
     // All that needs a right has been done. Threads started from here on have only what is left.
     sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
         .context("cannot drop capabilities")?;
@@ -92,12 +103,15 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         keep_open = config.keep_open,
         "listening on every address"
     );
-    serve(&shared, &listeners, signals)?;
+    serve(&shared, &listeners, &ends)?;
     if let Some(http) = http {
         http.stop();
     }
     if let Some(kernel) = kernel {
+        // With `required` a shortfall is what has ended it.
+        let fallen_short = if required { kernel.handle.shortfalls() } else { vec![] };
         kernel.stop();
+        fail_if_short(&fallen_short)?;
     }
     let count = |verdict| shared.metrics.connections(verdict).get();
     tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
@@ -140,6 +154,7 @@ fn start_kernel(
     config: &TargetConfig,
     metrics: KernelMetrics,
     clients: Option<Arc<ClientTable>>,
+    alarm: &Arc<Bell>,
 ) -> anyhow::Result<Option<KernelThread>> {
     metrics.userspace_only();
     let Some(ebpf) = &config.ebpf else { return Ok(None) };
@@ -150,6 +165,8 @@ fn start_kernel(
             interfaces: ebpf.interfaces.clone(),
             attach: ebpf.attach,
             tags: clients.as_ref().map(|clients| clients.settings()),
+            alarm: Some(Arc::clone(alarm)),
+            max_own: MAX_OWN,
             without_tcx: false,
             trace: tracing::enabled!(tracing::Level::TRACE),
         },
@@ -162,7 +179,12 @@ fn start_kernel(
         }),
     );
     match kernel {
-        Ok(kernel) => Ok(Some(kernel)),
+        Ok(kernel) => {
+            if ebpf.required {
+                fail_if_short(&kernel.handle.shortfalls())?;
+            }
+            Ok(Some(kernel))
+        }
         Err(error) if ebpf.required => Err(anyhow::anyhow!("--ebpf: no kernel timestamps: {error}")),
         Err(error) => {
             tracing::warn!("--ebpf: no kernel timestamps: {error}; going on in userspace");
@@ -171,8 +193,13 @@ fn start_kernel(
     }
 }
 
-/// Accepts until a signal comes.
-fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::Result<()> {
+fn fail_if_short(shortfalls: &[(Shortfall, String)]) -> anyhow::Result<()> {
+    let Some((_, why)) = shortfalls.first() else { return Ok(()) };
+    Err(anyhow::anyhow!("--ebpf=required: the kernel side falls short: {why}"))
+}
+
+/// Accepts until one of `ends` is ready.
+fn serve(shared: &Shared, listeners: &[TcpListener], ends: &Poller) -> io::Result<()> {
     std::thread::scope(|scope| {
         let teller = shared.clients.as_ref().map(|clients| scope.spawn(|| tell_of_clients(shared, clients)));
         let start_and_wait = || {
@@ -183,9 +210,12 @@ fn serve(shared: &Shared, listeners: &[TcpListener], signals: &Signals) -> io::R
                     .spawn_scoped(scope, move || shared.accept_loop(listener, index))?;
             }
             if let Some(held) = &shared.held {
-                return held.close_loop(signals, &shared.metrics);
+                return held.close_loop(ends, &shared.metrics);
             }
-            signals.wait();
+            let mut ended = vec![];
+            while ended.is_empty() {
+                ends.wait(None, &mut ended)?;
+            }
             Ok(())
         };
         let ended = start_and_wait();
@@ -258,6 +288,17 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
     }
 }
 
+/// Whether the target does all that it should.
+fn health(shared: &Shared) -> Page {
+    let shortfalls = shared.kernel.as_ref().map(ObserverHandle::shortfalls).unwrap_or_default();
+    if shortfalls.is_empty() {
+        return Page::text(StatusCode::OK, "listening");
+    }
+    let lines: Vec<String> =
+        shortfalls.iter().map(|(shortfall, why)| format!("{}: {why}", shortfall.label())).collect();
+    Page::text(StatusCode::SERVICE_UNAVAILABLE, &lines.join("\n"))
+}
+
 fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
     let metrics = Exposition::new(registry);
     let overflows_before = net::listen_overflows().unwrap_or(0);
@@ -276,7 +317,7 @@ fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
             }
             Some(metrics.page())
         }
-        "/healthz" => Some(Page::text(StatusCode::OK, "listening")),
+        "/healthz" => Some(health(&shared)),
         "/sources" => {
             let kernel = shared.kernel.as_ref().map(read_kernel);
             Some(Page::json(&shared.sources.page(Monotonic::now(), kernel)))

@@ -161,6 +161,13 @@ impl Attacher {
         })
     }
 
+    /// An interface has another name.
+    pub(crate) fn rename(&mut self, ifindex: u32, name: &str) {
+        if let Some(attached) = self.attached.get_mut(&ifindex) {
+            name.clone_into(&mut attached.interface.name);
+        }
+    }
+
     /// Lets go of one interface: it is gone, or no longer selected.
     pub(crate) fn detach(&mut self, ifindex: u32) -> Option<Attachment> {
         let attached = self.attached.remove(&ifindex)?;

@@ -112,6 +112,13 @@ pub enum KernelError {
     },
 }
 
+impl KernelError {
+    /// Whether the interface that was to be attached to is not there any more.
+    pub(super) fn is_of_a_vanished_interface(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+}
+
 fn capability_hint() -> &'static str {
     "run as root, or grant them: `setcap cap_bpf,cap_net_admin,cap_perfmon+p` on the file, or the container's \
      securityContext.capabilities.add [BPF, NET_ADMIN, PERFMON]"

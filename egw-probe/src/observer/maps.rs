@@ -11,7 +11,7 @@ use egw_probe_common::event::{Counters, OwnFew, SourceRecord};
 use egw_probe_common::tag::TagRecord;
 
 use crate::document::verdict::Verdict;
-use crate::observer::error::KernelError;
+use crate::observer::error::{KernelError, map_errno};
 use crate::observer::object::{map_error, take_map};
 use crate::sys::clock::Monotonic;
 
@@ -113,24 +113,31 @@ impl OwnAddresses {
         Ok(Self { all: take_map(ebpf, "OWN")?, few: take_map(ebpf, "OWN_FEW")?, known: BTreeSet::new() })
     }
 
-    /// Makes the maps hold exactly these.
-    pub(super) fn set(&mut self, own: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
-        if *own == self.known {
-            return Ok(());
+    /// Makes the maps hold exactly these, or as many of them as there is room for; how many had to be left out.
+    pub(super) fn set(&mut self, own: impl Iterator<Item = IpAddr>) -> Result<usize, KernelError> {
+        let own: BTreeSet<IpAddr> = own.collect();
+        if own == self.known {
+            return Ok(0);
         }
-        for address in own.difference(&self.known) {
-            self.all.insert(Address::from(*address), 1, 0).map_err(|e| map_error("OWN", e))?;
-        }
-        // Between the two: what is among the few is in the map too, at any moment.
-        self.few.set(0, few(own), 0).map_err(|e| map_error("OWN_FEW", e))?;
-        for address in self.known.difference(own) {
+        self.few.set(0, few(&own), 0).map_err(|e| map_error("OWN_FEW", e))?;
+        for address in self.known.difference(&own) {
             match self.all.remove(&Address::from(*address)) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(e) => return Err(map_error("OWN", e)),
             }
         }
-        self.known.clone_from(own);
-        Ok(())
+        self.known.retain(|address| own.contains(address));
+        for address in &own {
+            if self.known.contains(address) {
+                continue;
+            }
+            match self.all.insert(Address::from(*address), 1, 0) {
+                Ok(()) => self.known.insert(*address),
+                Err(e) if map_errno(&e) == Some(libc::E2BIG) => break,
+                Err(e) => return Err(map_error("OWN", e)),
+            };
+        }
+        Ok(own.len() - self.known.len())
     }
 }
 

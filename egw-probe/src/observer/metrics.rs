@@ -9,6 +9,7 @@ use crate::observer::attach::Attachment;
 use crate::observer::correlate::{HalfOpen, Joined, SynKind};
 use crate::observer::error::KernelError;
 use crate::observer::health::JoinHealth;
+use crate::observer::shortfall::Shortfall;
 use crate::sys::metrics::Registrar;
 
 /// From what one host's handshake takes to what a thrice-sent SYN takes, in seconds.
@@ -32,6 +33,7 @@ pub struct KernelMetrics {
     forgotten: IntCounter,
     unreadable: IntCounter,
     ebpf_info: IntGaugeVec,
+    degraded: IntGaugeVec,
     clock_error: Gauge,
 }
 
@@ -81,6 +83,11 @@ impl KernelMetrics {
                 "1 for each interface that is observed, by mode",
                 &["interface", "mode"],
             )?,
+            degraded: new.gauges(
+                "egw_probe_target_observer_degraded",
+                "1 where the kernel side cannot do what it should, by reason: see the log",
+                &["reason"],
+            )?,
             clock_error: new.gauge_of_seconds(
                 "egw_probe_target_clock_error_seconds",
                 "Error bound of the offset from kernel stamps to wall time",
@@ -93,7 +100,15 @@ impl KernelMetrics {
             metrics.syn_to_accept.with_label_values(&[class.name()]);
             metrics.half_open.with_label_values(&[class.name()]);
         }
+        for shortfall in Shortfall::ALL {
+            metrics.degraded(shortfall, false);
+        }
         Ok(metrics)
+    }
+
+    /// Says whether the kernel side falls short.
+    pub(super) fn degraded(&self, shortfall: Shortfall, is: bool) {
+        self.degraded.with_label_values(&[shortfall.label()]).set(i64::from(is));
     }
 
     /// Says that the target runs without the kernel side.

@@ -17,6 +17,7 @@ pub(crate) mod object;
 
 pub(crate) mod privilege;
 pub(crate) mod shared;
+pub(crate) mod shortfall;
 pub(crate) mod task;
 pub(crate) mod thread;
 mod trace;

@@ -20,6 +20,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/egw-probe.bpf
 /// CIDRs that fit in each family's map.
 pub(crate) const MAX_CIDRS: u32 = 4096;
 
+/// Own addresses that the program can know: those of a host with as many services in IPVS mode.
+pub const MAX_OWN: u32 = 65_536;
+
 /// What is patched into the program before the kernel verifies it.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -35,6 +38,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Source addresses remembered at once.
     pub max_sources: u32,
+    /// Own addresses that the program can know.
+    pub max_own: u32,
 }
 
 /// How SYN tags are read (design section 6).
@@ -50,7 +55,15 @@ impl Settings {
     /// Settings with the default sizes, without tags or trace.
     pub fn new(listen_port: NonZeroU16, allowed: Vec<IpNet>) -> Self {
         // 4 MiB hold 87,000 events: 0.4 s at 200,000 SYN/s.
-        Self { listen_port, allowed, tags: None, trace: false, ring_bytes: 1 << 22, max_sources: 65_536 }
+        Self {
+            listen_port,
+            allowed,
+            tags: None,
+            trace: false,
+            ring_bytes: 1 << 22,
+            max_sources: 65_536,
+            max_own: MAX_OWN,
+        }
     }
 }
 
@@ -89,6 +102,7 @@ fn load_object(object: &[u8], settings: &Settings) -> Result<(Ebpf, Programs), K
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("SOURCES", settings.max_sources)
+        .map_max_entries("OWN", settings.max_own)
         .load(object)
         .map_err(|error| load_error(&error))?;
     fill_allowed(&mut ebpf, &settings.allowed)?;

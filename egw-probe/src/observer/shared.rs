@@ -1,5 +1,6 @@
 //! What the observer's task and everybody else share: the ring's reader, the correlator, the readable maps.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,9 @@ use crate::observer::health::JoinHealth;
 use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
+use crate::observer::shortfall::Shortfall;
 use crate::observer::wall;
+use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
 
 /// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
@@ -85,6 +88,8 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     waiting: Mutex<Waiting>,
     attachments: Mutex<Vec<Attachment>>,
+    shortfalls: Mutex<BTreeMap<Shortfall, String>>,
+    alarm: Option<Arc<Bell>>,
     metrics: KernelMetrics,
 }
 
@@ -99,6 +104,7 @@ impl Shared {
         ring: RingBuf<MapData>,
         metrics: KernelMetrics,
         on_syn: Option<SynListener>,
+        alarm: Option<Arc<Bell>>,
     ) -> Self {
         metrics.clock_error(wall::error_bound());
         Self {
@@ -112,7 +118,9 @@ impl Shared {
                 reported_health: JoinHealth::default(),
             }),
             waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
-            attachments: Mutex::new(Vec::new()),
+            attachments: Mutex::default(),
+            shortfalls: Mutex::default(),
+            alarm,
             metrics,
         }
     }
@@ -154,6 +162,33 @@ impl Shared {
 
     pub(super) fn sample_clock(&self) {
         self.metrics.clock_error(wall::error_bound());
+    }
+
+    /// Tells that the observer falls short, and why: in the log when that begins, or is another reason than before.
+    pub(super) fn falls_short(&self, shortfall: Shortfall, why: &str) {
+        self.metrics.degraded(shortfall, true);
+        let told = self.shortfalls.lock().insert(shortfall, why.to_owned());
+        if told.as_deref() != Some(why) {
+            tracing::error!(reason = shortfall.label(), "the kernel side falls short: {why}");
+        }
+        if let Some(alarm) = &self.alarm {
+            alarm.ring();
+        }
+    }
+
+    /// Tells that the observer does not fall short in this respect.
+    pub(super) fn suffices(&self, shortfall: Shortfall) {
+        if self.shortfalls.lock().remove(&shortfall).is_some() {
+            self.metrics.degraded(shortfall, false);
+            tracing::info!(reason = shortfall.label(), "the kernel side falls short no more");
+        }
+    }
+
+    /// Tells that the observer has ended by itself: nothing is attached any more.
+    pub(super) fn ended(&self, why: &str) {
+        self.attachments.lock().clear();
+        self.metrics.userspace_only();
+        self.falls_short(Shortfall::Ended, why);
     }
 
     pub(super) fn set_attachments(&self, attachments: Vec<Attachment>) {
@@ -240,6 +275,11 @@ impl ObserverHandle {
     /// What is attached to now.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.0.attachments.lock().clone()
+    }
+
+    /// Why the observer cannot do what it should, one reason a kind; empty if it can.
+    pub fn shortfalls(&self) -> Vec<(Shortfall, String)> {
+        self.0.shortfalls.lock().iter().map(|(shortfall, why)| (*shortfall, why.clone())).collect()
     }
 
     /// How good the join is.

@@ -25,9 +25,11 @@ use crate::observer::metrics::KernelMetrics;
 use crate::observer::netlink::{Netlink, Notice};
 use crate::observer::object::{self, Settings, TagSettings, take_map};
 use crate::observer::shared::{ObserverHandle, Shared, SynListener};
+use crate::observer::shortfall::Shortfall;
 use crate::observer::trace::TraceLog;
 use crate::observer::view::{HostView, Interface};
 use crate::observer::{clsact, privilege};
+use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
 
 /// Events read in one go, before anything else gets its turn: about a millisecond's worth.
@@ -36,6 +38,10 @@ const DRAIN: usize = 8192;
 const TICK: Duration = Duration::from_millis(250);
 /// How often the host's interfaces and addresses are read anew, should a notice have been lost.
 const RESYNC_TICKS: u64 = 120;
+/// How often, while they cannot be read.
+const RETRY_TICKS: u64 = 4;
+/// Notices taken in at a time.
+const BURST: usize = 4096;
 /// How often the clock offset is sampled.
 const CLOCK_TICKS: u64 = 40;
 
@@ -54,6 +60,10 @@ pub struct KernelConfig {
     pub tags: Option<TagSettings>,
     /// Whether the program itself logs every SYN (`--log-level trace`).
     pub trace: bool,
+    /// Rung when the observer falls short.
+    pub alarm: Option<Arc<Bell>>,
+    /// Own addresses that the program can know.
+    pub max_own: u32,
     /// Does without TCX even where the kernel has it, as before 6.6. For tests.
     pub without_tcx: bool,
 }
@@ -65,8 +75,10 @@ pub struct KernelObserver {
     view: HostView,
     selection: Selection,
     own: OwnAddresses,
-    // Interfaces that could not be attached to, as they were then: not tried again until something changes.
-    failed: BTreeMap<u32, Interface>,
+    // Interfaces that could not be attached to, as they were then, and why: tried again once something changes.
+    failed: BTreeMap<u32, (Interface, String)>,
+    /// The host could not be read when it should have been.
+    stale: bool,
     ring: AsyncFd<OwnedFd>,
     logger: Option<AsyncFd<EbpfLogger<TraceLog>>>,
     shared: Arc<Shared>,
@@ -91,6 +103,7 @@ impl KernelObserver {
         let mut settings = Settings::new(config.listen_port, config.allowed.clone());
         settings.tags = config.tags;
         settings.trace = config.trace;
+        settings.max_own = config.max_own;
         let (mut ebpf, programs) = object::load(&settings)?;
 
         let events: RingBuf<_> = take_map(&mut ebpf, "EVENTS")?;
@@ -101,7 +114,8 @@ impl KernelObserver {
         let ring = ring.map_err(|e| system("polling the ring")(e.into()))?;
         let logger = if config.trace { Some(trace_logger(&mut ebpf)?) } else { None };
         let own = OwnAddresses::take(&mut ebpf)?;
-        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics, on_syn));
+        let alarm = config.alarm.clone();
+        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics, on_syn, alarm));
 
         let netlink = Netlink::subscribe()?;
         let view = netlink.read_all().await?;
@@ -116,11 +130,12 @@ impl KernelObserver {
             selection: config.interfaces.clone(),
             own,
             failed: BTreeMap::new(),
+            stale: false,
             ring,
             logger,
             shared,
         };
-        observer.own.set(&observer.view.own())?;
+        observer.know_own();
         observer.remove_stale().await;
         let reasons = observer.reconcile();
         if observer.attacher.attachments().is_empty() {
@@ -173,7 +188,7 @@ impl KernelObserver {
                     tokio::task::yield_now().await;
                 }
                 () = flush(self.logger.as_mut()) => {}
-                notice = self.netlink.next() => self.heed(notice).await?,
+                notice = self.netlink.next() => self.heed(notice).await,
                 _ = tick.tick() => {
                     ticks += 1;
                     self.shared.drain(DRAIN);
@@ -181,8 +196,8 @@ impl KernelObserver {
                     if ticks.is_multiple_of(CLOCK_TICKS) {
                         self.shared.sample_clock();
                     }
-                    if ticks.is_multiple_of(RESYNC_TICKS) {
-                        self.heed(Notice::Missed).await?;
+                    if ticks.is_multiple_of(if self.stale { RETRY_TICKS } else { RESYNC_TICKS }) {
+                        self.heed(Notice::Missed).await;
                     }
                 }
             }
@@ -191,49 +206,120 @@ impl KernelObserver {
         self.handle().refresh()
     }
 
-    async fn heed(&mut self, notice: Notice) -> Result<(), KernelError> {
+    /// Takes in a notice, and those that have come with it: a burst is followed by one look at what it comes to.
+    async fn heed(&mut self, notice: Notice) {
+        self.take_in(notice).await;
+        for _ in 0..BURST {
+            let Some(notice) = self.netlink.next_now() else { break };
+            self.take_in(notice).await;
+        }
+        self.know_own();
+        self.reconcile();
+    }
+
+    async fn take_in(&mut self, notice: Notice) {
         match notice {
             Notice::News(news) => self.view.apply(news),
-            Notice::Missed => self.view = self.netlink.read_all().await?,
+            Notice::Missed => self.look_anew().await,
         }
-        self.own.set(&self.view.own())?;
-        self.reconcile();
-        Ok(())
+    }
+
+    /// Reads the host's interfaces and addresses anew.
+    async fn look_anew(&mut self) {
+        let read = match self.netlink.read_all().await {
+            Ok(view) => Ok(view),
+            // With another socket: this one may be what fails.
+            Err(_) => self.resubscribe().await,
+        };
+        self.stale = read.is_err();
+        match read {
+            Ok(view) => {
+                self.view = view;
+                // Whatever was in the way of an attachment may be gone.
+                self.failed.clear();
+                self.shared.suffices(Shortfall::Netlink);
+            }
+            Err(error) => {
+                let why = format!("interfaces and addresses that come and go are not noticed: {error}");
+                self.shared.falls_short(Shortfall::Netlink, &why);
+            }
+        }
+    }
+
+    async fn resubscribe(&mut self) -> Result<HostView, KernelError> {
+        self.netlink = Netlink::subscribe()?;
+        self.netlink.read_all().await
+    }
+
+    /// Tells the program which addresses are the host's own.
+    fn know_own(&mut self) {
+        let why = match self.own.set(self.view.own()) {
+            Ok(0) => return self.shared.suffices(Shortfall::OwnAddresses),
+            Ok(count) => {
+                format!("{count} of the host's own addresses find no room: SYNs to them are not counted")
+            }
+            Err(error) => format!("the host's own addresses are not up to date: {error}"),
+        };
+        self.shared.falls_short(Shortfall::OwnAddresses, &why);
     }
 
     /// Attaches to what is selected and not yet held, lets go of what is gone; the failures, by interface.
     fn reconcile(&mut self) -> Vec<(String, KernelError)> {
         let mut changed = false;
         for attachment in self.attacher.attachments() {
-            if !self.view.has(attachment.ifindex) {
-                self.attacher.detach(attachment.ifindex);
-                tracing::warn!(interface = attachment.interface, "interface is gone, no longer observed");
-                changed = true;
+            match self.view.interface(attachment.ifindex) {
+                None => {
+                    self.attacher.detach(attachment.ifindex);
+                    tracing::warn!(interface = attachment.interface, "interface is gone, no longer observed");
+                    changed = true;
+                }
+                Some(interface) if interface.name != attachment.interface => {
+                    self.attacher.rename(attachment.ifindex, &interface.name);
+                    tracing::info!(from = attachment.interface, to = interface.name, "interface is renamed");
+                    changed = true;
+                }
+                Some(_) => {}
             }
         }
-        self.failed.retain(|index, _| self.view.has(*index));
+        let (attached, failures) = self.attach_selected();
+        if changed || attached {
+            self.shared.set_attachments(self.attacher.attachments());
+        }
+        failures
+    }
+
+    /// Attaches to what is selected and not yet held: whether there was anything, and the failures.
+    fn attach_selected(&mut self) -> (bool, Vec<(String, KernelError)>) {
+        let mut attached = false;
         let mut failures = Vec::new();
-        for (index, interface) in self.view.selected(&self.selection) {
-            if self.attacher.holds(index) || self.failed.get(&index) == Some(&interface) {
+        let selected = self.view.selected(&self.selection);
+        self.failed.retain(|index, _| selected.contains_key(index));
+        for (index, interface) in selected {
+            let known = self.failed.get(&index).is_some_and(|(failed, _)| *failed == interface);
+            if self.attacher.holds(index) || known {
                 continue;
             }
             match self.attacher.attach(index, &interface) {
                 Ok(mode) => {
                     log_attached(&interface, mode);
                     self.failed.remove(&index);
-                    changed = true;
+                    attached = true;
                 }
-                Err(e) => {
-                    tracing::warn!(interface = interface.name, "not observed: {e}");
-                    failures.push((interface.name.clone(), e));
-                    self.failed.insert(index, interface);
+                // Netlink is about to say so.
+                Err(error) if error.is_of_a_vanished_interface() => {}
+                Err(error) => {
+                    self.failed.insert(index, (interface.clone(), format!("{}: {error}", interface.name)));
+                    failures.push((interface.name, error));
                 }
             }
         }
-        if changed {
-            self.shared.set_attachments(self.attacher.attachments());
+        if self.failed.is_empty() {
+            self.shared.suffices(Shortfall::Interface);
+        } else {
+            let reasons: Vec<&str> = self.failed.values().map(|(_, why)| why.as_str()).collect();
+            self.shared.falls_short(Shortfall::Interface, &format!("not observed: {}", reasons.join("; ")));
         }
-        failures
+        (attached, failures)
     }
 
     /// Removes what killed predecessors have left at the clsact qdiscs.

@@ -42,26 +42,25 @@ impl KernelThread {
                         return;
                     }
                 };
-                let ended = runtime.block_on(async {
-                    let observer = match KernelObserver::start(&config, metrics, on_syn).await {
-                        Ok(observer) => observer,
-                        Err(error) => {
-                            let _ = tell.send(Err(error));
-                            return Ok(());
-                        }
-                    };
+                let started = runtime.block_on(async {
+                    let observer = KernelObserver::start(&config, metrics, on_syn).await?;
                     let needed = observer.needed_capabilities();
+                    let handle = observer.handle();
                     sandbox::keep_only(&needed)
                         .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
-                    let _ = tell.send(Ok((observer.handle(), needed)));
-                    observer
+                    let _ = tell.send(Ok((handle.clone(), needed)));
+                    let ended = observer
                         .run(async {
                             let _ = stopped.await;
                         })
-                        .await
+                        .await;
+                    if let Err(error) = ended {
+                        handle.0.ended(&format!("it broke off, its figures stand still: {error}"));
+                    }
+                    Ok(())
                 });
-                if let Err(error) = ended {
-                    tracing::error!("the kernel side broke off, its figures stand still: {error}");
+                if let Err(error) = started {
+                    let _ = tell.send(Err(error));
                 }
             })
             .map_err(failed)?;

@@ -1,7 +1,7 @@
 //! What is known of the host's interfaces and addresses, and what follows from it: pure code over netlink's news.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use egw_probe_common::packet::Link as Layer;
 
@@ -36,6 +36,8 @@ pub(crate) enum News {
 pub(crate) struct HostView {
     interfaces: BTreeMap<u32, Interface>,
     addresses: BTreeSet<(u32, IpAddr)>,
+    /// Each own address, and how many interfaces hold it.
+    own: BTreeMap<IpAddr, u32>,
 }
 
 impl HostView {
@@ -47,38 +49,61 @@ impl HostView {
             }
             News::Gone(index) => {
                 self.interfaces.remove(&index);
-                self.addresses.retain(|(holder, _)| *holder != index);
+                let held: Vec<IpAddr> = self.held_by(index).collect();
+                for address in held {
+                    self.remove(index, address);
+                }
             }
             News::Address(index, address) => {
-                self.addresses.insert((index, address));
+                if self.addresses.insert((index, address)) {
+                    *self.own.entry(address).or_default() += 1;
+                }
             }
-            News::NoAddress(index, address) => {
-                self.addresses.remove(&(index, address));
+            News::NoAddress(index, address) => self.remove(index, address),
+        }
+    }
+
+    fn remove(&mut self, index: u32, address: IpAddr) {
+        if !self.addresses.remove(&(index, address)) {
+            return;
+        }
+        if let Some(holders) = self.own.get_mut(&address) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.own.remove(&address);
             }
         }
     }
 
-    /// The host's own addresses.
-    pub(crate) fn own(&self) -> BTreeSet<IpAddr> {
-        self.addresses.iter().map(|(_, address)| *address).collect()
+    /// Addresses of one interface.
+    fn held_by(&self, index: u32) -> impl Iterator<Item = IpAddr> {
+        let least = (index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.addresses
+            .range(least..)
+            .take_while(move |(holder, _)| *holder == index)
+            .map(|(_, address)| *address)
+    }
+
+    /// The host's own addresses, in order.
+    pub(crate) fn own(&self) -> impl Iterator<Item = IpAddr> {
+        self.own.keys().copied()
     }
 
     /// The interfaces to observe, by index.
     pub(crate) fn selected(&self, selection: &Selection) -> BTreeMap<u32, Interface> {
-        let holds_address = |index: u32| self.addresses.iter().any(|(holder, _)| *holder == index);
         self.interfaces
             .iter()
             .filter(|(index, interface)| match selection {
-                Selection::All => interface.up && holds_address(**index),
+                Selection::All => interface.up && self.held_by(**index).next().is_some(),
                 Selection::Named(names) => names.contains(&interface.name),
             })
             .map(|(index, interface)| (*index, interface.clone()))
             .collect()
     }
 
-    /// Whether an interface is there.
-    pub(crate) fn has(&self, index: u32) -> bool {
-        self.interfaces.contains_key(&index)
+    /// An interface, if it is there.
+    pub(crate) fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(&index)
     }
 
     /// The first of the named interfaces that is not there.
@@ -134,7 +159,7 @@ mod tests {
     fn an_interface_that_goes_away_takes_its_addresses_along() {
         let mut view = host();
         view.apply(News::Gone(2));
-        assert!(!view.own().contains(&"192.0.2.1".parse::<IpAddr>().unwrap()));
+        assert!(!view.own().any(|own| own == "192.0.2.1".parse::<IpAddr>().unwrap()));
         view.apply(News::Interface(9, interface("eth0", true)));
         assert_eq!(names(&view, &Selection::All), ["lo"]);
         view.apply(News::Address(9, "192.0.2.1".parse().unwrap()));
@@ -147,8 +172,8 @@ mod tests {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         view.apply(News::Address(4, address));
         view.apply(News::NoAddress(2, address));
-        assert!(view.own().contains(&address));
+        assert!(view.own().any(|own| own == address));
         view.apply(News::NoAddress(4, address));
-        assert!(!view.own().contains(&address));
+        assert!(!view.own().any(|own| own == address));
     }
 }

@@ -1,5 +1,6 @@
 //! The rim: sockets, clocks, rings, signals, sandbox, output. Without opinions: what anything means is decided elsewhere.
 
+pub(crate) mod bell;
 pub(crate) mod clock;
 #[cfg(feature = "report")]
 pub(crate) mod file;

@@ -2,14 +2,13 @@
 //!
 //! Capabilities belong to the thread in Linux, so each case gives up its rights on a thread of its own.
 
-use std::num::NonZeroU16;
-
 use caps::{CapSet, Capability};
 use egw_probe::workbench::config::{AttachMode, Selection};
-use egw_probe::workbench::observer::{KernelConfig, KernelError, KernelMetrics, KernelObserver, NEEDED};
+use egw_probe::workbench::observer::{KernelError, KernelMetrics, KernelObserver, NEEDED};
 use prometheus::Registry;
 
 use crate::common::told::as_root;
+use crate::kernel::net::config;
 
 const NOBODY: libc::c_long = 65_534;
 
@@ -35,16 +34,8 @@ fn with_only<T: Send + 'static>(permitted: &[Capability], work: impl FnOnce() ->
 }
 
 fn start() -> Result<KernelObserver, KernelError> {
-    let config = KernelConfig {
-        listen_port: NonZeroU16::new(1337).unwrap(),
-        allowed: vec!["10.0.0.0/8".parse().unwrap()],
-        // By name, because the new namespace's lo is down.
-        interfaces: Selection::Named(vec!["lo".to_owned()]),
-        attach: AttachMode::Auto,
-        tags: None,
-        trace: false,
-        without_tcx: false,
-    };
+    // By name, because the new namespace's lo is down.
+    let config = config(AttachMode::Auto, Selection::Named(vec!["lo".to_owned()]));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let metrics = KernelMetrics::register(&Registry::new()).unwrap();
     runtime.block_on(KernelObserver::start(&config, metrics, None))

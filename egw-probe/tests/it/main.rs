@@ -17,6 +17,7 @@ mod kernel_detach;
 mod kernel_frames;
 mod kernel_object;
 mod kernel_privilege;
+mod kernel_shortfall;
 #[cfg(feature = "report")]
 mod report;
 #[cfg(feature = "report")]

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use egw_probe::workbench::config::{AttachMode, Selection};
 use egw_probe::workbench::observer::{
-    ClassTotals, KernelConfig, KernelError, KernelMetrics, KernelObserver, Mode, ObserverHandle,
+    ClassTotals, KernelConfig, KernelError, KernelMetrics, KernelObserver, MAX_OWN, Mode, ObserverHandle,
 };
 use egw_probe::workbench::sys::Monotonic;
 use prometheus::{Registry, TextEncoder};
@@ -89,6 +89,8 @@ pub(crate) fn config(attach: AttachMode, interfaces: Selection) -> KernelConfig 
         attach,
         tags: None,
         trace: false,
+        alarm: None,
+        max_own: MAX_OWN,
         without_tcx: false,
     }
 }

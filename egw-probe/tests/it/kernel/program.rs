@@ -6,7 +6,8 @@ use std::process::Command;
 use crate::common::{Program, metric, status, wait_for};
 use crate::kernel::net::{Pair, inside};
 
-const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2113);
+/// Where it serves its pages.
+pub(crate) const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2113);
 
 /// The program with these flags, once it answers.
 pub(crate) fn target_in(pair: &Pair, flags: &[&str]) -> Program {
