@@ -122,7 +122,7 @@ fn notice(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Notice> {
 fn news(message: &RouteNetlinkMessage) -> Option<News> {
     match message {
         RouteNetlinkMessage::NewLink(link) => interface(link),
-        RouteNetlinkMessage::DelLink(link) => is_of_the_device(link).then(|| News::Gone(link.header.index)),
+        RouteNetlinkMessage::DelLink(link) => is_of_the_device(link).then_some(News::Gone(link.header.index)),
         RouteNetlinkMessage::NewAddress(m) => Some(News::Address(m.header.index, address(m)?)),
         RouteNetlinkMessage::DelAddress(m) => Some(News::NoAddress(m.header.index, address(m)?)),
         _ => None,

@@ -45,7 +45,7 @@ fn every_map_has_the_type_and_sizes_that_userspace_takes_it_for() {
     for (name, kind, key, value, entries) in [
         ("ALLOWED_V4", bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, lpm(4), 4, 4096),
         ("ALLOWED_V6", bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, lpm(16), 4, 4096),
-        ("OWN", bpf_map_type::BPF_MAP_TYPE_HASH, address, 4, 8192),
+        ("OWN", bpf_map_type::BPF_MAP_TYPE_HASH, address, 4, 65_536),
         ("OWN_FEW", bpf_map_type::BPF_MAP_TYPE_ARRAY, 4, size_of::<OwnFew>(), 1),
         ("COUNTERS", bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, 4, size_of::<Counters>(), 1),
         ("SOURCES", bpf_map_type::BPF_MAP_TYPE_LRU_HASH, address, size_of::<SourceRecord>(), 65_536),

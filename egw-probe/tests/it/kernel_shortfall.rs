@@ -18,14 +18,14 @@ const COUNTED: &str = "egw_probe_target_syns_total{class=\"allowed\",kind=\"firs
 
 /// Addresses for the target's namespace: `devices` bridges of a thousand each, `10.<96 + n>.x.y`.
 fn add_addresses(pair: &Pair, devices: std::ops::Range<u8>) {
-    let mut lines = String::new();
-    for device in devices {
-        lines += &format!("link add own{device} type bridge\n");
-        for number in 0..1000u16 {
+    let of_device = |device: u8| {
+        let addresses = (0..1000u16).map(move |number| {
             let [high, low] = number.to_be_bytes();
-            lines += &format!("address add 10.{}.{high}.{low}/32 dev own{device}\n", 96 + device);
-        }
-    }
+            format!("address add 10.{}.{high}.{low}/32 dev own{device}\n", 96 + device)
+        });
+        std::iter::once(format!("link add own{device} type bridge\n")).chain(addresses)
+    };
+    let lines: String = devices.flat_map(of_device).collect();
     let file = std::env::temp_dir().join(format!("{}.batch", pair.inside));
     std::fs::write(&file, lines).unwrap();
     pair.ip(&format!("-batch {}", file.display()));
