@@ -69,7 +69,8 @@ pub struct EbpfArgs {
           num_args = 0..=1, require_equals = true, ignore_case = true)]
     pub ebpf: Ebpf,
 
-    /// Where in the kernel SYNs are observed; auto is TC, or generic XDP where there is none
+    /// Where in the kernel SYNs are observed; auto is TC, or generic XDP where there is none. Another mode than the one named takes
+    /// its place with a warning, but not with --ebpf=required
     #[arg(long, value_name = "MODE", default_value = "auto", ignore_case = true)]
     pub ebpf_attach: AttachMode,
 

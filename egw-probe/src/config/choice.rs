@@ -39,6 +39,13 @@ pub enum AttachMode {
     Tc,
 }
 
+impl AttachMode {
+    /// As the user gives it.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 /// Which interfaces are to be observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {

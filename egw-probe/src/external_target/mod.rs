@@ -164,6 +164,7 @@ fn start_kernel(
             allowed: config.allowed.clone(),
             interfaces: ebpf.interfaces.clone(),
             attach: ebpf.attach,
+            required: ebpf.required,
             tags: clients.as_ref().map(|clients| clients.settings()),
             alarm: Some(Arc::clone(alarm)),
             max_own: MAX_OWN,

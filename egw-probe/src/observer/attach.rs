@@ -58,6 +58,21 @@ pub(crate) fn ways(requested: AttachMode, tcx: bool) -> Vec<Mode> {
     }
 }
 
+/// The ways by which a mode that is named is to be had: all that is tried where it must be.
+pub(crate) fn as_named(ways: &[Mode], requested: AttachMode) -> Vec<Mode> {
+    ways.iter().copied().filter(|mode| is_what_was_named(requested, *mode)).collect()
+}
+
+/// Whether this mode is what was asked for.
+const fn is_what_was_named(requested: AttachMode, mode: Mode) -> bool {
+    match requested {
+        AttachMode::Auto => true,
+        AttachMode::XdpNative => matches!(mode, Mode::XdpNative),
+        AttachMode::XdpGeneric => matches!(mode, Mode::XdpGeneric),
+        AttachMode::Tc => matches!(mode, Mode::Tcx | Mode::Clsact),
+    }
+}
+
 /// The way to try after `failed` was answered with `errno`; `None` to give up on this interface.
 ///
 /// Another XDP program (`EBUSY`, or `EEXIST` in another mode) leaves no XDP mode, but TC. A driver that cannot
@@ -110,13 +125,26 @@ pub(crate) struct Attacher {
     attached: BTreeMap<u32, Attached>,
     ebpf: Ebpf,
     programs: Programs,
+    requested: AttachMode,
+    required: bool,
     ways: Vec<Mode>,
 }
 
+/// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
 impl Attacher {
-    /// For programs that are already loaded.
-    pub(crate) fn new(ebpf: Ebpf, programs: Programs, requested: AttachMode, tcx: bool) -> Self {
-        Self { attached: BTreeMap::new(), ebpf, programs, ways: ways(requested, tcx) }
+    /// For programs that are already loaded. If it is `required`, a mode that is named is the only one tried, but for `lo`,
+    /// which has no driver that XDP could be in.
+    pub(crate) fn new(
+        ebpf: Ebpf,
+        programs: Programs,
+        requested: AttachMode,
+        required: bool,
+        tcx: bool,
+    ) -> Self {
+        let ways = ways(requested, tcx);
+        Self { attached: BTreeMap::new(), ebpf, programs, requested, required, ways }
     }
 
     /// Whether this interface is attached to.
@@ -138,18 +166,23 @@ impl Attacher {
 
     /// Attaches to one interface by the first way that works.
     pub(crate) fn attach(&mut self, ifindex: u32, interface: &Interface) -> Result<Mode, KernelError> {
-        let mut way = self.ways.first().copied();
+        let only_named = self.required && ifindex != LOOPBACK;
+        let ways = if only_named { as_named(&self.ways, self.requested) } else { self.ways.clone() };
+        let mut way = ways.first().copied();
         let mut last = None;
         while let Some(mode) = way {
             match self.attach_as(ifindex, interface, mode) {
                 Ok(held) => {
                     let attached = Attached { interface: interface.clone(), mode, _held: held };
                     self.attached.insert(ifindex, attached);
+                    if !is_what_was_named(self.requested, mode) {
+                        self.tell_of_another(interface, mode, last.as_ref());
+                    }
                     return Ok(mode);
                 }
                 Err(e) => {
                     tracing::debug!("{}: {} not to be had: {e}", interface.name, mode.label());
-                    way = next_way(&self.ways, mode, e.raw_os_error());
+                    way = next_way(&ways, mode, e.raw_os_error());
                     last = Some(e);
                 }
             }
@@ -157,8 +190,21 @@ impl Attacher {
         let source = last.unwrap_or_else(|| io::Error::other("no way to try"));
         Err(match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => privilege::refused("attaching to an interface", source),
+            Some(libc::ENODEV) => KernelError::System { doing: "attaching", source },
+            _ if only_named && self.requested != AttachMode::Auto => {
+                KernelError::NamedMode { requested: self.requested.name(), source }
+            }
             _ => KernelError::System { doing: "attaching", source },
         })
+    }
+
+    fn tell_of_another(&self, interface: &Interface, mode: Mode, why: Option<&io::Error>) {
+        let why = why.map_or_else(String::new, |error| format!(" ({error})"));
+        let (requested, mode) = (self.requested.name(), mode.label());
+        tracing::warn!(
+            interface = interface.name,
+            "--ebpf-attach {requested} is not to be had{why}: {mode} in its place"
+        );
     }
 
     /// An interface has another name.
@@ -239,6 +285,18 @@ mod tests {
             assert!(!ways(requested, true).contains(&Mode::XdpNative));
         }
         assert_eq!(ways(AttachMode::XdpNative, true)[0], Mode::XdpNative);
+    }
+
+    #[test]
+    fn where_a_named_mode_must_be_had_no_other_is_tried() {
+        for (requested, tcx, tried) in [
+            (AttachMode::XdpNative, true, &[Mode::XdpNative][..]),
+            (AttachMode::XdpGeneric, true, &[Mode::XdpGeneric]),
+            (AttachMode::Tc, true, &[Mode::Tcx, Mode::Clsact]),
+            (AttachMode::Auto, false, &[Mode::Clsact, Mode::XdpGeneric]),
+        ] {
+            assert_eq!(as_named(&ways(requested, tcx), requested), tried);
+        }
     }
 
     #[test]

@@ -69,6 +69,16 @@ pub enum KernelError {
         /// The name as given.
         name: String,
     },
+    /// A mode that is named is not to be had, where it must be.
+    #[error(
+        "--ebpf-attach {requested} is not to be had ({source}); choose another mode, or with --interface an interface that has it"
+    )]
+    NamedMode {
+        /// The mode as named.
+        requested: String,
+        /// The system call's error.
+        source: io::Error,
+    },
     /// No interface could be attached to at all.
     #[error("no interface could be attached to: {reasons}")]
     NothingAttached {

@@ -56,6 +56,8 @@ pub struct KernelConfig {
     pub interfaces: Selection,
     /// `--ebpf-attach`.
     pub attach: AttachMode,
+    /// A mode that is named must be had.
+    pub required: bool,
     /// `--tags`: what a tag looks like.
     pub tags: Option<TagSettings>,
     /// Whether the program itself logs every SYN (`--log-level trace`).
@@ -124,7 +126,7 @@ impl KernelObserver {
         }
         let tcx = !config.without_tcx && kernel_has_tcx();
         let mut observer = Self {
-            attacher: Attacher::new(ebpf, programs, config.attach, tcx),
+            attacher: Attacher::new(ebpf, programs, config.attach, config.required, tcx),
             netlink,
             view,
             selection: config.interfaces.clone(),

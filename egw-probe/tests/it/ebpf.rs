@@ -178,6 +178,45 @@ fn an_interface_that_goes_away_is_observed_again_when_it_is_back_by_a_target_wit
 }
 
 #[test]
+fn another_mode_than_the_one_named_is_an_error_where_it_is_required_and_a_warning_elsewhere() {
+    if !as_root() {
+        return;
+    }
+    let pair = Pair::new("named");
+    let native = ["--allowed-cidr=::/0", "--ebpf-attach=xdp-native"];
+    // lo has no driver, and is no reason to fail.
+    let first = target_in(&pair, &[&native[..], &["--ebpf=required"]].concat());
+    let mode = |interface: &str, mode: &str| {
+        let series = format!("egw_probe_target_ebpf_info{{interface=\"{interface}\",mode=\"{mode}\"}}");
+        metric_inside(&pair, &series)
+    };
+    assert_eq!((mode("lo", "xdp-generic"), mode("veth0", "xdp-native")), (Some(1.0), Some(1.0)));
+    let second = |ebpf: &str| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &pair.inside, env!("CARGO_BIN_EXE_egw-probe"), "external-target"]);
+        command.args(native).args([ebpf, "--listen-port=1338", "--metrics-addr=127.0.0.1:2114"]);
+        Program::start_command(&mut command)
+    };
+    let output = second("--ebpf=required").finish();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let line = said.lines().last().unwrap();
+    assert!(
+        line.contains("veth0: --ebpf-attach xdp-native is not to be had (Device or resource busy"),
+        "{said}"
+    );
+    let auto = second("--ebpf");
+    let serves = || inside(&pair.inside, || status(([127, 0, 0, 1], 2114).into(), "/healthz"));
+    wait_for("the second target", || serves() == 200);
+    auto.signal(Signal::TERM);
+    let said = String::from_utf8(auto.finish().stderr).unwrap();
+    let warned =
+        |line: &str| line.contains("WARN") && line.contains("tcx in its place") && line.contains("veth0");
+    assert_eq!(said.lines().filter(|line| warned(line)).count(), 1, "{said}");
+    drop(first);
+}
+
+#[test]
 fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
     if !as_root() {
         return;

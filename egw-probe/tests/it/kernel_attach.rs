@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use egw_probe::workbench::config::{AttachMode, Selection};
-use egw_probe::workbench::observer::{KernelError, Mode};
+use egw_probe::workbench::observer::{KernelConfig, KernelError, Mode};
 
 use crate::common::told::{as_root, skip};
 use crate::common::wait_for;
@@ -223,5 +223,14 @@ fn anothers_xdp_program_is_left_alone_and_tc_taken_instead() {
     // A TCX program that is not the last one must hand the packet on.
     for running in [&first, &second, &third] {
         assert_eq!(running.totals().denied, 4);
+    }
+    // Where the mode that is named must be had, no other takes its place.
+    for requested in [AttachMode::XdpNative, AttachMode::XdpGeneric] {
+        let config = KernelConfig { required: true, ..config(requested, only()) };
+        let error = Running::start(&pair.inside, config).err().unwrap().to_string();
+        let name = if requested == AttachMode::XdpNative { "xdp-native" } else { "xdp-generic" };
+        let said =
+            format!("no interface could be attached to: veth0: --ebpf-attach {name} is not to be had (");
+        assert!(error.starts_with(&said), "{error}");
     }
 }

@@ -87,6 +87,7 @@ pub(crate) fn config(attach: AttachMode, interfaces: Selection) -> KernelConfig 
         allowed: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:f::/64".parse().unwrap()],
         interfaces,
         attach,
+        required: false,
         tags: None,
         trace: false,
         alarm: None,
