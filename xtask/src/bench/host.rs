@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::http;
-use crate::lab::child::Child;
+use crate::lab::child::{Child, Rights};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::namespace::{Namespace, scratch_dir};
 
@@ -75,8 +75,15 @@ impl Hosts {
     pub(super) fn start(&self, program: &Path, flags: &[&str]) -> Result<Child> {
         let mut args: Vec<String> = vec!["external-target".into(), format!("--listen-port={PORT}")];
         args.extend(flags.iter().map(ToString::to_string));
-        let mut child =
-            Child::start("bench-target".into(), &self.target, program, &args, &scratch_dir(), None)?;
+        let mut child = Child::start(
+            "bench-target".into(),
+            &self.target,
+            program,
+            &args,
+            &scratch_dir(),
+            None,
+            Rights::All,
+        )?;
         let deadline = Instant::now() + Duration::from_secs(5);
         // It listens before it observes, and says so only when both hold. A peer may serve no HTTP: that it listens is enough.
         let observes = flags.iter().any(|flag| flag.starts_with("--ebpf"));
@@ -95,7 +102,7 @@ impl Hosts {
 
     /// Starts a client at the peer's.
     pub(super) fn start_client(&self, program: &Path, args: &[String]) -> Result<Child> {
-        Child::start("bench-client".into(), &self.peer, program, args, &scratch_dir(), None)
+        Child::start("bench-client".into(), &self.peer, program, args, &scratch_dir(), None, Rights::All)
     }
 
     /// Ends what was started.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::host::{Hosts, PORT, TARGET, cpu_seconds};
 use super::row::{Bench, Spread, Table, ratio};
-use crate::lab::wire::Wire;
+use crate::lab::wire::{Manner, Wire};
 
 /// Whether a client gets its pong over a wire with a delay, at the default interval of 50 ms.
 pub(super) fn round_trips(bench: &Bench) -> Result<Table> {
@@ -17,7 +17,10 @@ pub(super) fn round_trips(bench: &Bench) -> Result<Table> {
     let mut lines = vec![];
     for delay in delays {
         let hosts = Hosts::apart(&bench.interrupt)?;
-        let wire = Wire::start(hosts.wire.as_ref().context("no wire")?, Duration::from_millis(*delay) / 2)?;
+        let wire = Wire::start(
+            hosts.wire.as_ref().context("no wire")?,
+            Manner { delay: Duration::from_millis(*delay) / 2, ..Manner::default() },
+        )?;
         let target = hosts.start(&bench.program, &["--allowed-cidr=0.0.0.0/0"])?;
         let mut line = vec![format!("{delay} ms")];
         for (_, program) in &programs {

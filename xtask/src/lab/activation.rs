@@ -12,12 +12,14 @@ use serde_json::Value;
 use super::account::{self, Account};
 use super::addresses::{PORT, pod_interface};
 use super::capture::{Capture, Captured};
-use super::child::Child;
+use super::child::{Child, Rights};
 use super::clock::Monotonic;
 use super::cost::{Cost, Meter};
+use super::disturb::Disturb;
 use super::interrupt::Interrupt;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};
+use super::target::Target;
 use super::topology::Topology;
 use super::verdict::{self, Margins, Recorded};
 
@@ -90,9 +92,16 @@ fn recorded(switch: &Switch, measured: &ResultDocument) -> Recorded {
 
 impl Stage<'_> {
     /// Runs one activation of every client.
-    pub(crate) fn activate(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Activation>, Cost)> {
+    pub(crate) fn activate(
+        &self,
+        run: u32,
+        target: &Target,
+        random: &mut fastrand::Rng,
+    ) -> Result<(Vec<Activation>, Cost)> {
         self.switcher.reset()?;
+        self.make_newcomer_ask()?;
         self.interrupt.sleep(QUIET)?;
+        let before = target.judged()?;
         let accounts = self.start_captures()?;
         let mut meter = Meter::start();
         let (clients, switches) = self.start_clients(run, random)?;
@@ -103,12 +112,17 @@ impl Stage<'_> {
         for (pod, client) in clients.into_iter().enumerate() {
             let happened = |policy| {
                 let change = Change::On(policy);
-                switches.iter().copied().find(|one| one.pod == pod && one.change == change)
+                switches.iter().copied().find(|one| one.pod == self.plan.steered(pod) && one.change == change)
             };
             let (dropped, switch) = (happened(Policy::Drop), happened(Policy::Gateway));
             activations.push(self.collect(run, pod, client, deadline, dropped, switch)?);
         }
         let cost = meter.finish();
+        let told: Vec<&ResultDocument> = activations.iter().map(|activation| &activation.measured).collect();
+        let denied = target.judged()?.denied - before.denied;
+        if let Some(fault) = verdict::leaks_fault(self.plan, &told, denied) {
+            activations[0].faults.push(fault);
+        }
         if let Some((left, arrived)) = accounts {
             // Behind the last answer no segment is under way but the ends of connections.
             let arrived = arrived.finish()?;
@@ -121,18 +135,18 @@ impl Stage<'_> {
 
     /// Captures at every Pod and at the target, where a blackhole is to be accounted for.
     fn start_captures(&self) -> Result<Option<(Vec<Capture>, Capture)>> {
-        if self.plan.scenario != Scenario::Blackhole {
+        if self.plan.scenario != Scenario::Blackhole || !self.plan.disturb.is_empty() {
             return Ok(None);
         }
         // The node's end: a packet is captured there before the node's rules see it.
         let at_pod = |pod| Capture::start(&self.topology.node, &pod_interface(pod));
-        let left = (0..self.topology.pods.len()).map(at_pod).collect::<Result<_>>()?;
+        let left = (0..self.plan.clients).map(at_pod).collect::<Result<_>>()?;
         Ok(Some((left, Capture::start(&self.topology.target, "wire")?)))
     }
 
     /// The number a client has in its SYNs: another one in every run, so that the target keeps a timeline of each.
     fn tag(&self, run: u32, pod: usize) -> Option<u16> {
-        let number = (run as usize - 1) * self.topology.pods.len() + pod + 1;
+        let number = (run as usize - 1) * self.plan.clients + pod + 1;
         self.plan.ebpf.and_then(|_| u16::try_from(number).ok())
     }
 
@@ -140,18 +154,34 @@ impl Stage<'_> {
     fn start_clients(&self, run: u32, random: &mut fastrand::Rng) -> Result<(Vec<Child>, usize)> {
         let mut clients = vec![];
         let mut switches = 0;
-        for pod in 0..self.topology.pods.len() {
+        for pod in 0..self.plan.clients {
             let (vanish, gateway) = self.plan.draw(random);
             let started = Monotonic::now();
             clients.push(self.start_client(run, pod)?);
             for (wait, policy) in [(vanish, Policy::Drop), (gateway, Policy::Gateway)] {
                 let Some(wait) = wait else { continue };
-                self.switcher.schedule(started.after(wait), Change::On(policy), pod);
+                self.switcher.schedule(started.after(wait), Change::On(policy), self.plan.steered(pod));
+                switches += 1;
+            }
+            if let Some(wait) = gateway.filter(|_| self.plan.has(Disturb::Arp)) {
+                let speaks = started.after(wait + self.plan.draw_silence(random));
+                self.switcher.schedule(speaks, Change::Off(Policy::Mute), pod);
                 switches += 1;
             }
             self.interrupt.check()?;
         }
         Ok((clients, switches))
+    }
+
+    /// The gateway that is to come does not know the target, and will not be told.
+    pub(crate) fn make_newcomer_ask(&self) -> Result<()> {
+        if !self.plan.has(Disturb::Arp) {
+            return Ok(());
+        }
+        self.switcher.schedule(Monotonic::now(), Change::On(Policy::Mute), 0);
+        self.await_switches(1, &mut Meter::start())?;
+        self.topology.newcomer().ip("neighbour flush dev wire\n")?;
+        self.topology.newcomer().ip6("neighbour flush dev wire\n")
     }
 
     fn await_switches(&self, expected: usize, meter: &mut Meter) -> Result<Vec<Switch>> {
@@ -221,13 +251,15 @@ impl Stage<'_> {
             .collect();
         args.extend_from_slice(self.client_args);
         let (name, namespace) = (format!("client-{}", pod + 1), &self.topology.pods[pod]);
-        Child::start(name, namespace, &self.program, &args, &self.folder, self.hosts.as_deref())
+        let rights = if self.plan.ebpf.is_some() { Rights::All } else { Rights::None };
+        Child::start(name, namespace, &self.program, &args, &self.folder, self.hosts.as_deref(), rights)
     }
 
     fn judge(&self, activation: &mut Activation, code: Option<i32>) {
         let measured = &activation.measured;
         let dropped = activation.dropped.map(|switch| recorded(&switch, measured));
         activation.faults = verdict::faults(self.plan, measured, dropped, activation.recorded());
+        activation.faults.extend(verdict::evidence_faults(self.plan, measured));
         let expected = i32::from(self.plan.scenario == Scenario::Never);
         if code != Some(expected) {
             activation.faults.push(format!("the client's exit status is {code:?}, not {expected}"));

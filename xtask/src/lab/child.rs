@@ -22,6 +22,14 @@ use super::namespace::Namespace;
 /// How often a child that is waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(2);
 
+/// What a program may do in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights {
+    All,
+    /// No capability, as in a Pod that asks for none.
+    None,
+}
+
 /// A running program; dropping it kills it. Its output goes to files, so that a thousand need no descriptor here.
 pub(crate) struct Child {
     name: String,
@@ -41,6 +49,7 @@ impl Child {
         args: &[String],
         folder: &Path,
         hosts: Option<&Path>,
+        rights: Rights,
     ) -> Result<Self> {
         let hosts = hosts.map(|hosts| CString::new(hosts.as_os_str().as_bytes())).transpose()?;
         let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
@@ -59,6 +68,9 @@ impl Child {
                 setns(std::os::fd::BorrowedFd::borrow_raw(netns), CloneFlags::CLONE_NEWNET)?;
                 if let Some(hosts) = &hosts {
                     cover_hosts(hosts)?;
+                }
+                if rights == Rights::None {
+                    give_up_capabilities()?;
                 }
                 sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 || getppid() != lab {
@@ -128,6 +140,20 @@ impl Child {
         let log = fs::read_to_string(&self.stderr).unwrap_or_default();
         log.lines().last().map_or(String::new(), |line| format!("; it said: {line}"))
     }
+}
+
+/// Leaves none for the program that is executed next (capabilities(7), "Capability bounding set"). Makes nothing but system
+/// calls.
+fn give_up_capabilities() -> std::io::Result<()> {
+    for capability in 0..=libc::c_ulong::from(63_u8) {
+        // SAFETY: the call takes no pointers.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            let error = std::io::Error::last_os_error();
+            // There is none of this number: those are all.
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
 }
 
 /// Puts `hosts` in the place of `/etc/hosts`, for the calling process alone. Makes nothing but system calls.

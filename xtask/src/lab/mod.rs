@@ -10,6 +10,7 @@ mod capture;
 pub(crate) mod child;
 pub(crate) mod clock;
 mod cost;
+mod disturb;
 pub(crate) mod interrupt;
 pub(crate) mod namespace;
 mod nfset;
@@ -21,8 +22,10 @@ mod outage_report;
 pub(crate) mod packet;
 mod policy;
 pub(crate) mod prerequisites;
+mod proxy;
 mod report;
 mod results;
+mod runs;
 mod target;
 mod tool;
 mod topology;
@@ -44,6 +47,7 @@ use self::activation::{Activation, Stage};
 use self::addresses::Family;
 use self::busy::Busy;
 use self::cost::Cost;
+use self::disturb::Disturb;
 use self::interrupt::{EXIT_INTERRUPTED, Interrupt, Interrupted};
 pub(crate) use self::options::Options;
 use self::options::{Plan, Scenario};
@@ -94,13 +98,16 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = Folder::create()?;
     let _busy = options.busy.then(Busy::start).transpose()?;
-    let topology = topology(options, plan)?;
-    let wire = options.delay.map(|rtt| Wire::start(&topology.wire, rtt / 2)).transpose()?;
+    let topology = topology(plan)?;
+    let wire =
+        plan.has_wire().then(|| Wire::start(&topology.wire, disturb::manner(plan, seed))).transpose()?;
+    let _parts = disturb::put_in_place(plan, &topology)?;
     interrupt.check()?;
     let captures = plan.ebpf.map(|_| observation::Captures::start(&topology)).transpose()?;
     let settings = target_settings(options, plan);
     let target = Target::start(&topology.target, &program, &settings, &folder.0, interrupt)?;
-    let switcher = policy::Switcher::start(&topology.node, &topology.gateway)?;
+    let mute = plan.has(Disturb::Arp).then_some(&topology.target);
+    let switcher = policy::Switcher::start(&topology.node, &topology.gateway, mute)?;
     let hosts = plan.target_name.as_ref().map(|name| folder.write_hosts(name)).transpose()?;
     let stage = Stage {
         plan,
@@ -121,14 +128,15 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     }
 }
 
-fn topology(options: &Options, plan: &Plan) -> Result<Topology> {
+fn topology(plan: &Plan) -> Result<Topology> {
     let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
     let topology = Topology::build(Layout {
-        pods: options.clients,
-        gap: options.delay.is_some(),
+        pods: plan.pods(),
+        gap: plan.has_wire(),
         nat: plan.nat,
         second: (plan.scenario == Scenario::Failover).then_some(second),
         no_return: plan.no_return,
+        asks: plan.has(Disturb::Arp),
     })?;
     if plan.scenario.is_outage() {
         topology.forget_ended_connections()?;
@@ -145,7 +153,7 @@ fn all_activations(
     random: &mut fastrand::Rng,
     wire: Option<Wire>,
 ) -> Result<bool> {
-    let (activations, cost) = all_runs(options, stage, seed, random)?;
+    let (activations, cost) = all_runs(options, stage, &target, seed, random)?;
     let observed = captures
         .map(|captures| observation::compare(captures, stage.plan, &target, &activations, stage.interrupt))
         .transpose()?;
@@ -186,7 +194,7 @@ fn target_settings(options: &Options, plan: &Plan) -> Settings {
                 .map(String::from)
                 .to_vec();
     }
-    if plan.ebpf.is_some() || plan.scenario.is_outage() {
+    if plan.annotated {
         further.push("--reply=annotated".into());
     }
     if plan.scenario.is_outage() {
@@ -212,12 +220,12 @@ fn all_outages<'lab>(
     let mut void = 0;
     while outages.len() - void < wanted {
         let outage = stage.watch_outage(outages.len() as u32 + 1, &mut mortal, random)?;
-        void += usize::from(outage.is_void(plan.scenario));
-        if let Some(folder) = options.results.as_ref().filter(|_| !outage.is_void(plan.scenario)) {
+        void += usize::from(outage.is_void(plan));
+        if let Some(folder) = options.results.as_ref().filter(|_| !outage.is_void(plan)) {
             results::keep_outage(folder, &outage)?;
         }
         if !options.json {
-            println!("{}", outage_report::row(&outage, plan.scenario));
+            println!("{}", outage_report::row(&outage, plan));
         }
         outages.push(outage);
         refuse_busy_machine(void, wanted)?;
@@ -231,7 +239,7 @@ fn all_outages<'lab>(
     } else {
         println!("{}", outage_report::summary(plan, &outages, wire.as_ref()));
     }
-    Ok(outages.iter().all(|outage| outage.is_void(plan.scenario) || outage.judgement.faults.is_empty()))
+    Ok(outages.iter().all(|outage| outage.is_void(plan) || outage.judgement.faults.is_empty()))
 }
 
 fn refuse_busy_machine(void: usize, wanted: usize) -> Result<()> {
@@ -248,6 +256,7 @@ fn refuse_busy_machine(void: usize, wanted: usize) -> Result<()> {
 fn all_runs(
     options: &Options,
     stage: &Stage,
+    target: &Target,
     seed: u64,
     random: &mut fastrand::Rng,
 ) -> Result<(Vec<Activation>, Cost)> {
@@ -266,7 +275,7 @@ fn all_runs(
     let mut run = 0;
     while activations.len() - void < wanted {
         run += 1;
-        let (more, took) = stage.activate(run, random)?;
+        let (more, took) = stage.activate(run, target, random)?;
         cost = cost.then(took);
         if let Some(folder) = &options.results {
             results::keep(folder, &more)?;

@@ -68,7 +68,14 @@ impl Namespace {
     }
 
     fn feed(&self, program: &str, args: &[&str], script: &str) -> Result<()> {
-        tool::feed(Some(self.fd()), program, args, script).with_context(|| format!("in {}", self.name))
+        tool::feed(Some(self.fd()), program, args, script)
+            .map(drop)
+            .with_context(|| format!("in {}", self.name))
+    }
+
+    /// What a program says in it.
+    pub(crate) fn ask(&self, program: &str, args: &[&str]) -> Result<String> {
+        tool::feed(Some(self.fd()), program, args, "").with_context(|| format!("in {}", self.name))
     }
 
     /// Moves the calling thread into this namespace.

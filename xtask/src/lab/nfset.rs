@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libc::c_int;
 
-/// The table the lab's sets live in, family `inet`.
+/// The table the lab's sets live in.
 pub(crate) const TABLE: &str = "egwl";
 
 const NEW: u16 = ((libc::NFNL_SUBSYS_NFTABLES << 8) | libc::NFT_MSG_NEWSETELEM) as u16;
@@ -26,21 +26,28 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_DATA_VALUE: u16 = 1;
 
+/// A set of `type ifname` in the lab's table of a family.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Set {
+    pub(crate) family: c_int,
+    pub(crate) name: &'static str,
+}
+
 /// A batch of netlink messages, ready to send.
 pub(crate) struct Batch(Vec<u8>);
 
-/// Adds an interface name to a set of `type ifname`.
-pub(crate) fn add(set: &str, interface: &str) -> Batch {
+/// Adds an interface name to a set.
+pub(crate) fn add(set: Set, interface: &str) -> Batch {
     change(NEW, CREATE, set, Some(interface))
 }
 
 /// Takes an interface name out of a set.
-pub(crate) fn delete(set: &str, interface: &str) -> Batch {
+pub(crate) fn delete(set: Set, interface: &str) -> Batch {
     change(DELETE, 0, set, Some(interface))
 }
 
 /// Empties a set.
-pub(crate) fn flush(set: &str) -> Batch {
+pub(crate) fn flush(set: Set) -> Batch {
     change(DELETE, 0, set, None)
 }
 
@@ -50,9 +57,9 @@ pub(crate) fn forget_connections() -> Batch {
     Batch(message(FORGET, 0, libc::AF_UNSPEC, 0, &[]))
 }
 
-fn change(kind: u16, flags: u16, set: &str, interface: Option<&str>) -> Batch {
+fn change(kind: u16, flags: u16, set: Set, interface: Option<&str>) -> Batch {
     let mut body = attribute(NFTA_SET_ELEM_LIST_TABLE, &c_string(TABLE));
-    body.extend(attribute(NFTA_SET_ELEM_LIST_SET, &c_string(set)));
+    body.extend(attribute(NFTA_SET_ELEM_LIST_SET, &c_string(set.name)));
     if let Some(interface) = interface {
         let mut name = interface.as_bytes().to_vec();
         name.resize(libc::IFNAMSIZ, 0);
@@ -61,7 +68,7 @@ fn change(kind: u16, flags: u16, set: &str, interface: Option<&str>) -> Batch {
     }
     let subsystem = libc::NFNL_SUBSYS_NFTABLES as u16;
     let mut batch = message(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, libc::AF_UNSPEC, subsystem, &[]);
-    batch.extend(message(kind, flags, libc::NFPROTO_INET, 0, &body));
+    batch.extend(message(kind, flags, set.family, 0, &body));
     batch.extend(message(libc::NFNL_MSG_BATCH_END as u16, 0, libc::AF_UNSPEC, subsystem, &[]));
     Batch(batch)
 }
@@ -146,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_three_aligned_messages_whose_lengths_add_up() {
-        let Batch(bytes) = add("policy", "pod1");
+        let Batch(bytes) = add(Set { family: libc::NFPROTO_INET, name: "policy" }, "pod1");
         let mut lengths = vec![];
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {

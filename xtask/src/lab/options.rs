@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::addresses::Family;
+use super::disturb::{Disturb, MOST_JITTER};
 use super::topology::{MAX_PODS, Nat};
 use crate::unready::unready;
 
@@ -30,12 +31,14 @@ pub(crate) enum Scenario {
     ConntrackLoss,
     /// Watch: the target is killed and started again
     Restart,
+    /// Watch: nothing happens
+    Steady,
 }
 
 impl Scenario {
     /// Whether clients watch for a disruption, instead of waiting for a policy.
     pub(crate) const fn is_outage(self) -> bool {
-        matches!(self, Self::Failover | Self::Flap | Self::ConntrackLoss | Self::Restart)
+        matches!(self, Self::Failover | Self::Flap | Self::ConntrackLoss | Self::Restart | Self::Steady)
     }
 
     /// As the user gives it.
@@ -97,9 +100,18 @@ pub(crate) struct Options {
     /// With failover: the second gateway takes over the egress IP, too
     #[arg(long)]
     pub(crate) same_ip: bool,
-    /// Connections that a client holds open during an outage
-    #[arg(long, default_value_t = 2)]
-    pub(crate) hold: u32,
+    /// Connections that a client holds open during an outage [default: 2; 0 through a proxy]
+    #[arg(long)]
+    pub(crate) hold: Option<u32>,
+    /// Disturb the path or its ends, by real parts; repeatable, or several with commas
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) disturb: Vec<Disturb>,
+    /// Of 100 packets, how many get lost with --disturb loss
+    #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) loss: u32,
+    /// Let the target answer with a bare pong, so that leaks are presumed and nothing is known of what lies in between
+    #[arg(long)]
+    pub(crate) plain_reply: bool,
     /// Give clients the target by this name, which has an IPv4 and an IPv6 address
     #[arg(long, value_name = "NAME")]
     pub(crate) target_name: Option<String>,
@@ -132,7 +144,14 @@ pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) family: Family,
     pub(crate) interval: Duration,
+    pub(crate) clients: usize,
+    /// What the wire adds to a round-trip.
+    pub(crate) delay: Duration,
+    /// The most that it can add, by what disturbs it.
     pub(crate) rtt: Duration,
+    pub(crate) disturb: Vec<Disturb>,
+    pub(crate) loss_percent: u32,
+    pub(crate) annotated: bool,
     pub(crate) test_timeout: Duration,
     pub(crate) nat: Nat,
     pub(crate) no_return: bool,
@@ -161,7 +180,12 @@ pub(crate) const fn void_limit(wanted: usize) -> usize {
 
 impl Plan {
     pub(crate) fn new(options: &Options) -> Result<Self> {
-        let rtt = options.delay.unwrap_or_default();
+        let delay = options.delay.unwrap_or_default();
+        let stretches = options
+            .disturb
+            .iter()
+            .any(|one| matches!(one, Disturb::Jitter | Disturb::Duplicate | Disturb::Reorder));
+        let rtt = delay + if stretches { 4 * MOST_JITTER } else { Duration::ZERO };
         let interval = options.interval;
         if interval.is_zero() {
             return Err(unready(
@@ -178,12 +202,21 @@ impl Plan {
             scenario: options.scenario,
             family: if options.ipv6 { Family::V6 } else { Family::V4 },
             interval,
+            clients: options.clients,
+            delay,
             rtt,
+            disturb: options.disturb.clone(),
+            loss_percent: options.loss,
+            annotated: !options.plain_reply,
             test_timeout: Duration::ZERO,
             nat: options.nat.unwrap_or(default_nat),
             no_return: options.no_return,
             same_ip: options.same_ip,
-            hold: options.hold,
+            hold: options.hold.unwrap_or(if options.disturb.iter().any(|one| one.terminates_tcp()) {
+                0
+            } else {
+                2
+            }),
             ebpf: options.ebpf,
             target_name: options.target_name.clone(),
             // Clients that start together, or beside a load, get less of a processor each.
@@ -203,6 +236,27 @@ impl Plan {
             )));
         }
         Ok(plan)
+    }
+
+    /// Whether this disturbs.
+    pub(crate) fn has(&self, what: Disturb) -> bool {
+        self.disturb.contains(&what)
+    }
+
+    /// Whether the wire to the target is a forwarder of the lab's own.
+    pub(crate) fn has_wire(&self) -> bool {
+        !self.delay.is_zero()
+            || [Disturb::Jitter, Disturb::Duplicate, Disturb::Reorder].iter().any(|one| self.has(*one))
+    }
+
+    /// The Pod whose packets go through a client's policy: the client's own, or that of the proxy in its path.
+    pub(crate) fn steered(&self, pod: usize) -> usize {
+        if self.has(Disturb::Proxy) { self.clients + pod } else { pod }
+    }
+
+    /// How many Pods there are.
+    pub(crate) fn pods(&self) -> usize {
+        if self.has(Disturb::Proxy) { 2 * self.clients } else { self.clients }
     }
 
     /// The addresses that the target is to allow.
@@ -240,8 +294,14 @@ impl Plan {
         // Held connections open after the first pong.
         let begin = self.lead + Duration::from_millis(60) + 3 * self.rtt + self.span.mul_f64(random.f64());
         let length =
-            Duration::from_millis(60) + 3 * self.interval + Duration::from_millis(200).mul_f64(random.f64());
+            Duration::from_millis(60) + 3 * self.interval + Duration::from_millis(600).mul_f64(random.f64());
         (begin, length)
+    }
+
+    /// Draws how long after a change of gateway nobody tells it the target's MAC address: shorter and longer than a probe
+    /// waits.
+    pub(crate) fn draw_silence(&self, random: &mut fastrand::Rng) -> Duration {
+        Duration::from_millis(20) + 2 * self.probe_timeout().mul_f64(random.f64())
     }
 
     /// How long after the begin of an outage of this length every connection that can recover has: the kernel sends
@@ -265,7 +325,18 @@ impl Plan {
 fn refuse_contradictions(options: &Options) -> Result<()> {
     let scenario = options.scenario;
     let outage = scenario.is_outage();
-    let refusal = if outage && options.clients > 1 {
+    let has = |what| options.disturb.contains(&what);
+    let refusal = if !options.disturb.is_empty() && options.clients > 1 {
+        Some(("--disturb", "one client is disturbed: leave --clients out"))
+    } else if !options.disturb.is_empty() && options.ebpf.is_some() {
+        Some(("--disturb", "the comparison of --ebpf with a capture is for an undisturbed path"))
+    } else if has(Disturb::Arp) && outage && scenario != Scenario::Failover {
+        Some(("--disturb arp", "of the outages, only failover has a gateway that is new to the target"))
+    } else if has(Disturb::Proxy) && has(Disturb::Sidecar) {
+        Some(("--disturb proxy,sidecar", "give one of them"))
+    } else if outage && options.plain_reply {
+        Some(("--plain-reply", "outages are judged by annotated replies"))
+    } else if outage && options.clients > 1 {
         Some(("--clients", "an outage is measured with one client"))
     } else if outage && options.ebpf.is_some() {
         Some(("--ebpf", "outages are measured by the client; take another scenario"))

@@ -15,7 +15,8 @@ use super::activation::{QUIET, Stage, WIDEST_SWITCH, go_duration};
 use super::addresses::PORT;
 use super::child::Child;
 use super::clock::Monotonic;
-use super::options::Scenario;
+use super::disturb::Disturb;
+use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy};
 use super::target::{Settings, Target};
 use super::watched::{self, Done};
@@ -24,6 +25,8 @@ use super::watched::{self, Done};
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Beyond [`super::options::Plan::recovery`]: a connection that was lost is opened again after 200 ms.
 const REOPENS_WITHIN: Duration = Duration::from_millis(250);
+/// How soon after the target speaks a gateway that asks every 20 ms knows it.
+const ASKS_WITHIN: Duration = Duration::from_secs(2);
 const TARGET_STARTS_WITHIN: Duration = Duration::from_secs(5);
 /// How often a target that is coming up is tried.
 const KNOCK: Duration = Duration::from_micros(50);
@@ -40,14 +43,14 @@ pub(crate) struct Outage {
 
 impl Outage {
     /// Whether nothing can be judged by this: a switch was recorded too coarsely, or the client was not up before it. A
-    /// process's end and start, and the walk through
-    /// all connections, take what they take: there the record is an interval, and judged as one.
-    pub(crate) fn is_void(&self, scenario: Scenario) -> bool {
+    /// process's end and start, the walk through all connections, and a question for a MAC address take what they take:
+    /// there the record is an interval, and judged as one.
+    pub(crate) fn is_void(&self, plan: &Plan) -> bool {
         let wide =
             |[before, after]: [Monotonic; 2]| after.seconds_since(before) > WIDEST_SWITCH.as_secs_f64();
-        let coarse = wide(self.done.begin) || wide(self.done.end);
+        let coarse = wide(self.done.begin) || (!plan.has(Disturb::Arp) && wide(self.done.end));
         !watched::was_up_before(&self.watched, self.done.begin[0])
-            || (coarse && matches!(scenario, Scenario::Failover | Scenario::Flap))
+            || (coarse && matches!(plan.scenario, Scenario::Failover | Scenario::Flap))
     }
 }
 
@@ -66,6 +69,7 @@ impl<'lab> Stage<'lab> {
         random: &mut fastrand::Rng,
     ) -> Result<Outage> {
         self.switcher.reset()?;
+        self.make_newcomer_ask()?;
         self.make(Monotonic::now(), Change::On(Policy::Gateway))?;
         self.interrupt.sleep(QUIET)?;
         let (begin, length) = self.plan.draw_outage(random);
@@ -73,19 +77,31 @@ impl<'lab> Stage<'lab> {
         let client = self.start_client_with(0, self.watch_args())?;
         let (begin_at, end_at) = (started.after(begin), started.after(begin + length));
         let done = match self.plan.scenario {
-            Scenario::Failover => self.outage(begin_at, Policy::Dead, end_at, Change::On(Policy::Second))?,
+            Scenario::Failover => {
+                let begin = self.make(begin_at, Change::On(Policy::Dead))?;
+                let end = self.make(end_at, Change::On(Policy::Second))?;
+                Done {
+                    begin,
+                    end: if self.plan.has(Disturb::Arp) { self.answer_newcomer(random)? } else { end },
+                }
+            }
             Scenario::Flap => {
                 let off = self.make(begin_at, Change::Off(Policy::Gateway))?;
                 Done { begin: off, end: self.make(end_at, Change::On(Policy::Gateway))? }
             }
             Scenario::Restart => self.restart(mortal, begin_at, end_at)?,
+            Scenario::Steady => {
+                self.interrupt.sleep(begin_at.remaining())?;
+                Done { begin: [begin_at; 2], end: [begin_at; 2] }
+            }
             // The gateway has forgotten everything at once, and goes on: an outage of no length for new connections.
             _ => {
                 let forgotten = self.make(begin_at, Change::Forget)?;
                 Done { begin: forgotten, end: forgotten }
             }
         };
-        let over = done.begin[1].after(self.plan.recovery(length) + REOPENS_WITHIN);
+        let lasted = Duration::from_secs_f64(done.length()[1]).max(length);
+        let over = done.begin[1].after(self.plan.recovery(lasted) + REOPENS_WITHIN);
         self.interrupt.sleep(over.remaining())?;
         let (document, watched, code) = self.end_watch(client)?;
         let mut judgement = watched::judge(self.plan, &done, &watched);
@@ -102,13 +118,24 @@ impl<'lab> Stage<'lab> {
             .to_vec()
     }
 
-    fn outage(&self, begin: Monotonic, fate: Policy, end: Monotonic, remedy: Change) -> Result<Done> {
-        Ok(Done { begin: self.make(begin, Change::On(fate))?, end: self.make(end, remedy)? })
+    /// Lets the target tell its MAC address after a while. The outage goes on until the gateway knows it: between the change
+    /// and the first look that finds it there.
+    fn answer_newcomer(&self, random: &mut fastrand::Rng) -> Result<[Monotonic; 2]> {
+        let speaks = Monotonic::now().after(self.plan.draw_silence(random));
+        let [silent_until, _] = self.make(speaks, Change::Off(Policy::Mute))?;
+        let deadline = Instant::now() + ASKS_WITHIN;
+        while !self.topology.newcomer_knows(self.plan.family)? {
+            if Instant::now() > deadline {
+                bail!("the gateway does not learn the target's MAC address within {ASKS_WITHIN:?}");
+            }
+            self.interrupt.check()?;
+        }
+        Ok([silent_until, Monotonic::now()])
     }
 
     /// Makes one change, and returns the instants between which it took effect.
     fn make(&self, due: Monotonic, change: Change) -> Result<[Monotonic; 2]> {
-        self.switcher.schedule(due, change, 0);
+        self.switcher.schedule(due, change, self.plan.steered(0));
         loop {
             if let Some(switch) = self.switcher.next(Duration::from_millis(20))? {
                 return Ok([switch.before, switch.after]);

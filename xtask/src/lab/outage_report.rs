@@ -7,7 +7,7 @@ use egw_probe::document::held::HoldReport;
 use serde_json::{Value, json};
 
 use super::clock::Monotonic;
-use super::options::{Plan, Scenario};
+use super::options::Plan;
 use super::outage::Outage;
 use super::report::{self, milliseconds, spread};
 use super::watched::longest;
@@ -27,7 +27,7 @@ pub(crate) fn heading(plan: &Plan, seed: u64) -> String {
 }
 
 /// One outage as a line of the table, with a further line for each fault.
-pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
+pub(crate) fn row(outage: &Outage, plan: &Plan) -> String {
     let Outage { run, done, watched, judgement, .. } = outage;
     let begin = done.begin[0].seconds_since(Monotonic::start_of(watched));
     let lasted = milliseconds(done.length()[0]);
@@ -46,7 +46,7 @@ pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
     let held = watched.held.as_ref().map_or("-".into(), |HoldReport { lost, stalls, .. }| {
         format!("{} lost, {} st.", lost.len(), stalls.len())
     });
-    let holds = if outage.is_void(scenario) {
+    let holds = if outage.is_void(plan) {
         "void"
     } else if !judgement.faults.is_empty() {
         "NO"
@@ -62,7 +62,7 @@ pub(crate) fn row(outage: &Outage, scenario: Scenario) -> String {
 
 /// The lines below the table.
 pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>) -> String {
-    let valid: Vec<&Outage> = outages.iter().filter(|outage| !outage.is_void(plan.scenario)).collect();
+    let valid: Vec<&Outage> = outages.iter().filter(|outage| !outage.is_void(plan)).collect();
     let count = |is: &dyn Fn(&Outage) -> bool| valid.iter().filter(|outage| is(outage)).count();
     let good = count(&|outage| outage.judgement.faults.is_empty());
     let by_lateness = count(&|outage| outage.judgement.wide_by_lateness);
@@ -86,7 +86,7 @@ pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>)
 
 /// The whole lab as one JSON document.
 pub(crate) fn document(plan: &Plan, seed: u64, outages: &[Outage], wire: Option<&Exactness>) -> Value {
-    let valid = outages.iter().filter(|outage| !outage.is_void(plan.scenario));
+    let valid = outages.iter().filter(|outage| !outage.is_void(plan));
     let good = valid.clone().filter(|outage| outage.judgement.faults.is_empty()).count();
     let instants = |ends: [Monotonic; 2]| ends.map(Monotonic::ns);
     let outage = |outage: &Outage| {
@@ -95,7 +95,7 @@ pub(crate) fn document(plan: &Plan, seed: u64, outages: &[Outage], wire: Option<
             "begin_monotonic_ns": instants(outage.done.begin),
             "end_monotonic_ns": instants(outage.done.end),
             "length_seconds": outage.done.length(),
-            "void": outage.is_void(plan.scenario),
+            "void": outage.is_void(plan),
             "as_expected": outage.judgement.faults.is_empty(),
             "faults": outage.judgement.faults,
             "judgement": outage.judgement,
@@ -107,7 +107,8 @@ pub(crate) fn document(plan: &Plan, seed: u64, outages: &[Outage], wire: Option<
         "scenario": plan.scenario.name(),
         "same_ip": plan.same_ip,
         "interval_seconds": plan.interval.as_secs_f64(),
-        "delay_seconds": plan.rtt.as_secs_f64(),
+        "delay_seconds": plan.delay.as_secs_f64(),
+        "disturb": report::names(plan),
         "seed": seed,
         "activations": outages.iter().map(outage).collect::<Vec<_>>(),
         "summary": {

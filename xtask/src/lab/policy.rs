@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use super::addresses::{GATEWAY_TUNNEL, pod_interface};
 use super::clock::Monotonic;
 use super::namespace::Namespace;
-use super::nfset;
+use super::nfset::{self, Set};
 
 /// No interface has this name: adding it to a set changes nothing for any packet.
 const NO_INTERFACE: &str = "warm-up";
@@ -27,6 +27,8 @@ pub(crate) enum Policy {
     Drop,
     /// The gateway forwards none.
     Dead,
+    /// The target tells nobody its MAC address.
+    Mute,
 }
 
 impl Policy {
@@ -36,6 +38,7 @@ impl Policy {
             Self::Second => "through-second",
             Self::Drop => "vanishing",
             Self::Dead => "dead",
+            Self::Mute => "mute",
         }
     }
 }
@@ -73,6 +76,8 @@ struct Order {
 struct Sockets {
     node: nfset::Socket,
     gateway: nfset::Socket,
+    /// Where the target can be mute.
+    target: Option<nfset::Socket>,
 }
 
 enum Command {
@@ -91,11 +96,13 @@ pub(crate) struct Switcher {
 }
 
 impl Switcher {
-    pub(crate) fn start(node: &Namespace, gateway: &Namespace) -> Result<Self> {
+    /// `target` is the target's namespace, where it can be mute.
+    pub(crate) fn start(node: &Namespace, gateway: &Namespace, target: Option<&Namespace>) -> Result<Self> {
         let open = |namespace: &Namespace| {
             namespace.run(|| nfset::Socket::open().context("cannot open a netfilter netlink socket"))
         };
-        let sockets = Sockets { node: open(node)?, gateway: open(gateway)? };
+        let sockets =
+            Sockets { node: open(node)?, gateway: open(gateway)?, target: target.map(open).transpose()? };
         let (commands, inbox) = channel();
         let (report, switched) = channel();
         let (ready, is_ready) = channel();
@@ -174,13 +181,13 @@ fn serve(sockets: &Sockets, inbox: &Receiver<Command>, report: &Sender<io::Resul
 fn switch(sockets: &Sockets, order: &Order) -> io::Result<Switch> {
     let Order { change, pod, .. } = *order;
     let (socket, batch) = match change {
-        Change::On(policy) => (sockets.of(policy), nfset::add(policy.set(), &interface(policy, pod))),
-        Change::Off(policy) => (sockets.of(policy), nfset::delete(policy.set(), &interface(policy, pod))),
+        Change::On(policy) => (sockets.of(policy), nfset::add(table(policy), &interface(policy, pod))),
+        Change::Off(policy) => (sockets.of(policy), nfset::delete(table(policy), &interface(policy, pod))),
         Change::Forget => (&sockets.gateway, nfset::forget_connections()),
     };
     if let Change::On(policy) | Change::Off(policy) = change {
-        socket.send(&nfset::add(policy.set(), NO_INTERFACE))?;
-        socket.send(&nfset::delete(policy.set(), NO_INTERFACE))?;
+        socket.send(&nfset::add(table(policy), NO_INTERFACE))?;
+        socket.send(&nfset::delete(table(policy), NO_INTERFACE))?;
     }
     let before = Monotonic::now();
     let outcome = socket.send(&batch);
@@ -194,13 +201,24 @@ fn switch(sockets: &Sockets, order: &Order) -> io::Result<Switch> {
 
 /// By which interface a policy selects packets.
 fn interface(policy: Policy, pod: usize) -> String {
-    if policy == Policy::Dead { GATEWAY_TUNNEL.into() } else { pod_interface(pod) }
+    match policy {
+        Policy::Dead => GATEWAY_TUNNEL.into(),
+        Policy::Mute => "wire".into(),
+        _ => pod_interface(pod),
+    }
+}
+
+/// The set of a policy, and the family of its table: ARP is no Internet protocol.
+fn table(policy: Policy) -> Set {
+    let family = if policy == Policy::Mute { libc::NFPROTO_NETDEV } else { libc::NFPROTO_INET };
+    Set { family, name: policy.set() }
 }
 
 fn reset(sockets: &Sockets) -> io::Result<()> {
-    for policy in [Policy::Gateway, Policy::Second, Policy::Drop, Policy::Dead] {
+    let mute = sockets.target.as_ref().map(|_| Policy::Mute);
+    for policy in [Policy::Gateway, Policy::Second, Policy::Drop, Policy::Dead].into_iter().chain(mute) {
         let socket = sockets.of(policy);
-        socket.send(&nfset::flush(policy.set()))?;
+        socket.send(&nfset::flush(table(policy)))?;
         socket.refusal().map_or(Ok(()), Err)?;
     }
     Ok(())
@@ -208,7 +226,11 @@ fn reset(sockets: &Sockets) -> io::Result<()> {
 
 impl Sockets {
     fn of(&self, policy: Policy) -> &nfset::Socket {
-        if policy == Policy::Dead { &self.gateway } else { &self.node }
+        match policy {
+            Policy::Dead => &self.gateway,
+            Policy::Mute => self.target.as_ref().expect("only a target that can be mute is made so"),
+            _ => &self.node,
+        }
     }
 }
 

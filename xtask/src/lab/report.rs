@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum as _;
 use egw_probe::document::outcome::Outcome;
 use egw_probe::document::result::ProbeCounts;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use super::activation::Activation;
 use super::addresses::Family;
 use super::clock::Monotonic;
 use super::cost::Cost;
+use super::disturb::Disturb;
 use super::observed::Observed;
 use super::options::{Plan, Scenario};
 use super::policy::Switch;
@@ -41,11 +43,23 @@ pub(crate) fn title(scenario: &str, plan: &Plan, clients: usize, seed: u64) -> S
     let family =
         plan.target_name.as_ref().map_or(family.into(), |name| format!("whatever {name} resolves to"));
     let mut text = format!("{scenario} over {family}, NAT {:?}, interval {:?}", plan.nat, plan.interval);
-    if !plan.rtt.is_zero() {
-        let _ = write!(text, ", RTT +{:?}", plan.rtt);
+    if !plan.delay.is_zero() {
+        let _ = write!(text, ", RTT +{:?}", plan.delay);
+    }
+    if !plan.disturb.is_empty() {
+        let _ = write!(text, ", disturbed by {}", names(plan).join(", "));
     }
     let _ = writeln!(text, ", {clients} {}, seed {seed}", if clients == 1 { "client" } else { "clients" });
     text
+}
+
+/// What disturbs, as the user gives it.
+pub(crate) fn names(plan: &Plan) -> Vec<String> {
+    let name = |what: &Disturb| {
+        let name = what.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        if *what == Disturb::Loss { format!("{name} ({} %)", plan.loss_percent) } else { name }
+    };
+    plan.disturb.iter().map(name).collect()
 }
 
 /// The first lines of the table.
@@ -285,7 +299,8 @@ pub(crate) fn document(facts: &Facts, activations: &[Activation]) -> Value {
         "scenario": facts.plan.scenario.name(),
         "ipv6": facts.plan.family == Family::V6,
         "interval_seconds": facts.plan.interval.as_secs_f64(),
-        "delay_seconds": facts.plan.rtt.as_secs_f64(),
+        "delay_seconds": facts.plan.delay.as_secs_f64(),
+        "disturb": names(facts.plan),
         "clients": facts.clients,
         "seed": facts.seed,
         "realtime_switch": facts.realtime,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::addresses::{METRICS_PORT, PORT};
-use super::child::Child;
+use super::child::{Child, Rights};
 use super::clock::Monotonic;
 use super::interrupt::Interrupt;
 use super::namespace::Namespace;
@@ -49,7 +49,8 @@ impl<'lab> Target<'lab> {
         let mut args = vec!["external-target".into(), "--listen-port".into(), PORT.to_string()];
         args.extend(settings.allowed.iter().flat_map(|cidr| ["--allowed-cidr".into(), cidr.clone()]));
         args.extend_from_slice(&settings.further);
-        let child = Child::start("external-target".into(), namespace, program, &args, folder, None)?;
+        let child =
+            Child::start("external-target".into(), namespace, program, &args, folder, None, Rights::All)?;
         let mut target = Self { namespace, child };
         let deadline = Instant::now() + STARTS_WITHIN;
         while target.get("/healthz").is_err() {

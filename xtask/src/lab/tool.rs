@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-/// Feeds a program with a script, in a network namespace if one is given.
-pub(super) fn feed(netns: Option<BorrowedFd>, program: &str, args: &[&str], script: &str) -> Result<()> {
+/// Feeds a program with a script, in a network namespace if one is given, and returns what it says.
+pub(super) fn feed(netns: Option<BorrowedFd>, program: &str, args: &[&str], script: &str) -> Result<String> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     if let Some(netns) = netns {
         let netns = netns.as_raw_fd();
         // SAFETY: the hook only makes one system call, on a descriptor that outlives the spawn below.
@@ -26,7 +26,7 @@ pub(super) fn feed(netns: Option<BorrowedFd>, program: &str, args: &[&str], scri
     if !output.status.success() {
         bail!("{program}: {}", first_lines(&output.stderr));
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn first_lines(stderr: &[u8]) -> String {

@@ -7,7 +7,8 @@
 //!            └─ VXLAN ─ second ───┘                   failover: the second one does, to the same or another egress IP
 //! ```
 //!
-//! Every neighbour is known beforehand, so no ARP and no neighbour discovery comes between a SYN and its way.
+//! Every neighbour is known beforehand, so that no ARP and no neighbour discovery comes between a SYN and its way, unless
+//! that is to disturb it.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,6 +42,8 @@ pub(crate) struct Layout {
     pub(crate) second: Option<SecondGateway>,
     /// SYN-ACKs to the node's own address get lost: handshakes of leaked SYNs never complete.
     pub(crate) no_return: bool,
+    /// The gateway that the policy moves to last does not know the target's MAC address, and asks for it when traffic comes.
+    pub(crate) asks: bool,
 }
 
 /// Whether the second gateway rewrites to the egress IP of the first one.
@@ -128,6 +131,9 @@ impl Topology {
         }
         topology.load_node_rules(layout.nat).map_err(kernel_lacks_nat)?;
         topology.connect_pods()?;
+        if layout.asks {
+            topology.let_newcomer_ask()?;
+        }
         Ok(topology)
     }
 
@@ -143,6 +149,41 @@ impl Topology {
             }
         }
         Ok(())
+    }
+
+    /// The gateway that the policy moves to last.
+    pub(crate) fn newcomer(&self) -> &Namespace {
+        self.second.as_ref().unwrap_or(&self.gateway)
+    }
+
+    /// Whether it knows the target's MAC address.
+    pub(crate) fn newcomer_knows(&self, family: Family) -> Result<bool> {
+        let target = family.target().to_string();
+        let said = self.newcomer().ask("ip", &["neighbour", "show", "to", &target, "dev", "wire"])?;
+        Ok(said.contains("lladdr") && !said.contains("FAILED"))
+    }
+
+    /// Lets it ask often and for long, and the target be silent about it.
+    fn let_newcomer_ask(&self) -> Result<()> {
+        for family in ["ipv4", "ipv6"] {
+            let setting = |name: &str| format!("net/{family}/neigh/wire/{name}");
+            let (pause, limit) = (setting("retrans_time_ms"), setting("mcast_solicit"));
+            self.newcomer().sysctl(&[(&pause, "20"), (&limit, "500")])?;
+        }
+        self.newcomer()
+            .ip("neighbour delete 203.0.113.10 dev wire\nneighbour delete 2001:db8:113::10 dev wire\n")?;
+        let mute = Policy::Mute.set();
+        self.target.nft(&format!(
+            "table netdev {} {{
+                set {mute} {{ type ifname; }}
+                chain listen {{
+                    type filter hook ingress device \"wire\" priority filter;
+                    iifname @{mute} ether type arp drop
+                    iifname @{mute} icmpv6 type nd-neighbor-solicit drop
+                }}
+            }}",
+            nfset::TABLE
+        ))
     }
 
     fn gateways(&self, second: Option<SecondGateway>) -> Vec<Gateway<'_>> {
@@ -273,7 +314,8 @@ impl Topology {
 
     fn load_node_rules(&self, nat: Nat) -> Result<()> {
         let [gateway, second, dropped] = [Policy::Gateway, Policy::Second, Policy::Drop].map(Policy::set);
-        // All decisions are looked up for every packet: a switch takes effect on connections under way, too.
+        // All decisions are looked up for every packet: a switch takes effect on connections under way, too. What stays inside
+        // the cluster is no policy's.
         self.node.nft(&format!(
             "table inet {} {{
                     set {gateway} {{ type ifname; }}
@@ -281,6 +323,8 @@ impl Topology {
                     set {dropped} {{ type ifname; }}
                     chain steer {{
                         type filter hook prerouting priority mangle;
+                        ip daddr 10.244.0.0/16 accept
+                        ip6 daddr fd00:244::/64 accept
                         iifname @{second} meta mark set {SECOND_MARK} accept
                         iifname @{gateway} meta mark set {POLICY_MARK} accept
                         iifname @{dropped} drop
@@ -358,7 +402,7 @@ fn kernel_lacks_nat(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// Names the kernel feature, where what a tool said means that the kernel lacks it.
-fn kernel_lacks(error: anyhow::Error, feature: &str, option: &str, module: &str) -> anyhow::Error {
+pub(super) fn kernel_lacks(error: anyhow::Error, feature: &str, option: &str, module: &str) -> anyhow::Error {
     let said = format!("{error:#}");
     let lacking = ["not supported", "Unknown device type", "No such file or directory"];
     if lacking.iter().any(|sign| said.contains(sign)) {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use egw_probe::document::outcome::Outcome;
+use egw_probe::document::outcome::{Evidence, Outcome};
 use egw_probe::document::result::{BracketSeconds, ResultDocument, TestOutcome};
 
+use super::disturb::Disturb;
 use super::options::{Plan, Scenario};
 
 /// A recorded change of policy, in seconds since the start of the client it was made to.
@@ -30,11 +31,12 @@ impl Margins {
         let (lower, upper) = (bracket.lower_seconds?, bracket.upper_seconds?);
         Some(Self { width: upper - lower, below: switch.before - lower, above: upper - switch.after })
     }
+}
 
-    /// Whether the whole switch lies inside `(lower, upper]`.
-    pub(crate) fn hold(&self) -> bool {
-        self.below > 0.0 && self.above >= 0.0
-    }
+/// A claim: the whole switch lies in what is printed of `(lower, upper]`.
+fn contains(bracket: BracketSeconds, switch: Recorded) -> bool {
+    let below = bracket.lower_seconds.is_none_or(|lower| lower < switch.before);
+    below && bracket.upper_seconds.is_some_and(|upper| switch.after <= upper)
 }
 
 /// Everything that is wrong with a measurement; nothing, if it agrees with what was done.
@@ -56,7 +58,9 @@ pub(crate) fn faults(
     expect(*outcome == expected, format!("the outcome is {}, not {}", outcome.name(), expected.name()));
     let [pong, leaked, errors] =
         [Outcome::Pong, Outcome::Leaked, Outcome::Error].map(|outcome| measured.probes.of(outcome));
-    expect(errors == 0, format!("{errors} probes failed on the client's own side"));
+    // Of a few ports all may be taken.
+    let may_fail = plan.has(Disturb::Portreuse);
+    expect(errors == 0 || may_fail, format!("{errors} probes failed on the client's own side"));
     match plan.scenario {
         Scenario::Baseline => {
             expect(pong > 0 && leaked == 0, format!("{pong} pongs and {leaked} leaks where all are allowed"));
@@ -82,12 +86,11 @@ pub(crate) fn faults(
             );
         }
         _ => {
-            expect(leaked > 0, "nothing leaked before the policy".into());
-            let margins = switch.and_then(|switch| Margins::of(*bracket, switch));
-            expect(
-                margins.is_some_and(|margins| margins.hold()),
-                "the recorded switch is not inside the measured bracket".into(),
-            );
+            let holds = switch.is_some_and(|switch| contains(*bracket, switch));
+            expect(holds, "the recorded switch is not inside the measured bracket".into());
+            // What is disturbed may prove less, and nothing wrong.
+            let narrow = leaked > 0 && bracket.lower_seconds.is_some();
+            expect(narrow || !plan.disturb.is_empty(), "nothing leaked before the policy".into());
         }
     }
     faults.extend(
@@ -98,8 +101,58 @@ pub(crate) fn faults(
     faults
 }
 
-/// What is wrong with the measured length of a blackhole that was made for so many seconds.
+/// What is wrong with the evidence that a client gives.
+pub(crate) fn evidence_faults(plan: &Plan, measured: &ResultDocument) -> Vec<String> {
+    let mut faults = vec![];
+    let probes = &measured.probes;
+    if probes.pong > 0
+        && let Some(fault) = end_to_end_fault(plan, measured.end_to_end)
+    {
+        faults.push(fault);
+    }
+    let presumed = probes.leaked - probes.leaked_proven;
+    if plan.annotated && (presumed > 0 || measured.bracket.lower_evidence == Some(Evidence::Presumed)) {
+        faults.push(format!("{presumed} leaks are presumed though the target tells of each"));
+    }
+    if !plan.annotated
+        && (probes.leaked_proven > 0 || measured.bracket.lower_evidence == Some(Evidence::Proven))
+    {
+        faults.push("a leak is proven though the target tells of none".into());
+    }
+    faults
+}
+
+/// Whether a client may say this of the way in between. A proxy beside it has the address that the timestamps of its SYNs
+/// depend on: of that it may leave open whether it is there.
+pub(crate) fn end_to_end_fault(plan: &Plan, told: Option<bool>) -> Option<String> {
+    let may_be: &[Option<bool>] = if !plan.annotated {
+        &[None]
+    } else if plan.has(Disturb::Proxy) {
+        &[Some(false)]
+    } else if plan.has(Disturb::Sidecar) {
+        &[Some(false), None]
+    } else {
+        &[Some(true)]
+    };
+    (!may_be.contains(&told)).then(|| format!("end_to_end is {told:?}, not one of {may_be:?}"))
+}
+
+/// What is wrong with the leaks that clients call proven, of so many connections that the target denied meanwhile. A reply
+/// that is lost proves nothing to the client, and a proxy may dial for a client that is gone.
+pub(crate) fn leaks_fault(plan: &Plan, measured: &[&ResultDocument], denied: u64) -> Option<String> {
+    let proven: u64 = measured.iter().map(|measured| measured.probes.leaked_proven).sum();
+    let all_are_told = plan.annotated && plan.disturb.is_empty();
+    (proven > denied || (all_are_told && proven < denied))
+        .then(|| format!("{proven} leaks are proven where the target denied {denied}"))
+}
+
+/// What is wrong with the measured length of a blackhole that was made for so many seconds. It is a sum over probes as it is
+/// defined, and claims no bounds: so this is an expectation, and has a tolerance.
 fn blackhole_fault(plan: &Plan, measured: &ResultDocument, done: f64) -> Option<String> {
+    // By chance or in a queue, more probes get no answer than the policy took.
+    if !plan.disturb.is_empty() {
+        return None;
+    }
     let slack = blackhole_slack(plan, measured);
     let off = measured.blackhole_seconds - done;
     (off.abs() > slack.as_secs_f64())
@@ -121,7 +174,7 @@ mod tests {
         BracketSeconds { lower_seconds: Some(1.0), lower_evidence: None, upper_seconds: Some(2.0) };
 
     fn holds(before: f64, after: f64) -> bool {
-        Margins::of(BRACKET, Recorded { before, after }).unwrap().hold()
+        contains(BRACKET, Recorded { before, after })
     }
 
     #[test]
@@ -143,8 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bracket_with_an_open_end_holds_nothing() {
+    fn a_bracket_without_a_lower_end_claims_none_and_has_no_width() {
         let open = BracketSeconds { lower_seconds: None, ..BRACKET };
-        assert!(Margins::of(open, Recorded { before: 1.4, after: 1.6 }).is_none());
+        assert!(Margins::of(open, Recorded { before: 0.4, after: 0.6 }).is_none());
+        assert!(contains(open, Recorded { before: 0.4, after: 0.6 }));
+        assert!(!contains(
+            BracketSeconds { upper_seconds: None, ..BRACKET },
+            Recorded { before: 1.4, after: 1.6 }
+        ));
     }
 }

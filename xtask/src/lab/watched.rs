@@ -4,17 +4,21 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
-use egw_probe::document::held::{HeldStall, HoldReport, LossReason, StallEnd};
+use egw_probe::document::held::{HoldReport, LossReason, StallEnd};
 use egw_probe::document::result::{ResultDocument, TestOutcome};
 use serde::Serialize;
 
 use super::clock::Monotonic;
+use super::disturb::Disturb;
 use super::options::{Plan, Scenario};
+use super::runs::{self, MissRun};
 use super::topology::Nat;
+use super::verdict;
 
 /// How often a client looks at a held connection: each interval, but not more often than this.
 const HELD_TICK: Duration = Duration::from_millis(10);
-/// A look, and what it sees, may be late by so much on a machine that runs the whole lab.
+/// A look, and what it sees, may be late by so much on a machine that runs the whole lab. For expectations alone: no claim is
+/// judged by it.
 const LATE_LOOK: Duration = Duration::from_millis(10);
 
 /// An outage as it was made: begin and end each took effect between two instants.
@@ -69,13 +73,13 @@ pub(crate) fn longest(watched: &ResultDocument) -> Option<&Disruption> {
 /// What the comparison found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Judgement {
-    /// The recorded length lies inside the measured bracket.
+    /// Every printed bracket contains what was done.
     pub(crate) inside: bool,
-    /// The bracket's width.
+    /// The width of the outage's bracket.
     pub(crate) width_seconds: Option<f64>,
-    /// Two intervals and two round-trips.
-    pub(crate) width_allowed_seconds: f64,
-    /// The width is more than that, by no more than the ticks of the client were late.
+    /// How far the outage's bracket ends above what was done.
+    pub(crate) over_seconds: Option<f64>,
+    /// That is more than two intervals and two round-trips, by no more than the ticks of the client were late.
     pub(crate) wide_by_lateness: bool,
     pub(crate) faults: Vec<String>,
 }
@@ -86,38 +90,130 @@ impl Judgement {
             self.faults.push(fault());
         }
     }
+
+    /// A claim: what was done, for so many seconds, lies in the bracket that was printed. No tolerance: nobody grants the
+    /// user any.
+    fn claim(
+        &mut self,
+        what: &str,
+        LengthBracket { lower, upper }: LengthBracket,
+        [least, greatest]: [f64; 2],
+    ) {
+        let holds = lower <= greatest && upper.is_none_or(|upper| least <= upper);
+        self.inside &= holds;
+        self.expect(holds, || {
+            let [lower, least, greatest] = [lower, least, greatest].map(|seconds| seconds * 1e3);
+            let upper = upper.map_or("open".into(), |upper| format!("{:.3}", upper * 1e3));
+            format!("{what} took {least:.3} to {greatest:.3} ms, not {lower:.3} to {upper}")
+        });
+    }
 }
 
-/// Judges one outage.
+/// Judges one outage: first what the client claims, without tolerance, then what is to be expected of it.
 pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judgement {
-    let mut judgement = Judgement::default();
+    let mut judgement = Judgement { inside: true, ..Judgement::default() };
     let outcome = watched.outcome;
     judgement.expect(outcome == TestOutcome::Masqueraded, || format!("the outcome is {}", outcome.name()));
-    let errors = watched.probes.error;
-    judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
-    let total = watched.disruptions_total;
-    // Connection tracking is emptied entry by entry, for milliseconds: of the probes under way some are missed, in as many
-    // disruptions as chance makes. Each must have begun within that time.
-    if plan.scenario == Scenario::ConntrackLoss {
-        let starts: Vec<f64> =
-            watched.disruptions.iter().flatten().map(|disruption| disruption.start_seconds).collect();
-        let [earliest, latest] = starts_within(watched, plan, done);
-        for started in starts.into_iter().filter(|started| !(earliest..=latest).contains(started)) {
-            judgement.faults.push(format!("a disruption started at {started:.6} s, outside the flush"));
-        }
-    } else {
-        judgement.expect(total == 1, || format!("{total} disruptions where there was one outage"));
-    }
-    if let Some(disruption) = longest(watched) {
-        judge_disruption(plan, done, watched, disruption, &mut judgement);
-    } else {
-        judgement.inside = plan.scenario == Scenario::ConntrackLoss;
+    judgement.faults.extend(verdict::evidence_faults(plan, watched));
+    let runs = runs::after_winner(watched);
+    judge_list(watched, &runs, &mut judgement);
+    judge_lengths(plan, done, watched, &runs, &mut judgement);
+    judge_stalls(done, watched, &mut judgement);
+    if !plan.has(Disturb::Portreuse) {
+        let errors = watched.probes.error;
+        judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
     }
     judge_egress(plan, watched, &mut judgement);
-    judge_held(plan, done, watched, &mut judgement);
+    if plan.disturb.is_empty() {
+        judge_number(plan, done, watched, &mut judgement);
+        judge_held(plan, done, watched, &mut judgement);
+    }
     judgement
 }
 
+/// A claim: runs of two and more misses are disruptions, single ones are lost by chance, and all are told.
+fn judge_list(watched: &ResultDocument, runs: &[MissRun], judgement: &mut Judgement) {
+    let omitted = watched.timeline_omitted_probes;
+    judgement.expect(omitted == 0, || format!("the timeline lacks {omitted} probes: nothing can be judged"));
+    let told: Vec<(u64, f64)> =
+        watched.disruptions.iter().flatten().map(|told| (told.misses, told.start_seconds)).collect();
+    let happened: Vec<(u64, f64)> =
+        runs.iter().filter(|run| !run.is_isolated()).map(|run| (run.misses, run.first_sent)).collect();
+    judgement.expect(told == happened, || {
+        format!("disruptions (misses, start) are told as {told:?}, and the timeline has {happened:?}")
+    });
+    let isolated = runs.iter().filter(|run| run.is_isolated()).count() as u64;
+    let loss = watched.loss.as_ref().map_or(0, |loss| loss.isolated.misses);
+    judgement
+        .expect(loss == isolated, || format!("{loss} isolated misses are told, and there are {isolated}"));
+}
+
+/// A claim: each length is a bracket of the time for which no SYN got through. Where nothing was done, that is none.
+fn judge_lengths(
+    plan: &Plan,
+    done: &Done,
+    watched: &ResultDocument,
+    runs: &[MissRun],
+    judgement: &mut Judgement,
+) {
+    let start = Monotonic::start_of(watched);
+    let [earliest, latest] = done.begin.map(|instant| instant.seconds_since(start));
+    let disrupted = runs.iter().filter(|run| !run.is_isolated());
+    for (run, told) in disrupted.zip(watched.disruptions.iter().flatten()) {
+        let stands_for_it = plan.scenario != Scenario::Steady
+            && run.last_pong_sent <= latest
+            && run.next_pong_sent.is_none_or(|sent| sent >= earliest);
+        if stands_for_it {
+            judgement.claim("the outage", told.length_seconds, done.length());
+            judge_disruption(plan, done, watched, told, judgement);
+        } else {
+            judgement.claim("an outage that never was", told.length_seconds, [0.0, 0.0]);
+        }
+    }
+}
+
+/// A claim: a held connection puts the outage into the bracket that it prints. One whose byte was not under way meanwhile
+/// was held up by nothing that was done.
+fn judge_stalls(done: &Done, watched: &ResultDocument, judgement: &mut Judgement) {
+    let start = Monotonic::start_of(watched);
+    let [earliest, latest] = done.begin.map(|instant| instant.seconds_since(start));
+    let end = done.end[0].seconds_since(start);
+    for stall in watched.held.iter().flat_map(|held| &held.stalls) {
+        let acknowledged = stall.length_seconds.upper.map(|length| stall.at_seconds + length);
+        // What was seen after the outage may have happened before: only a stall that surely met it stands for it.
+        let met_it = stall.at_seconds < end && acknowledged.is_none_or(|at| at > latest);
+        let surely = met_it && stall.at_seconds + stall.length_seconds.lower > earliest;
+        let [least, greatest] = done.length();
+        let truth = match (met_it, surely) {
+            (true, true) => [least, greatest],
+            (true, false) => [0.0, greatest],
+            (false, _) => [0.0, 0.0],
+        };
+        judgement.claim("by a held connection, the outage", stall.outage_seconds, truth);
+    }
+}
+
+/// What is to be expected of an undisturbed outage: it is told once.
+fn judge_number(plan: &Plan, done: &Done, watched: &ResultDocument, judgement: &mut Judgement) {
+    let total = watched.disruptions_total;
+    let wanted = u64::from(plan.scenario != Scenario::Steady);
+    // Connection tracking is emptied entry by entry, for milliseconds: of the probes under way some are missed, in as many
+    // disruptions as chance makes. Each must have begun within that time.
+    if plan.scenario != Scenario::ConntrackLoss {
+        return judgement
+            .expect(total == wanted, || format!("{total} disruptions where there was one outage"));
+    }
+    let [earliest, latest] = starts_within(watched, plan, done);
+    for disruption in watched.disruptions.iter().flatten() {
+        let started = disruption.start_seconds;
+        judgement.expect((earliest..=latest).contains(&started), || {
+            format!("a disruption started at {started:.6} s, outside the flush")
+        });
+    }
+}
+
+/// What is to be expected of the disruption that stands for the outage: its kind, its begin, and bounds no wider than probes
+/// are apart. None of that is claimed, and so each has a tolerance.
 fn judge_disruption(
     plan: &Plan,
     done: &Done,
@@ -125,42 +221,44 @@ fn judge_disruption(
     disruption: &Disruption,
     judgement: &mut Judgement,
 ) {
-    let kinds: &[Kind] = match plan.scenario {
-        Scenario::Flap => &[Kind::Leak],
-        // A connection that the target had not yet accepted when it was killed is reset after its handshake: by
-        // definition that is a leak.
-        Scenario::Restart => &[Kind::Rejected, Kind::Leak],
-        // Probes under way are lost on their way back, or go on from another port, which the target resets.
-        Scenario::ConntrackLoss => &[Kind::Blackhole, Kind::Leak],
-        _ => &[Kind::Blackhole],
-    };
-    let kind = disruption.kind;
-    judgement.expect(kinds.contains(&kind), || format!("the disruption's kind is {}", kind.name()));
     let LengthBracket { lower, upper: Some(upper) } = disruption.length_seconds else {
         judgement.faults.push("the disruption has no end".into());
         return;
     };
     let [least, greatest] = done.length();
-    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
-    let late = late_seconds(watched);
-    judgement.inside = lower <= greatest && least <= upper;
-    judgement.expect(judgement.inside, || {
-        let [lower, upper, least, greatest] = [lower, upper, least, greatest].map(|seconds| seconds * 1e3);
-        format!("the outage took {least:.3} to {greatest:.3} ms, not {lower:.3} to {upper:.3}")
-    });
+    let over = upper - greatest;
+    (judgement.width_seconds, judgement.over_seconds) = (Some(upper - lower), Some(over));
+    if !plan.disturb.is_empty() {
+        return;
+    }
+    let kinds: &[Kind] = match plan.scenario {
+        Scenario::Flap => &[Kind::Leak],
+        Scenario::Restart => &[Kind::Rejected],
+        // Probes under way are lost on their way back, or go on from another port, which the target resets.
+        Scenario::ConntrackLoss => &[Kind::Blackhole, Kind::Rejected],
+        _ => &[Kind::Blackhole],
+    };
+    let kind = disruption.kind;
+    judgement.expect(kinds.contains(&kind), || format!("the disruption's kind is {}", kind.name()));
     // The disruption is the outage, and not something else of the same length.
     let started = disruption.start_seconds;
     let [earliest, latest] = starts_within(watched, plan, done);
     judgement.expect((earliest..=latest).contains(&started), || {
         format!("the disruption started at {started:.6} s, not {earliest:.6} to {latest:.6}")
     });
+    let round_trip = watched.connect_seconds.map_or(0.0, |quantiles| quantiles.p99);
+    let late = late_seconds(watched);
     let allowed = 2.0 * (plan.interval.as_secs_f64() + round_trip);
-    let width = upper - lower;
-    (judgement.width_seconds, judgement.width_allowed_seconds) = (Some(width), allowed);
-    judgement.wide_by_lateness = width > allowed && width <= allowed + late;
-    judgement.expect(width <= allowed + late, || {
-        format!("the bracket is {:.3} ms wide, more than {:.3}", width * 1e3, allowed * 1e3)
+    judgement.wide_by_lateness = over > allowed && over <= allowed + late;
+    judgement.expect(over <= allowed + late, || {
+        format!("the bracket ends {:.3} ms above the outage, more than {:.3}", over * 1e3, allowed * 1e3)
     });
+    // An answer is no chance. What got none may have been lost beside the outage, of which the client says how much.
+    if matches!(plan.scenario, Scenario::Flap) {
+        judgement.expect(lower >= least - allowed - late, || {
+            format!("the bracket begins {:.3} ms below the outage", (least - lower) * 1e3)
+        });
+    }
 }
 
 /// The egress IP is another one after a failover to a gateway that has its own, and never else.
@@ -183,6 +281,7 @@ enum Fate {
     /// They are reset at the first segment that goes another way: it arrives from an address or a port that the target
     /// has no connection with.
     Reset,
+    Nothing,
     /// The target ends, and its kernel closes them: by an RST where a byte was unread, by a FIN where none was.
     Close,
 }
@@ -195,6 +294,7 @@ fn fate(plan: &Plan) -> Fate {
         Scenario::Failover if plan.same_ip && plan.nat == Nat::Masquerade => Fate::Stall,
         Scenario::ConntrackLoss if plan.nat == Nat::Masquerade => Fate::SurviveOrReset,
         Scenario::Restart => Fate::Close,
+        Scenario::Steady => Fate::Nothing,
         _ => Fate::Reset,
     }
 }
@@ -215,7 +315,7 @@ fn judge_held(plan: &Plan, done: &Done, watched: &ResultDocument, judgement: &mu
         0
     };
     let (may_be_lost, reasons): (_, &[LossReason]) = match fate {
-        Fate::Stall => (0..=0, &[]),
+        Fate::Stall | Fate::Nothing => (0..=0, &[]),
         Fate::SurviveOrReset => (0..=wanted, &[LossReason::Reset]),
         Fate::Reset => (wanted - unanswered.min(wanted)..=wanted, &[LossReason::Reset]),
         Fate::Close => (wanted..=wanted, &[LossReason::Reset, LossReason::Closed]),
@@ -228,7 +328,7 @@ fn judge_held(plan: &Plan, done: &Done, watched: &ResultDocument, judgement: &mu
     judgement.expect(opened == wanted + lost, || {
         format!("held connections were opened {opened} times, not {}", wanted + lost)
     });
-    judge_recoveries(plan, done, watched, held, fate, judgement);
+    judge_recoveries(plan, held, fate, judgement);
 }
 
 /// How long after an outage the client may take to see what became of a held connection, in seconds.
@@ -272,25 +372,16 @@ fn judge_losses(
     }
 }
 
-/// Connections that only stalled recover, and each puts the outage where it was.
-fn judge_recoveries(
-    plan: &Plan,
-    done: &Done,
-    watched: &ResultDocument,
-    held: &HoldReport,
-    fate: Fate,
-    judgement: &mut Judgement,
-) {
-    let (wanted, look) = (u64::from(plan.hold), look(plan, watched));
-    let recovered: Vec<&HeldStall> =
-        held.stalls.iter().filter(|stall| stall.ended == StallEnd::Recovered).collect();
+/// Connections that only stalled recover.
+fn judge_recoveries(plan: &Plan, held: &HoldReport, fate: Fate, judgement: &mut Judgement) {
+    let wanted = u64::from(plan.hold);
     let may_recover = match fate {
         Fate::Stall => wanted..=wanted,
         // A byte whose acknowledgement was lost with the translation is sent again.
         Fate::SurviveOrReset => 0..=wanted,
-        Fate::Reset | Fate::Close => 0..=0,
+        Fate::Reset | Fate::Close | Fate::Nothing => 0..=0,
     };
-    let count = recovered.len() as u64;
+    let count = held.stalls.iter().filter(|stall| stall.ended == StallEnd::Recovered).count() as u64;
     judgement.expect(may_recover.contains(&count), || {
         format!(
             "{count} stalls of held connections recovered, not {} to {}",
@@ -298,12 +389,4 @@ fn judge_recoveries(
             may_recover.end()
         )
     });
-    let [least, greatest] = done.length();
-    for stall in recovered {
-        let LengthBracket { lower, upper } = stall.outage_seconds;
-        let holds = lower <= greatest + look && upper.is_some_and(|upper| least <= upper + look);
-        judgement.expect(holds, || {
-            format!("a held connection puts the outage at {lower:.3} to {upper:?} s, not {least:.3}")
-        });
-    }
 }

@@ -1,7 +1,8 @@
-//! A long wire: every frame between two devices comes out a constant time after it went in. Stands in for
-//! `sch_netem`, which many kernels lack, and says how exact it was.
+//! A long wire: every frame between two devices comes out a constant time after it went in, or, where that is asked for,
+//! later, twice, or out of order. Stands in for `sch_netem`, which many kernels lack, and says how exact it was.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,19 +35,34 @@ pub(crate) struct Exactness {
     pub(crate) error_max_seconds: f64,
 }
 
+/// What a wire does to frames. The shares are of all frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// In each direction.
+    pub(crate) delay: Duration,
+    /// Up to so much later, in order.
+    pub(crate) jitter: Duration,
+    /// So many come once more, up to `late` later.
+    pub(crate) duplicated: f64,
+    /// So many come up to `late` later, and others overtake them.
+    pub(crate) overtaken: f64,
+    pub(crate) late: Duration,
+    pub(crate) seed: u64,
+}
+
 /// A running forwarder. Dropping it ends its thread.
 pub(crate) struct Wire(Worker<Exactness>);
 
 impl Wire {
-    /// Joins the devices `near` and `far` of a namespace by a wire that takes `delay` in each direction.
-    pub(crate) fn start(namespace: &Namespace, delay: Duration) -> Result<Self> {
+    /// Joins the devices `near` and `far` of a namespace by a wire.
+    pub(crate) fn start(namespace: &Namespace, manner: Manner) -> Result<Self> {
         let open =
             |device| PacketSocket::open(device).with_context(|| format!("no packet socket on {device}"));
         let sides = namespace.run(|| Ok([open("near")?, open("far")?]))?;
         Worker::start("wire", move |stop| {
             // Without real-time priority it is less exact, which it then says itself.
             become_realtime();
-            forward(&sides, delay, stop)
+            forward(&sides, manner, stop)
         })
         .map(Self)
     }
@@ -57,25 +73,64 @@ impl Wire {
     }
 }
 
-struct Frame {
-    due: Monotonic,
-    bytes: Vec<u8>,
+/// Frames of one direction, in the order in which they are due; of those due at once, in that of their arrival.
+struct Queue {
+    manner: Manner,
+    random: fastrand::Rng,
+    frames: BinaryHeap<Reverse<(Monotonic, u64, Vec<u8>)>>,
+    taken: u64,
+    last_due: Monotonic,
 }
 
-fn forward(sides: &[PacketSocket; 2], delay: Duration, stop: &AtomicBool) -> io::Result<Exactness> {
-    // A constant delay keeps the order, so each direction is a plain queue: frames received at side 0, at side 1.
-    let mut queues: [VecDeque<Frame>; 2] = Default::default();
+impl Queue {
+    fn new(manner: Manner, side: u64) -> Self {
+        let random = fastrand::Rng::with_seed(manner.seed.wrapping_add(side));
+        Self { manner, random, frames: BinaryHeap::new(), taken: 0, last_due: Monotonic::from_ns(0) }
+    }
+
+    fn take(&mut self, arrived: Monotonic, bytes: &[u8]) {
+        let Manner { delay, jitter, duplicated, overtaken, late, .. } = self.manner;
+        let in_order = arrived.after(delay + jitter.mul_f64(self.random.f64())).max(self.last_due);
+        self.last_due = in_order;
+        let is_overtaken = self.random.f64() < overtaken;
+        let due = if is_overtaken { in_order.after(late.mul_f64(self.random.f64())) } else { in_order };
+        self.push(due, bytes);
+        if self.random.f64() < duplicated {
+            let again = due.after(late.mul_f64(self.random.f64()));
+            self.push(again, bytes);
+        }
+    }
+
+    fn push(&mut self, due: Monotonic, bytes: &[u8]) {
+        self.taken += 1;
+        self.frames.push(Reverse((due, self.taken, bytes.to_vec())));
+    }
+
+    fn next_due(&self) -> Option<Monotonic> {
+        self.frames.peek().map(|Reverse((due, ..))| *due)
+    }
+
+    /// The next frame, if it is due.
+    fn pop(&mut self) -> Option<(Monotonic, Vec<u8>)> {
+        self.next_due().filter(|due| *due <= Monotonic::now())?;
+        self.frames.pop().map(|Reverse((due, _, bytes))| (due, bytes))
+    }
+}
+
+fn forward(sides: &[PacketSocket; 2], manner: Manner, stop: &AtomicBool) -> io::Result<Exactness> {
+    // Frames received at side 0, at side 1.
+    let mut queues = [0, 1].map(|side| Queue::new(manner, side));
     let mut errors_ns: Vec<u32> = vec![];
     let mut dropped = 0;
     let mut buffer = vec![0; LARGEST_FRAME];
     while !stop.load(Ordering::Relaxed) {
         for (side, queue) in queues.iter_mut().enumerate() {
-            while let Some(frame) = queue.pop_front_if(|frame| frame.due <= Monotonic::now()) {
-                errors_ns.push((Monotonic::now().ns() - frame.due.ns()).try_into().unwrap_or(u32::MAX));
-                dropped += u64::from(!sides[1 - side].send(&frame.bytes)?);
+            while let Some((due, bytes)) = queue.pop() {
+                errors_ns.push((Monotonic::now().ns() - due.ns()).try_into().unwrap_or(u32::MAX));
+                dropped += u64::from(!sides[1 - side].send(&bytes)?);
             }
         }
-        let wait = queues.iter().filter_map(VecDeque::front).map(|frame| frame.due.remaining()).min();
+        let wait = queues.iter().filter_map(Queue::next_due).map(Monotonic::remaining).min();
         let mut polled = sides.each_ref().map(|side| PollFd::new(side.as_fd(), PollFlags::POLLIN));
         ppoll(&mut polled, Some(wait.unwrap_or(GLANCE).min(GLANCE).into()), None)?;
         let ready = polled.map(|polled| polled.any() == Some(true));
@@ -84,10 +139,7 @@ fn forward(sides: &[PacketSocket; 2], delay: Duration, stop: &AtomicBool) -> io:
             for _ in 0..BURST {
                 let Some(received) = sides[side].receive(&mut buffer)? else { break };
                 let arrived = Monotonic::from_ns(nanoseconds(received.at).wrapping_add_signed(-offset_ns));
-                queue.push_back(Frame {
-                    due: arrived.after(delay),
-                    bytes: buffer[..received.length].to_vec(),
-                });
+                queue.take(arrived, &buffer[..received.length]);
             }
         }
     }
@@ -130,6 +182,31 @@ mod tests {
         assert!((exactness.error_p50_seconds - 51e-6).abs() < 1e-9);
         assert!((exactness.error_p99_seconds - 100e-6).abs() < 1e-9);
         assert!((exactness.error_max_seconds - 100e-6).abs() < 1e-9);
+    }
+
+    fn numbers(manner: Manner) -> Vec<u8> {
+        let mut queue = Queue::new(manner, 0);
+        for number in 0..200 {
+            queue.take(Monotonic::from_ns(1_000_000 * u64::from(number)), &[number]);
+        }
+        std::iter::from_fn(|| queue.pop()).map(|(_, bytes)| bytes[0]).collect()
+    }
+
+    #[test]
+    fn jitter_keeps_the_order_and_only_who_is_overtaken_loses_it() {
+        let late = Duration::from_millis(20);
+        let in_order: Vec<u8> = (0..200).collect();
+        assert_eq!(numbers(Manner { jitter: late, ..Manner::default() }), in_order);
+        let mut overtaken = numbers(Manner { overtaken: 0.1, late, ..Manner::default() });
+        assert_ne!(overtaken, in_order);
+        overtaken.sort_unstable();
+        assert_eq!(overtaken, in_order);
+    }
+
+    #[test]
+    fn a_tenth_comes_twice() {
+        let manner = Manner { duplicated: 0.1, late: Duration::from_millis(20), ..Manner::default() };
+        assert!((205..240).contains(&numbers(manner).len()));
     }
 
     #[test]
