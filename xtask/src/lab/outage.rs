@@ -25,6 +25,8 @@ use super::watched::{self, Done};
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Beyond [`super::options::Plan::recovery`]: a connection that was lost is opened again after 200 ms.
 const REOPENS_WITHIN: Duration = Duration::from_millis(250);
+/// How long nothing happens.
+const STEADY: Duration = Duration::from_secs(1);
 /// How soon after the target speaks a gateway that asks every 20 ms knows it.
 const ASKS_WITHIN: Duration = Duration::from_secs(2);
 const TARGET_STARTS_WITHIN: Duration = Duration::from_secs(5);
@@ -92,6 +94,7 @@ impl<'lab> Stage<'lab> {
             Scenario::Restart => self.restart(mortal, begin_at, end_at)?,
             Scenario::Steady => {
                 self.interrupt.sleep(begin_at.remaining())?;
+                self.interrupt.sleep(STEADY)?;
                 Done { begin: [begin_at; 2], end: [begin_at; 2] }
             }
             // The gateway has forgotten everything at once, and goes on: an outage of no length for new connections.
@@ -105,8 +108,12 @@ impl<'lab> Stage<'lab> {
         self.interrupt.sleep(over.remaining())?;
         let (document, watched, code) = self.end_watch(client)?;
         let mut judgement = watched::judge(self.plan, &done, &watched);
-        if code != Some(0) {
-            judgement.faults.push(format!("the client's exit status is {code:?}, not 0"));
+        // A miss at the very end leaves a disruption open, which fails the client's gate.
+        let expected = i32::from(!watched.passed());
+        if code != Some(expected) || (expected != 0 && self.plan.disturb.is_empty()) {
+            judgement
+                .faults
+                .push(format!("the client's exit status is {code:?}: {:?}", watched.failed_gates));
         }
         Ok(Outage { run, done, document, watched, judgement })
     }

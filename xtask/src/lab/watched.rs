@@ -222,8 +222,7 @@ fn judge_disruption(
     judgement: &mut Judgement,
 ) {
     let LengthBracket { lower, upper: Some(upper) } = disruption.length_seconds else {
-        judgement.faults.push("the disruption has no end".into());
-        return;
+        return judgement.expect(!plan.disturb.is_empty(), || "the disruption has no end".into());
     };
     let [least, greatest] = done.length();
     let over = upper - greatest;
