@@ -3,6 +3,7 @@
 //! The ground floor: everything may import it, and it imports nothing of the program. Nothing here touches a socket, a
 //! clock or a file.
 
+pub(crate) mod bins;
 pub mod clients;
 pub mod disruption;
 pub mod go;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::document::bins::joined;
 use crate::document::stress::Point;
 
 /// Most points: enough for a plot, and some kilobytes.
@@ -126,11 +127,7 @@ impl Series {
 
     /// Joins the points two by two.
     fn widen(&mut self) {
-        let join = |pair: &[Bucket]| match pair {
-            [earlier, later] => earlier.then(*later),
-            other => other[0],
-        };
-        self.buckets = self.buckets.chunks(2).map(join).collect();
+        self.buckets = joined(&self.buckets, Bucket::then);
         self.width *= 2;
     }
 }

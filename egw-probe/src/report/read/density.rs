@@ -1,6 +1,7 @@
 //! What all clients together went through over time, in memory that does not grow: bins that double their width whenever time
 //! goes beyond the last. Pure.
 
+use crate::document::bins::joined;
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
 
@@ -81,10 +82,8 @@ impl Density {
         self.end = self.end.max(end);
         while self.end >= self.width * BINS as f64 {
             self.width *= 2.0;
-            for index in 0..BINS / 2 {
-                self.bins[index] = self.bins[2 * index..2 * index + 2].iter().copied().sum();
-            }
-            self.bins[BINS / 2..].fill(Bin::default());
+            self.bins = joined(&self.bins, |one, other| [one, other].into_iter().sum());
+            self.bins.resize(BINS, Bin::default());
         }
     }
 
