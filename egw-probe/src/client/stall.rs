@@ -21,16 +21,24 @@ pub struct Seen {
     pub retransmissions: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Outstanding {
     sent: Monotonic,
     retransmissions_before: u32,
-    retransmissions: u32,
-    /// When the first retransmission was seen: what was sent first was lost before.
-    lost_by: Option<Monotonic>,
-    /// The last retransmission was sent after this, and the one before it after that.
-    last_after: Option<Monotonic>,
-    failed_after: Option<Monotonic>,
+    /// Of each time that it was sent again, the look before and the look that saw it. The kernel gives up after 15
+    /// (`net.ipv4.tcp_retries2`).
+    again: Vec<[Monotonic; 2]>,
+}
+
+impl Outstanding {
+    /// How long the path was broken at least, if `failed` transmissions failed, of which chance explains some at each end.
+    fn outage(&self, failed: usize, chance: usize) -> Duration {
+        // What was sent before a retransmission was lost by when that was seen.
+        let lost_by = self.again.get(chance).map(|[_, seen]| *seen);
+        let last_failed = failed.checked_sub(chance + 1).and_then(|number| number.checked_sub(1));
+        let failed_after = last_failed.and_then(|index| self.again.get(index)).map(|[before, _]| *before);
+        lost_by.zip(failed_after).map_or(Duration::ZERO, |(lost, after)| after.since(lost))
+    }
 }
 
 /// Transmissions of one byte in a row that chance may have lost.
@@ -61,28 +69,16 @@ impl StallJudge {
 
     /// Notes that a byte was sent.
     pub(crate) fn sent(&mut self, now: Monotonic, retransmissions: u32) {
-        self.outstanding = Some(Outstanding {
-            sent: now,
-            retransmissions_before: retransmissions,
-            retransmissions,
-            lost_by: None,
-            last_after: None,
-            failed_after: None,
-        });
+        self.outstanding =
+            Some(Outstanding { sent: now, retransmissions_before: retransmissions, again: Vec::new() });
     }
 
     /// Takes what was seen; a stall that has ended is returned.
     pub(crate) fn look(&mut self, now: Monotonic, seen: Seen, chance: ByChance) -> Option<HeldStall> {
         let last_look = std::mem::replace(&mut self.last_look, now);
         let byte = self.outstanding.as_mut()?;
-        if seen.retransmissions > byte.retransmissions {
-            // Of several since the last look, all were sent after it.
-            let several = seen.retransmissions > byte.retransmissions + 1;
-            byte.failed_after = if several { Some(last_look.max(byte.sent)) } else { byte.last_after };
-            byte.last_after = Some(last_look.max(byte.sent));
-            byte.lost_by.get_or_insert(now);
-            byte.retransmissions = seen.retransmissions;
-        }
+        let again = (seen.retransmissions - byte.retransmissions_before) as usize;
+        byte.again.resize(again.max(byte.again.len()), [last_look.max(byte.sent), now]);
         if seen.outstanding {
             return None;
         }
@@ -107,16 +103,10 @@ impl StallJudge {
         acknowledged: Option<Monotonic>,
         ByChance(chance): ByChance,
     ) -> Option<HeldStall> {
-        let byte = self.outstanding?;
-        let lost_by = byte.lost_by?;
+        let byte = self.outstanding.as_ref().filter(|byte| !byte.again.is_empty())?;
         let seconds = |length: Duration| length.as_secs_f64();
-        let again = byte.retransmissions - byte.retransmissions_before;
         // The last retransmission is the one that got through.
-        let (failed, failed_after) = match ended {
-            StallEnd::Recovered => (again, byte.failed_after),
-            _ => (again + 1, byte.last_after),
-        };
-        let proven = failed_after.filter(|_| failed > chance);
+        let failed = byte.again.len() + usize::from(ended != StallEnd::Recovered);
         Some(HeldStall {
             connection: self.connection,
             at_seconds: seconds(byte.sent.since(self.start)),
@@ -125,10 +115,10 @@ impl StallJudge {
                 upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(byte.sent))),
             },
             outage_seconds: LengthBracket {
-                lower: proven.map_or(0.0, |after| seconds(after.since(lost_by))),
+                lower: seconds(byte.outage(failed, chance as usize)),
                 upper: acknowledged.map(|acknowledged| seconds(acknowledged.since(self.last_good))),
             },
-            retransmissions: u64::from(again),
+            retransmissions: byte.again.len() as u64,
             ended,
         })
     }
@@ -205,20 +195,20 @@ mod tests {
     }
 
     #[test]
-    fn what_chance_explains_proves_nothing() {
+    fn what_chance_explains_proves_nothing_at_either_end() {
         let mut judge = StallJudge::new(7, START, at(0));
-        for chance in [3, 2] {
+        let lower = [0, 1, 2].map(|chance| {
             judge.sent(at(100), 0);
-            for (ms, again) in [(300, 1), (310, 1), (700, 2), (1_490, 2)] {
-                assert_eq!(
-                    judge.look(at(ms), Seen { outstanding: true, retransmissions: again }, ByChance(chance)),
-                    None
-                );
+            // Seen on every look from 200 ms on: five retransmissions, of which the last got through.
+            for again in 1..=5 {
+                let seen = Seen { outstanding: true, retransmissions: again };
+                assert_eq!(judge.look(at(100 + u64::from(again) * 100), seen, ByChance(chance)), None);
             }
-            let seen = Seen { outstanding: false, retransmissions: 3 };
-            let stall = judge.look(at(1_500), seen, ByChance(chance)).unwrap();
-            assert_eq!(stall.outage_seconds.lower > 0.0, chance == 2, "three transmissions failed");
-        }
+            let seen = Seen { outstanding: false, retransmissions: 5 };
+            let stall = judge.look(at(700), seen, ByChance(chance)).unwrap();
+            Duration::from_secs_f64(stall.outage_seconds.lower)
+        });
+        assert_eq!(lower, [500 - 300, 0, 0].map(Duration::from_millis));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod claims;
 mod drive;
+mod held;
 mod mutations;
 mod path;
 mod world;
@@ -84,7 +85,10 @@ fn live(options: &Options, seed: u64, begun: Instant) -> Lived {
             }
             let seed = seed.wrapping_add(number);
             lived.histories += 1;
-            if let Some(violation) = one(&draw(seed), seed, &mut lived.met) {
+            let violation = one(&draw(seed), seed, &mut lived.met).or_else(|| {
+                seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, &mut lived.met)).flatten()
+            });
+            if let Some(violation) = violation {
                 lived.violation = Some((seed, violation));
                 stop.store(true, Relaxed);
             }
@@ -114,6 +118,9 @@ fn draw(seed: u64) -> World {
 fn one(world: &World, seed: u64, met: &mut Met) -> Option<String> {
     claims::violated(world, &drive::run(world, seed), met)
 }
+
+/// Every so many histories one of held connections is lived through, too.
+const HELD_EVERY: u64 = 8;
 
 /// The simplest world in which this seed still violates a claim.
 fn shrink(seed: u64) -> World {
