@@ -34,7 +34,8 @@ impl Account {
         let probes = &measured.probes;
         [
             ("sent", probes.sent, left, "left the Pod"),
-            ("timeout", probes.timeout, vanished + cut, "vanished or were cut"),
+            // One that was cut behind its handshake is silent.
+            ("timeout or silent", probes.timeout + probes.silent, vanished + cut, "vanished or were cut"),
             ("leaked", probes.leaked, outside, "reached the target from outside the CIDR"),
             ("pong", probes.pong, inside, "reached it from inside"),
         ]

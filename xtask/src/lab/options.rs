@@ -304,15 +304,11 @@ impl Plan {
         Duration::from_millis(20) + 2 * self.probe_timeout().mul_f64(random.f64())
     }
 
-    /// How long after the begin of an outage of this length every connection that can recover has: the kernel sends
-    /// again after 200 ms and a round-trip, then after twice that (RFC 6298, `TCP_RTO_MIN`), and so on.
+    /// How long after the begin of an outage of this length every connection that can recover has: the kernel sends again
+    /// after 200 ms and a round-trip, and waits no longer each time than twice as long as before (RFC 6298, `TCP_RTO_MIN`).
     pub(crate) fn recovery(&self, outage: Duration) -> Duration {
         let first = Duration::from_millis(210) + 2 * self.rtt;
-        let mut again = first;
-        while again < outage + Duration::from_millis(20) {
-            again = 2 * again + first;
-        }
-        again + 2 * self.rtt + Duration::from_millis(100)
+        2 * outage + first + 2 * self.rtt + Duration::from_millis(140)
     }
 
     /// The latest instant after a client's start at which [`Self::draw`] can put a switch.

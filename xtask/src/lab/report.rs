@@ -193,8 +193,9 @@ fn accounts(activations: &[Activation]) -> Option<(&'static str, String)> {
     let accounts: Vec<Account> = activations.iter().filter_map(|activation| activation.account).collect();
     let sum = |part: fn(&Account) -> u64| accounts.iter().map(part).sum::<u64>();
     let [vanished, cut, outside] = [sum(|a| a.vanished), sum(|a| a.cut), sum(|a| a.outside)];
-    let text =
-        format!("{vanished} vanished + {cut} cut in flight = timeouts, {outside} from outside = leaked");
+    let text = format!(
+        "{vanished} vanished + {cut} cut in flight = timeouts and silent, {outside} from outside = leaked"
+    );
     (!accounts.is_empty()).then_some(("SYNs captured", text))
 }
 
