@@ -36,9 +36,10 @@ pub(crate) struct ToldSyn {
 pub(crate) fn end_to_end(own: &OwnSyn, told: &ToldSyn, waited: Duration) -> Option<bool> {
     let size = own.segment_size? == told.segment_size?;
     let off = told.timestamp_ms?.wrapping_sub(own.timestamp_ms?).cast_signed();
-    // The clock ticks between two readings; a SYN that the kernel sends again has a later timestamp.
-    let earliest = -(own.since_sent.as_millis() as i32) - 1;
-    let latest = waited.as_millis() as i32 + 1;
+    // The clock ticks between two readings, and the kernel may be a tick ahead of ours; a SYN that it sends again (after a
+    // lost one, or a challenge ACK of RFC 5961) has a later timestamp.
+    let earliest = -(own.since_sent.as_millis() as i32) - 2;
+    let latest = waited.as_millis() as i32 + 2;
     let timestamp = (earliest..=latest).contains(&off);
     (size == timestamp).then_some(size)
 }
@@ -60,11 +61,11 @@ mod tests {
 
     #[test]
     fn only_what_agrees_in_both_is_the_own_syn_and_only_what_differs_in_both_is_not() {
-        // The timestamp wraps: 3 ms before the reading, 6 ms after it.
-        for timestamp in [u32::MAX - 3, u32::MAX, 0, 5] {
+        // The timestamp wraps: from 4 ms before the reading to 7 ms after it.
+        for timestamp in [u32::MAX - 4, u32::MAX, 0, 6] {
             assert_eq!(told(777, timestamp), Some(true), "{timestamp}");
         }
-        for timestamp in [u32::MAX - 4, 6, 1 << 31] {
+        for timestamp in [u32::MAX - 5, 7, 1 << 31] {
             assert_eq!(told(777, timestamp), None, "{timestamp}: timestamps rewritten");
             assert_eq!(told(1460, timestamp), Some(false), "{timestamp}: a proxy");
         }
