@@ -5,7 +5,7 @@
 //! The upper end of a length runs from the last pong's SYN to the instant by which the next pong's SYN had got through.
 //! The lower end is what the misses prove: a probe that was settled as a miss met the broken path before that, and one sent
 //! later met it after it was sent. A refusal or the target's own denial is no chance. All else may have been lost beside the
-//! outage: of those as many are left out at each end as chance explains.
+//! outage: of those as many are left out at the ends as chance explains.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -104,14 +104,16 @@ impl Open {
         }
     }
 
-    /// What the misses prove of the length, if chance explains up to `by_chance` unanswered ones at each end.
+    /// What the misses prove of the length, if chance explains `by_chance` of them at the ends, however many at which.
     fn at_least(&self, by_chance: usize) -> Duration {
-        let (left, right) = (self.first_settled.get(by_chance), self.last_sent.iter().rev().nth(by_chance));
-        let without_chance = match (left, right) {
-            (Some(broken_by), Some(broken_at)) if self.misses as usize > 2 * by_chance => {
-                broken_at.since(*broken_by)
-            }
-            _ => Duration::ZERO,
+        let without = |first: usize| {
+            let ends = self.first_settled.get(first).zip(self.last_sent.iter().rev().nth(by_chance - first));
+            ends.map_or(Duration::ZERO, |(broken_by, broken_at)| broken_at.since(*broken_by))
+        };
+        let without_chance = if self.misses as usize > by_chance && by_chance < ENDS {
+            (0..=by_chance).map(without).min().unwrap_or_default()
+        } else {
+            Duration::ZERO
         };
         let answered =
             self.answered.map_or(Duration::ZERO, |(broken_by, broken_at)| broken_at.since(broken_by));
@@ -356,7 +358,7 @@ mod tests {
         // Of 30,000 pongs one was followed by a miss: chance explains 3 in a row.
         let seconds = |length: u64| Some(ms(length).as_secs_f64());
         let watch = watch_after(30_000, &outage(1_000, 1_400));
-        assert_eq!(lengths(&watch), [(seconds(1_370 - 1_030 - 90).unwrap(), seconds(1_418 - 990))]);
+        assert_eq!(lengths(&watch), [(seconds(1_370 - 1_000 - 90).unwrap(), seconds(1_418 - 990))]);
         // Of 10 none was lost: that says little, and nothing is proven.
         let watch = watch_after(10, &outage(1_000, 1_400));
         assert_eq!(lengths(&watch), [(0.0, seconds(1_418 - 990))]);

@@ -10,7 +10,7 @@ use super::claims::Met;
 use super::world::{MS, Ns, SECOND};
 
 /// How long a history is.
-const LENGTH: Ns = 60 * SECOND;
+const LENGTH: Ns = 120 * SECOND;
 /// The least time after which the kernel sends again (`TCP_RTO_MIN`).
 const RTO: Ns = 200 * MS;
 
@@ -39,7 +39,7 @@ impl Path {
         let mut down = Vec::new();
         let mut at = random.u64(SECOND..20 * SECOND);
         for _ in 0..random.usize(0..3) {
-            let length = random.u64(MS..8 * SECOND);
+            let length = random.u64(MS..*random.choice(&[2, 8, 60]).expect("there are some") * SECOND);
             down.push((at, at + length));
             at += length + random.u64(4 * SECOND..20 * SECOND);
         }
