@@ -39,7 +39,8 @@ impl Path {
         let mut down = Vec::new();
         let mut at = random.u64(SECOND..20 * SECOND);
         for _ in 0..random.usize(0..3) {
-            let length = random.u64(MS..*random.choice(&[2, 8, 60]).expect("there are some") * SECOND);
+            let longest = *random.choice(&[2, 8, 60]).expect("there are some") * SECOND;
+            let length = random.u64(MS..longest);
             down.push((at, at + length));
             at += length + random.u64(4 * SECOND..20 * SECOND);
         }
