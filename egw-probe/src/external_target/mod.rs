@@ -96,13 +96,7 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     });
     let http =
         http.map(|listener| HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))).transpose()?;
-    let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
-    tracing::info!(
-        port = config.listen_port,
-        allowed = allowed.join(","),
-        keep_open = config.keep_open,
-        "listening on every address"
-    );
+    announce(config);
     serve(&shared, &listeners, &ends)?;
     if let Some(http) = http {
         http.stop();
@@ -116,6 +110,16 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let count = |verdict| shared.metrics.connections(verdict).get();
     tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
     Ok(ExitCode::SUCCESS)
+}
+
+fn announce(config: &TargetConfig) {
+    let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        port = config.listen_port,
+        allowed = allowed.join(","),
+        keep_open = config.keep_open,
+        "listening on every address"
+    );
 }
 
 /// A socket for each accept loop, not yet listening.

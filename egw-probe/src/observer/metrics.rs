@@ -28,13 +28,42 @@ pub struct KernelMetrics {
     syn_to_accept: HistogramVec,
     half_open: IntCounterVec,
     events_lost: IntCounter,
+    join: JoinMetrics,
+    ebpf_info: IntGaugeVec,
+    degraded: IntGaugeVec,
+    clock_error: Gauge,
+}
+
+/// What tells how good the join of SYNs and connections is.
+#[derive(Debug, Clone)]
+struct JoinMetrics {
     unobserved: IntCounter,
     not_joined: IntCounter,
     forgotten: IntCounter,
     unreadable: IntCounter,
-    ebpf_info: IntGaugeVec,
-    degraded: IntGaugeVec,
-    clock_error: Gauge,
+}
+
+impl JoinMetrics {
+    fn register(new: Registrar<'_>) -> Result<Self, KernelError> {
+        Ok(Self {
+            unobserved: new.counter(
+                "egw_probe_target_unobserved_connections_total",
+                "Accepted connections whose SYN the kernel side did not see",
+            )?,
+            not_joined: new.counter(
+                "egw_probe_target_not_joined_total",
+                "Accepted connections that came faster than they could be joined with their SYNs",
+            )?,
+            forgotten: new.counter(
+                "egw_probe_target_attempts_forgotten_total",
+                "Of the half-open attempts, those given up on early to make room: some may have become connections later",
+            )?,
+            unreadable: new.counter(
+                "egw_probe_target_unreadable_events_total",
+                "Events that were not understood: object and program do not belong together",
+            )?,
+        })
+    }
 }
 
 impl KernelMetrics {
@@ -62,22 +91,7 @@ impl KernelMetrics {
                 "egw_probe_target_events_lost_total",
                 "SYNs that were counted but whose event found the ring full",
             )?,
-            unobserved: new.counter(
-                "egw_probe_target_unobserved_connections_total",
-                "Accepted connections whose SYN the kernel side did not see",
-            )?,
-            not_joined: new.counter(
-                "egw_probe_target_not_joined_total",
-                "Accepted connections that came faster than they could be joined with their SYNs",
-            )?,
-            forgotten: new.counter(
-                "egw_probe_target_attempts_forgotten_total",
-                "Of the half-open attempts, those given up on early to make room: some may have become connections later",
-            )?,
-            unreadable: new.counter(
-                "egw_probe_target_unreadable_events_total",
-                "Events that were not understood: object and program do not belong together",
-            )?,
+            join: JoinMetrics::register(new)?,
             ebpf_info: new.gauges(
                 "egw_probe_target_ebpf_info",
                 "1 for each interface that is observed, by mode",
@@ -153,10 +167,10 @@ impl KernelMetrics {
 
     /// Adds to what tells how good the join is.
     pub(super) fn health(&self, more: JoinHealth) {
-        self.unobserved.inc_by(more.unobserved);
-        self.not_joined.inc_by(more.not_joined);
-        self.forgotten.inc_by(more.forgotten);
-        self.unreadable.inc_by(more.unreadable);
+        self.join.unobserved.inc_by(more.unobserved);
+        self.join.not_joined.inc_by(more.not_joined);
+        self.join.forgotten.inc_by(more.forgotten);
+        self.join.unreadable.inc_by(more.unreadable);
     }
 
     pub(super) fn clock_error(&self, error: Duration) {

@@ -15,7 +15,7 @@ use super::capture::{Capture, Captured};
 use super::child::{Child, Rights};
 use super::clock::Monotonic;
 use super::cost::{Cost, Meter};
-use super::disturb::Disturb;
+use super::disturbance::Disturb;
 use super::interrupt::Interrupt;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};

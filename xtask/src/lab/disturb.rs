@@ -4,49 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::ValueEnum;
 
 use super::addresses::{Family, PORT, pod_interface};
+use super::disturbance::{Disturb, MOST_JITTER};
 use super::namespace::Namespace;
 use super::options::Plan;
 use super::proxy::Proxy;
 use super::topology::{Topology, kernel_lacks};
 use super::wire::Manner;
 
-/// The most that jitter, a duplicate or reordering adds to a frame's way, each.
-pub(crate) const MOST_JITTER: Duration = Duration::from_millis(20);
 /// Ports of a Pod whose ports are soon used again.
 const FEW_PORTS: &str = "40000 40063";
 /// Marks what a sidecar sends, so that it does not come back to it.
 const SIDECAR_MARK: u32 = 7;
-
-/// What is disturbed, as `--disturb` takes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Disturb {
-    /// A TCP proxy in a Pod of its own answers at once, then dials the target; where it cannot, it closes or resets
-    Proxy,
-    /// The same proxy in the client's own Pod
-    Sidecar,
-    /// The gateway has to ask for the target's MAC address (ARP, ND), and gets no answer for a while
-    Arp,
-    /// Packets are lost by chance between NAT and target
-    Loss,
-    /// Each frame takes up to 20 ms longer, in order
-    Jitter,
-    /// One frame of ten comes twice, the second time up to 20 ms later
-    Duplicate,
-    /// One frame of ten takes up to 20 ms longer, and others overtake it
-    Reorder,
-    /// The Pod has 64 source ports
-    Portreuse,
-}
-
-impl Disturb {
-    /// Whether it answers SYNs for the target.
-    pub(crate) const fn terminates_tcp(self) -> bool {
-        matches!(self, Self::Proxy | Self::Sidecar)
-    }
-}
 
 /// The parts that run; dropping it ends them.
 pub(crate) struct Parts {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::addresses::Family;
-use super::disturb::{Disturb, MOST_JITTER};
+use super::disturbance::{Disturb, MOST_JITTER};
 use super::topology::{MAX_PODS, Nat};
 use crate::unready::unready;
 

@@ -15,7 +15,7 @@ use super::activation::{QUIET, Stage, WIDEST_SWITCH, go_duration};
 use super::addresses::PORT;
 use super::child::Child;
 use super::clock::Monotonic;
-use super::disturb::Disturb;
+use super::disturbance::Disturb;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy};
 use super::target::{Settings, Target};

@@ -12,7 +12,7 @@ use super::activation::Activation;
 use super::addresses::Family;
 use super::clock::Monotonic;
 use super::cost::Cost;
-use super::disturb::Disturb;
+use super::disturbance::Disturb;
 use super::observed::Observed;
 use super::options::{Plan, Scenario};
 use super::policy::Switch;

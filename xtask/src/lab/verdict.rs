@@ -5,7 +5,7 @@ use std::time::Duration;
 use egw_probe::document::outcome::{Evidence, Outcome};
 use egw_probe::document::result::{BracketSeconds, ResultDocument, TestOutcome};
 
-use super::disturb::Disturb;
+use super::disturbance::Disturb;
 use super::options::{Plan, Scenario};
 
 /// A recorded change of policy, in seconds since the start of the client it was made to.

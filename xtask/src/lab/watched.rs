@@ -9,7 +9,7 @@ use egw_probe::document::result::{ResultDocument, TestOutcome};
 use serde::Serialize;
 
 use super::clock::Monotonic;
-use super::disturb::Disturb;
+use super::disturbance::Disturb;
 use super::options::{Plan, Scenario};
 use super::runs::{self, MissRun};
 use super::topology::Nat;
