@@ -11,7 +11,8 @@ pub struct ClientsPage {
     pub progress: Progress,
     /// SYNs without a tag of an expected client.
     pub foreign_syns: u64,
-    /// Every client seen, by number.
+    /// Every client of which so many SYNs came, with rising counters, that no foreign ones explain them, by number; with
+    /// `--expect-clients` one from inside the CIDRs is enough.
     pub clients: Vec<ClientEntry>,
 }
 
@@ -32,17 +33,18 @@ pub struct ClientEntry {
     pub last_leaked_ns: Option<u64>,
     /// Its first masqueraded SYN; null until there is one.
     pub first_masqueraded_ns: Option<u64>,
-    /// Its last leaked SYN after the first masqueraded one; null without such a flap.
+    /// Its last leaked SYN, if that came more than a second after the first masqueraded one; null without such a flap. One that
+    /// came earlier may have left before, and been overtaken.
     pub flapped_at_ns: Option<u64>,
     /// Where its policy became effective.
     pub bracket: ClientBracket,
-    /// SYNs that it sent and that never came: gaps in its counter, a lower bound (modulo 4096).
+    /// SYNs that it sent and that have not come so far: gaps in its counter, a lower bound (modulo 4096).
     pub missing_syns: u64,
-    /// SYNs that its kernel sent again.
+    /// SYNs that its kernel sent again, or the network doubled.
     pub retransmissions: u64,
-    /// How often its counter began anew or stepped back.
+    /// Processes that sent under this number after another one had, at the least.
     pub restarts: u64,
-    /// Its counter steps back again and again: two clients share this number, and this record mixes both.
+    /// Two processes go on at once: two clients share this number, and this record mixes both.
     pub conflict: bool,
 }
 
@@ -78,12 +80,15 @@ pub enum PathDelay {
 pub struct Progress {
     /// Clients expected (`--expect-clients`), or 4095.
     pub expected: u64,
-    /// Clients of which a SYN was seen.
+    /// Clients that are known to exist.
     pub seen: u64,
     /// Of these, clients with a masqueraded SYN.
     pub masqueraded: u64,
-    /// Clients seen of which every SYN leaked so far.
+    /// Of these, clients of which every SYN leaked so far.
     pub leaking: u64,
     /// Clients whose number another one uses too, as far as their counters tell.
     pub conflicts: u64,
+    /// Numbers of which too few SYNs came to tell a client from foreign SYNs that look like tags.
+    #[serde(default)]
+    pub uncertain: u64,
 }

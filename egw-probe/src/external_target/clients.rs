@@ -7,18 +7,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use egw_probe_common::tag::{COUNTER_MODULUS, MAX_CLIENT, Tag, TagKey, TagRecord};
+use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey, TagRecord};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::document::clients::{ClientBracket, ClientEntry, PathDelay, Progress};
 use crate::document::verdict::Verdict;
+use crate::external_target::counters::{Counters, OVERTAKEN};
 use crate::observer::object::TagSettings;
 use crate::sys::clock::Monotonic;
 
 /// Round-trip times of leaked connections remembered per client, until its bracket is corrected.
 const ROUND_TRIPS: usize = 64;
-/// Steps back of a client's counter after which two clients are taken to share a number; one alone is a restart.
-const STEPS_BACK_OF_A_CONFLICT: u64 = 3;
 
 /// A tagged SYN, as the kernel saw it or as an accepted connection tells it.
 #[derive(Debug, Clone, Copy)]
@@ -39,11 +38,7 @@ pub(crate) struct TaggedSyn {
 #[derive(Debug, Default, Clone)]
 struct Client {
     record: TagRecord,
-    retransmissions: u64,
-    /// Counters passed from the first to the newest, wraps included; 0 before the first SYN.
-    span: u64,
-    newest: u16,
-    steps_back: u64,
+    counters: Counters,
     leaked_round_trips: Vec<(u16, Duration)>,
     /// That of the bracket's lower end, once found: later leaks push it out of those above.
     pinned: Option<(u16, Duration)>,
@@ -59,8 +54,8 @@ pub(crate) struct ClientTable {
 }
 
 impl ClientTable {
-    /// No client seen yet, of numbers `1..=expected`, whose tags carry `key`.
-    pub(crate) fn new(expected: u16, key: TagKey) -> Self {
+    /// No client seen yet, whose tags carry `key`; `expected` is the highest number, where the user knows it.
+    pub(crate) fn new(expected: Option<u16>, key: TagKey) -> Self {
         Self { key, clients: Mutex::new(Clients::new(expected)), foreign: AtomicU64::new(0) }
     }
 
@@ -97,18 +92,25 @@ impl ClientTable {
     }
 }
 
-/// The timelines of all clients. Memory grows with the clients seen, to some 500 bytes each.
+/// The timelines of all clients. Memory grows with the clients seen, to some 1.5 KiB each.
 #[derive(Debug)]
 pub(crate) struct Clients {
     by_number: Vec<Option<Box<Client>>>,
     expected: u16,
+    /// The user knows that these numbers are in use.
+    named: bool,
     stamped_in_kernel: bool,
 }
 
 impl Clients {
-    /// No client seen yet, of numbers `1..=expected`.
-    pub(crate) fn new(expected: u16) -> Self {
-        Self { by_number: vec![None; usize::from(MAX_CLIENT) + 1], expected, stamped_in_kernel: false }
+    /// No client seen yet, of numbers up to `expected`, or of all there are.
+    pub(crate) fn new(expected: Option<u16>) -> Self {
+        Self {
+            by_number: vec![None; usize::from(MAX_CLIENT) + 1],
+            expected: expected.unwrap_or(MAX_CLIENT),
+            named: expected.is_some(),
+            stamped_in_kernel: false,
+        }
     }
 
     fn expects(&self, tag: Tag) -> bool {
@@ -122,7 +124,7 @@ impl Clients {
         }
         let client = self.by_number[usize::from(syn.tag.client())].get_or_insert_default();
         client.record.note(syn.verdict == Verdict::Allowed, syn.at.as_ns(), syn.port, syn.tag.counter());
-        client.follow(syn);
+        client.counters.take(syn.tag.counter(), syn.at, syn.retransmitted);
         true
     }
 
@@ -151,19 +153,19 @@ impl Clients {
         }
     }
 
-    /// Every client seen, by number.
+    /// Every client that exists, by number.
     pub(crate) fn entries(&self) -> impl Iterator<Item = ClientEntry> {
         self.by_number.iter().enumerate().filter_map(|(number, client)| {
-            client
-                .as_deref()
-                .filter(|client| client.record.first_ns > 0)
-                .map(|client| client.entry(number as u16, self.stamped_in_kernel))
+            let client = client.as_deref().filter(|client| client.exists(self.named))?;
+            Some(client.entry(number as u16, self.stamped_in_kernel))
         })
     }
 
     /// How many clients are how far.
     pub(crate) fn progress(&self) -> Progress {
         let mut progress = Progress { expected: u64::from(self.expected), ..Progress::default() };
+        let seen = |client: &&Client| client.record.first_ns > 0 && !client.exists(self.named);
+        progress.uncertain = self.by_number.iter().flatten().map(Box::as_ref).filter(seen).count() as u64;
         for entry in self.entries() {
             progress.seen += 1;
             let masqueraded = entry.first_masqueraded_ns.is_some();
@@ -176,8 +178,9 @@ impl Clients {
 
     /// The delays that have become known since the last call: first SYN to first masqueraded SYN, one for each client.
     pub(crate) fn new_delays(&mut self) -> Vec<Duration> {
+        let named = self.named;
         let untold = |client: &mut Box<Client>| {
-            let delay = client.delay().filter(|_| client.told.is_none())?;
+            let delay = client.delay().filter(|_| client.told.is_none() && client.exists(named))?;
             client.told = Some(delay);
             Some(delay)
         };
@@ -186,32 +189,10 @@ impl Clients {
 }
 
 impl Client {
-    /// What the order of the counters tells.
-    fn follow(&mut self, syn: TaggedSyn) {
-        let counter = syn.tag.counter();
-        if syn.retransmitted {
-            self.retransmissions += 1;
-            return;
-        }
-        let ahead = counter.wrapping_sub(self.newest) % COUNTER_MODULUS;
-        match ahead {
-            _ if self.span == 0 => {
-                self.span = 1;
-                self.newest = counter;
-            }
-            0 => self.retransmissions += 1,
-            ahead if ahead < COUNTER_MODULUS / 2 => {
-                self.span += u64::from(ahead);
-                self.newest = counter;
-            }
-            // A little behind: two SYNs overtook each other on the way. Only a client that begins anew sends 0 again.
-            behind if COUNTER_MODULUS - behind <= 8 && (counter != 0 || self.newest < 2) => {}
-            _ => {
-                self.steps_back += 1;
-                self.span += 1;
-                self.newest = counter;
-            }
-        }
+    /// Whether its SYNs are no foreign ones that look like its tag: several came with rising counters, or, of a number that the
+    /// user knows to be in use, one from inside the CIDRs (a client that is masqueraded at once sends no other).
+    fn exists(&self, named: bool) -> bool {
+        self.counters.are_proven() || named && self.record.masqueraded > 0
     }
 
     fn leaked_port(&self) -> u16 {
@@ -246,7 +227,10 @@ impl Client {
         let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64 * round_trips);
         let lower_ns = last_leaked.map(|ns| ns.saturating_sub(delay_ns));
         let width = lower_ns.zip(first_masqueraded).map(|(lower, upper)| upper.saturating_sub(lower));
-        let flapped = record.last_leaked_ns > record.last_leaked_before_ns;
+        // Before that it may have left before the first masqueraded one, and been overtaken.
+        let flapped = first_masqueraded.is_some_and(|first| {
+            Monotonic::from_ns(record.last_leaked_ns).since(Monotonic::from_ns(first)) > OVERTAKEN
+        });
         ClientEntry {
             client,
             leaked_syns: record.leaked,
@@ -263,11 +247,10 @@ impl Client {
                 corrected: last_leaked.is_none() || (stamped_in_kernel && path_delay.is_some()),
                 path_delay_from: path_delay.map(|(from, _)| from),
             },
-            missing_syns: (self.span + self.retransmissions)
-                .saturating_sub(record.leaked + record.masqueraded),
-            retransmissions: self.retransmissions,
-            restarts: self.steps_back,
-            conflict: self.steps_back >= STEPS_BACK_OF_A_CONFLICT,
+            missing_syns: self.counters.missing(record.leaked + record.masqueraded),
+            retransmissions: self.counters.retransmissions(),
+            restarts: self.counters.restarts(),
+            conflict: self.counters.conflict(),
         }
     }
 }
@@ -280,7 +263,7 @@ mod tests {
 
     /// SYNs of one client at (ms, counter, verdict), each from a port of 1000 more than its counter.
     fn clients(syns: &[(u64, u64, Verdict)]) -> Clients {
-        let mut clients = Clients::new(MAX_CLIENT);
+        let mut clients = Clients::new(None);
         for &(ms, counter, verdict) in syns {
             clients.syn(syn(7, ms, counter, verdict));
         }
@@ -333,56 +316,81 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_after_the_first_masqueraded_syn_is_a_flap_and_leaves_the_bracket_alone() {
-        let entry = only(&clients(&[(10, 0, Denied), (20, 1, Allowed), (30, 2, Denied), (40, 3, Allowed)]));
+    fn a_leak_that_may_have_been_overtaken_is_no_flap_and_neither_moves_the_bracket() {
+        let syns = [(10, 0, Denied), (20, 1, Allowed), (1_020, 2, Denied), (1_030, 3, Allowed)];
+        let entry = only(&clients(&syns));
         assert_eq!((entry.bracket.lower_ns, entry.bracket.upper_ns), (Some(10_000_000), Some(20_000_000)));
-        assert_eq!(entry.flapped_at_ns, Some(30_000_000));
+        assert_eq!(entry.flapped_at_ns, None);
+        let entry = only(&clients(&[&syns[..], &[(1_040, 4, Denied)]].concat()));
+        assert_eq!((entry.bracket.lower_ns, entry.bracket.upper_ns), (Some(10_000_000), Some(20_000_000)));
+        assert_eq!(entry.flapped_at_ns, Some(1_040_000_000));
+        assert_eq!(
+            only(&clients(&[(10, 0, Denied), (20, 1, Denied), (9_000, 2, Denied)])).flapped_at_ns,
+            None
+        );
     }
 
     #[test]
-    fn gaps_in_the_counter_are_syns_that_never_came_also_across_its_wrap() {
-        assert_eq!(only(&clients(&[(10, 0, Denied), (20, 4, Denied)])).missing_syns, 3);
-        let entry =
-            only(&clients(&[(10, 4094, Denied), (20, 4095, Denied), (30, 4096, Denied), (40, 4098, Denied)]));
-        assert_eq!((entry.missing_syns, entry.restarts), (1, 0));
+    fn what_its_counters_tell_is_in_its_entry() {
+        let mut clients =
+            clients(&[(10, 0, Denied), (1_020, 2, Denied), (1_021, 1, Denied), (1_030, 5, Denied)]);
+        clients.syn(TaggedSyn { retransmitted: true, ..syn(7, 2_000, 5, Denied) });
+        let entry = only(&clients);
+        assert_eq!(
+            (entry.leaked_syns, entry.missing_syns, entry.retransmissions, entry.restarts, entry.conflict),
+            (5, 2, 1, 0, false)
+        );
     }
 
     #[test]
-    fn a_repeated_counter_is_a_retransmission_and_neighbours_may_overtake_each_other() {
-        let entry =
-            only(&clients(&[(10, 0, Denied), (1010, 0, Denied), (1020, 2, Denied), (1021, 1, Denied)]));
-        assert_eq!((entry.retransmissions, entry.missing_syns, entry.restarts), (1, 0, 0));
+    fn a_client_exists_once_no_foreign_syns_explain_its_own() {
+        let clients = clients(&[(10, 0, Denied), (20, 1, Allowed)]);
+        assert_eq!(clients.entries().count(), 0);
+        assert_eq!(clients.progress(), Progress { expected: 4095, uncertain: 1, ..Progress::default() });
+        // Where the user knows its number, one from inside the CIDRs will do.
+        for (verdict, seen) in [(Denied, 0), (Allowed, 1)] {
+            let mut named = Clients::new(Some(7));
+            named.syn(syn(7, 10, 40, verdict));
+            let progress = named.progress();
+            assert_eq!((progress.seen, progress.masqueraded, progress.uncertain), (seen, seen, 1 - seen));
+        }
     }
 
     #[test]
-    fn one_step_back_is_a_restart_and_several_are_two_clients_with_one_number() {
-        let restarted =
-            only(&clients(&[(10, 100, Denied), (20, 101, Denied), (30, 0, Denied), (40, 1, Allowed)]));
-        assert_eq!((restarted.restarts, restarted.conflict, restarted.missing_syns), (1, false, 0));
-        let soon = only(&clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Denied), (40, 0, Allowed)]));
-        assert_eq!((soon.restarts, soon.missing_syns), (1, 0));
-        let mixed: Vec<_> = (0..10).map(|i| (i, if i % 2 == 0 { i } else { 500 + i }, Denied)).collect();
-        assert!(only(&clients(&mixed)).conflict);
+    fn a_million_foreign_syns_make_no_client_and_spoil_the_counts_of_few() {
+        let table = ClientTable::new(None, TagKey::default());
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut foreign = |count: u64| {
+            for number in 0..count {
+                let at = Monotonic::from_ns(number * 1_000_000);
+                table.syn(random.u32(..), Denied, at, random.u16(..), false);
+            }
+            let progress = table.lock().progress();
+            (progress.seen, progress.uncertain)
+        };
+        assert_eq!(foreign(5_000), (0, 23));
+        // One SYN in 256: by now most numbers have been taken for a client's at least once.
+        assert_eq!(foreign(995_000), (0, 2_529));
     }
 
     #[test]
     fn numbers_above_those_expected_are_not_taken() {
-        let mut clients = Clients::new(10);
-        clients.syn(syn(11, 5, 0, Denied));
-        clients.syn(syn(10, 5, 0, Denied));
+        let mut clients = Clients::new(Some(10));
+        clients.syn(syn(11, 5, 0, Allowed));
+        clients.syn(syn(10, 5, 0, Allowed));
         assert_eq!(clients.entries().map(|entry| entry.client).collect::<Vec<_>>(), [10]);
     }
 
     #[test]
     fn each_clients_delay_is_told_once() {
-        let mut clients = Clients::new(10);
+        let mut clients = Clients::new(Some(10));
         for (client, ms, counter, verdict) in [(1, 10, 0, Denied), (2, 15, 0, Allowed), (1, 40, 1, Allowed)] {
             clients.syn(syn(client, ms, counter, verdict));
         }
         assert_eq!(clients.new_delays(), [Duration::from_millis(30), Duration::ZERO]);
         assert!(clients.new_delays().is_empty(), "each is told once");
-        clients.syn(syn(3, 50, 0, Denied));
-        let expected = Progress { expected: 10, seen: 3, masqueraded: 2, leaking: 1, conflicts: 0 };
+        (0..3).for_each(|counter| assert!(clients.syn(syn(3, 50, counter, Denied))));
+        let expected = Progress { expected: 10, seen: 3, masqueraded: 2, leaking: 1, ..Progress::default() };
         assert_eq!(clients.progress(), expected);
     }
 }

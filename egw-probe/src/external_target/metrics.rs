@@ -46,7 +46,8 @@ impl ClientMetrics {
         Ok(Self {
             by_state: new.gauges(
                 "egw_probe_target_clients",
-                "Tagged clients: expected, seen, masqueraded, leaking (no masqueraded SYN yet), conflicts (shared numbers)",
+                "Tagged clients: expected, seen, masqueraded, leaking (no masqueraded SYN yet), conflicts (shared numbers), uncertain (too \
+                 few SYNs to tell them from foreign ones)",
                 &["state"],
             )?,
             foreign: new.gauge("egw_probe_target_foreign_syns", "SYNs without a tag of an expected client")?,
@@ -60,13 +61,14 @@ impl ClientMetrics {
 
     /// Tells how far the clients are.
     pub(crate) fn set(&self, progress: Progress, foreign: u64) {
-        let Progress { expected, seen, masqueraded, leaking, conflicts } = progress;
+        let Progress { expected, seen, masqueraded, leaking, conflicts, uncertain } = progress;
         for (state, value) in [
             ("expected", expected),
             ("seen", seen),
             ("masqueraded", masqueraded),
             ("leaking", leaking),
             ("conflicts", conflicts),
+            ("uncertain", uncertain),
         ] {
             self.by_state.with_label_values(&[state]).set(value as i64);
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod clients;
+pub(crate) mod counters;
 pub(crate) mod metrics;
 pub(crate) mod opening;
 pub(crate) mod reply;
@@ -18,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use egw_probe_common::tag::MAX_CLIENT;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 
@@ -61,8 +61,7 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let kernel_metrics = KernelMetrics::register(&registry)?;
     let bound = bind(config)?;
     let http = listen_for_http(config.metrics_addr)?;
-    let clients =
-        config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected.unwrap_or(MAX_CLIENT), tags.key)));
+    let clients = config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected, tags.key)));
     let required = config.ebpf.as_ref().is_some_and(|ebpf| ebpf.required);
     let alarm = Arc::new(Bell::new()?);
     let kernel = start_kernel(config, kernel_metrics, clients.clone(), &alarm)?;
@@ -240,7 +239,7 @@ fn tell_of_clients(shared: &Shared, clients: &ClientTable) {
         std::thread::park_timeout(PERIOD);
         let progress = refresh_clients(shared, clients);
         if progress.seen > 0 && progress != told {
-            let Progress { expected, seen, masqueraded, leaking, conflicts } = progress;
+            let Progress { expected, seen, masqueraded, leaking, conflicts, uncertain: _ } = progress;
             tracing::info!(expected, seen, masqueraded, leaking, conflicts, "clients");
             told = progress;
         }

@@ -230,14 +230,18 @@ fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
             let tag = ["--tag", &number, "--tag-key=5", "--tag-required"];
             let leaking = ["--source-addr=127.0.0.9", "--test-timeout=200ms", "--tick-phase=0s"];
             let leak = [&tag[..], &leaking].concat();
-            let (_, document, _) = measure(&address, &leak);
-            assert_eq!(document["tag"], client);
-            leaked.push(document["probes"]["leaked"].clone());
+            let mut leaked_twice = 0;
+            for _ in 0..2 {
+                let (_, document, _) = measure(&address, &leak);
+                assert_eq!(document["tag"], client);
+                leaked_twice += document["probes"]["leaked"].as_u64().unwrap();
+            }
+            leaked.push(leaked_twice);
             assert_eq!(measure(&address, &[&tag[..], &["--tick-phase=0s"]].concat()).0, 0);
         }
         // Another key, a number above those expected, no tag at all: nobody's.
         for foreign in [&["--tag=4", "--tag-key=6"][..], &["--tag=10", "--tag-key=5"], &[]] {
-            assert_eq!(measure(&address, foreign).0, 0);
+            assert_eq!(measure(&address, &[foreign, &["--tick-phase=0s"]].concat()).0, 0);
         }
         wait_for("every SYN to be told", || {
             metric(target.http, "egw_probe_target_foreign_syns") == Some(3.0)
@@ -247,13 +251,13 @@ fn tags_tell_clients_apart_in_the_kernel_and_in_userspace() {
         let page: serde_json::Value = serde_json::from_str(&body).unwrap();
         let clients = page["clients"].as_array().unwrap();
         assert_eq!(clients.iter().map(|entry| entry["client"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 7]);
-        for entry in clients {
+        for (entry, leaked) in clients.iter().zip(leaked) {
             assert_eq!(
                 (&entry["leaked_syns"], &entry["masqueraded_syns"]),
-                (&4.into(), &1.into()),
+                (&leaked.into(), &1.into()),
                 "{mode} {entry}"
             );
-            // The second process began to count anew.
+            // The second process began to count anew; a single SYN of the third proves nothing.
             assert_eq!(
                 (&entry["restarts"], &entry["missing_syns"]),
                 (&1.into(), &0.into()),
