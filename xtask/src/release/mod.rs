@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-use self::program::Arch;
+use self::program::{Arch, Purpose};
 use crate::unready::unready;
 
 /// The tool that writes the bill of materials, and its format.
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// Processors to build for
     #[arg(long, value_delimiter = ',', default_value = "amd64,arm64")]
     arch: Vec<Arch>,
-    /// Only the programs and the image's context: what building an image takes
+    /// Only the image's context: what building an image takes
     #[arg(long)]
     image_only: bool,
     /// Build each program a second time, from a copy of the sources in another folder, and compare every byte
@@ -46,16 +46,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&image)?;
     let time = commit_time(root);
     for &arch in &options.arch {
-        let built = program::build(root, arch)?;
-        fs::copy(&built, dist.join(format!("egw-probe-linux-{arch}")))?;
-        if options.check {
-            let again = program::build(&copy_of_sources(root)?, arch)?;
-            let [first, second] =
-                [&built, &again].map(|file| fs::read(file).map(|bytes| Sha256::digest(&bytes)));
-            let (first, second) = (first?, second?);
-            ensure!(first == second, "{arch}: built in another folder it is {second:x}, not {first:x}");
-            println!("{arch}: built in two folders, both {first:x}");
+        if !options.image_only {
+            download(root, arch, &dist, options.check)?;
         }
+        let built = program::build(root, arch, Purpose::Image)?;
         let archive = image.join(format!("rootfs-{arch}.tar"));
         rootfs::write(&built, time, &archive).with_context(|| archive.display().to_string())?;
     }
@@ -67,6 +61,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let sums = checksums(&dist)?;
     fs::write(dist.join("SHA256SUMS"), &sums)?;
     print!("{sums}");
+    Ok(())
+}
+
+/// The program that is downloaded; with `check` it is built twice.
+fn download(root: &Path, arch: Arch, dist: &Path, check: bool) -> Result<()> {
+    let built = program::build(root, arch, Purpose::Download)?;
+    fs::copy(&built, dist.join(format!("egw-probe-linux-{arch}")))?;
+    if check {
+        let again = program::build(&copy_of_sources(root)?, arch, Purpose::Download)?;
+        let [first, second] = [&built, &again].map(|file| fs::read(file).map(|bytes| Sha256::digest(&bytes)));
+        let (first, second) = (first?, second?);
+        ensure!(first == second, "{arch}: built in another folder it is {second:x}, not {first:x}");
+        println!("{arch}: built in two folders, both {first:x}");
+    }
     Ok(())
 }
 
@@ -119,7 +127,7 @@ fn sbom(root: &Path, dist: &Path) -> Result<()> {
     );
     let status = cargo(root)
         .args(["cyclonedx", "--quiet", "--format", "json", "--spec-version", "1.5", "--no-build-deps"])
-        .args(program::FEATURES)
+        .args(Purpose::Download.features())
         .args(["--target", Arch::Amd64.triple(), "--override-filename", "egw-probe.cdx"])
         .args(["--manifest-path", "egw-probe/Cargo.toml"])
         // Without it the document bears the time at which it was made.

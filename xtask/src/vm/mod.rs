@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::release::program::{self, Arch};
+use crate::release::program::{self, Arch, Purpose};
 use crate::setup;
 use crate::unready::unready;
 
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::check(setup::Purpose::Vm)?;
     let qemu = setup::find("qemu-system-x86_64").context("no QEMU")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
-    let program = program::build(root, Arch::Amd64)?;
+    let program = program::build(root, Arch::Amd64, Purpose::Image)?;
     let folder = root.join("target/vm");
     fs::create_dir_all(&folder)?;
     let mut table = verdict::Table::default();
