@@ -442,3 +442,36 @@ fn held_connections_that_are_closed_at_once_are_told() {
     let closed = |lost: &serde_json::Value| lost["reason"] == "closed";
     assert!(held["lost"].as_array().unwrap().iter().any(closed), "{held}");
 }
+
+#[test]
+fn a_delay_that_is_mostly_the_clients_own_start_is_called_weak() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let (_, document, _) = measure(&format!("127.0.0.1:{}", target.port), &[]);
+    let seconds = |name: &str| document[name].as_f64().unwrap();
+    let mostly = seconds("first_probe_seconds") > seconds("masquerade_delay_seconds") / 2.0;
+    let warned = document["warnings"].to_string().contains("the first probe left");
+    assert_eq!(warned, mostly, "{document}");
+    // A target that takes its time makes up most of the delay itself.
+    let address = peer(|mut stream, _| {
+        std::thread::sleep(Duration::from_millis(400));
+        stream.write_all(b"pong\n").unwrap();
+    });
+    let (_, document, _) = measure(&address.to_string(), &[]);
+    assert!(!document["warnings"].to_string().contains("the first probe left"), "{document}");
+}
+
+#[test]
+fn two_clients_do_not_probe_in_step() {
+    let target = target(&["--allowed-cidr=192.0.2.0/24"]);
+    let phases = [(); 2].map(|()| {
+        let flags = ["--interval=10ms", "--test-timeout=100ms"];
+        let (_, document, _) = measure(&format!("127.0.0.1:{}", target.port), &flags);
+        let phase = document["settings"]["tick_phase"].as_str().unwrap().to_owned();
+        assert!(document["probes"]["sent"].as_u64() > Some(5), "{document}");
+        phase
+    });
+    assert_ne!(phases[0], phases[1]);
+    let flags = ["--interval=10ms", "--test-timeout=100ms", "--tick-phase=3ms"];
+    let (_, document, _) = measure(&format!("127.0.0.1:{}", target.port), &flags);
+    assert_eq!(document["settings"]["tick_phase"], "3ms");
+}

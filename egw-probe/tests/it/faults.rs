@@ -326,3 +326,24 @@ fn without_local_ports_probes_are_errors_of_this_host_and_prove_nothing_of_the_p
     assert_eq!((&probes["leaked"], &probes["timeout"]), (&json!(0), &json!(0)), "{said}");
     assert_eq!(document["disruptions_total"], 0, "{said}");
 }
+
+#[test]
+fn what_was_measured_is_printed_though_a_stress_target_has_no_usable_address() {
+    if !as_root() {
+        return;
+    }
+    let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+    let script = format!(
+        "mount -t tmpfs none /mnt; echo '::1 six' >/mnt/hosts; mount --bind /mnt/hosts /etc/hosts
+         $PROGRAM client --external-target-addr 127.0.0.1:{} --exit --metrics-addr 127.0.0.1:0 --output json \
+             --stress --stress-target-addr six:9; echo exit $?",
+        target.port
+    );
+    let output = in_mount_namespace(&script);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let [document, exit] = &printed.lines().collect::<Vec<_>>()[..] else { panic!("{printed} {said}") };
+    let document: Value = serde_json::from_str(document).unwrap();
+    assert_eq!((*exit, &document["outcome"]), ("exit 2", &json!("masqueraded")), "{said}");
+    assert!(document["stress"].is_null() && said.contains("--stress-target-addr: \"six:9\""), "{said}");
+}
