@@ -110,7 +110,7 @@ fn choose(
     let fits = |address: &&SocketAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
     let Some(chosen) = found.iter().find(fits) else {
         let reason = match source {
-            Some(source) => format!("has no address of the family of --source-addr {source}"),
+            Some(other) => format!("has no address of the family of {other}"),
             None => "has no address".to_owned(),
         };
         return Err(refuse(flag, target, &reason));
@@ -153,7 +153,7 @@ mod tests {
         let error = choose(FLAG, &name, &found[..1], "192.0.2.9".parse().ok()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--external-target-addr: \"target.example:7\": has no address of the family of --source-addr 192.0.2.9"
+            "--external-target-addr: \"target.example:7\": has no address of the family of 192.0.2.9"
         );
     }
 
