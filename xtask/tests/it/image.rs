@@ -192,7 +192,8 @@ impl Drop for Container {
     }
 }
 
-const TARGET: [&str; 5] = ["/egw-probe", "external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", "--tags"];
+const TARGET: [&str; 5] =
+    ["/egw-probe", "external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", "--expect-clients=9"];
 
 #[test]
 fn the_image_does_in_a_container_what_the_manifests_ask_of_it() {
