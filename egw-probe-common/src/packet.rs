@@ -31,6 +31,7 @@ const IPV6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
 
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
 /// Bounds-checked access to the bytes of one packet.
@@ -122,6 +123,24 @@ pub struct Syn {
     pub tcp_at: u16,
 }
 
+/// A packet to the listen port that may tell something of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment {
+    /// It asks for a connection.
+    Syn(Syn),
+    /// It belongs to one that the other end takes for established.
+    Ack(Ack),
+}
+
+/// The facts of a segment that acknowledges something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// Its sequence number, host order: that of the SYN plus one, as long as nothing has been sent.
+    pub sequence: u32,
+    /// Where in the packet its TCP header begins.
+    pub tcp_at: u16,
+}
+
 /// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
@@ -145,7 +164,21 @@ pub enum Pass {
 
 /// Finds the SYN in `packet`, if it is one that asks for a connection to `listen_port` (host order).
 ///
-/// SYN set and ACK clear; other flags do not matter (ECN sets CWR and ECE on a SYN), so that the count is what a capture
+/// # Errors
+///
+/// The reason why it is none; see [`Pass`].
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Result<Syn, Pass> {
+    match segment(packet, link, listen_port)? {
+        Segment::Syn(syn) => Ok(syn),
+        Segment::Ack(_) => Err(Pass::NotSyn),
+    }
+}
+
+/// Finds the segment to `listen_port` (host order) in `packet`, if it is one that asks for a connection or acknowledges something.
+///
+/// A SYN has SYN set and ACK clear; other flags do not matter (ECN sets CWR and ECE on a SYN), so that the count is what a capture
 /// with the filter `tcp[13] & 0x12 = 2` shows. Checksums are not verified.
 ///
 /// # Errors
@@ -153,7 +186,7 @@ pub enum Pass {
 /// The reason why it is none; see [`Pass`].
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Result<Syn, Pass> {
+pub fn segment<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Result<Segment, Pass> {
     match link {
         Link::Ethernet => {
             let (ethertype, offset) = network_header(packet)?;
@@ -196,7 +229,7 @@ fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> 
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
+fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Segment, Pass> {
     let header = packet.read::<IPV4_LEN>(offset).ok_or(Pass::Truncated)?;
     if header.byte::<9>() != PROTO_TCP {
         return Err(Pass::NotTcp);
@@ -211,19 +244,22 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     }
     let total_len = usize::from(header.be16::<2>());
     let tcp_at = offset + header_len;
-    let (sequence, source_port) = tcp(packet, tcp_at, total_len.checked_sub(header_len), listen_port)?;
-    Ok(Syn {
+    let tcp = tcp(packet, tcp_at, total_len.checked_sub(header_len), listen_port)?;
+    if tcp.is_ack {
+        return Ok(Segment::Ack(Ack { sequence: tcp.sequence, tcp_at: tcp_at as u16 }));
+    }
+    Ok(Segment::Syn(Syn {
         source: Address::v4(header.be32::<12>().to_be_bytes()),
         destination: Address::v4(header.be32::<16>().to_be_bytes()),
-        sequence,
-        source_port,
+        sequence: tcp.sequence,
+        source_port: tcp.source_port,
         tcp_at: tcp_at as u16,
-    })
+    }))
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
-fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Syn, Pass> {
+fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Result<Segment, Pass> {
     // Only what every packet pays for; the addresses are read once it is known to be a SYN.
     let header = packet.read::<8>(offset).ok_or(Pass::Truncated)?;
     if header.byte::<0>() >> 4 != 6 {
@@ -232,7 +268,10 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     let payload_len = usize::from(header.be16::<4>());
     let extensions_len = ipv6_extensions(packet, offset + IPV6_LEN, header.byte::<6>())?;
     let tcp_at = offset + IPV6_LEN + extensions_len;
-    let (sequence, source_port) = tcp(packet, tcp_at, payload_len.checked_sub(extensions_len), listen_port)?;
+    let tcp = tcp(packet, tcp_at, payload_len.checked_sub(extensions_len), listen_port)?;
+    if tcp.is_ack {
+        return Ok(Segment::Ack(Ack { sequence: tcp.sequence, tcp_at: tcp_at as u16 }));
+    }
     let addresses = packet.read::<32>(offset + 8).ok_or(Pass::Truncated)?;
     let source = Address::from_words([addresses.word::<0>(), addresses.word::<8>()]);
     let destination = Address::from_words([addresses.word::<16>(), addresses.word::<24>()]);
@@ -240,7 +279,13 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     if source.is_v4() {
         return Err(Pass::Malformed);
     }
-    Ok(Syn { source, destination, sequence, source_port, tcp_at: tcp_at as u16 })
+    Ok(Segment::Syn(Syn {
+        source,
+        destination,
+        sequence: tcp.sequence,
+        source_port: tcp.source_port,
+        tcp_at: tcp_at as u16,
+    }))
 }
 
 /// Length of the extension headers between the IPv6 and the TCP header.
@@ -280,7 +325,14 @@ fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> R
     if next == PROTO_TCP { Ok(len) } else { Err(Pass::TooManyExtensions) }
 }
 
-/// Sequence number and source port of a SYN to `listen_port`. `room` is what the IP header claims to carry from here on.
+/// What the walk reads of a TCP header.
+struct Tcp {
+    sequence: u32,
+    source_port: u16,
+    is_ack: bool,
+}
+
+/// The TCP header of a segment to `listen_port`. `room` is what the IP header claims to carry from here on.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 fn tcp<P: Packet + ?Sized>(
@@ -288,18 +340,46 @@ fn tcp<P: Packet + ?Sized>(
     offset: usize,
     room: Option<usize>,
     listen_port: u16,
-) -> Result<(u32, u16), Pass> {
+) -> Result<Tcp, Pass> {
     let header = packet.read::<TCP_LEN>(offset).ok_or(Pass::Truncated)?;
     if header.be16::<2>() != listen_port {
         return Err(Pass::OtherPort);
     }
-    if header.byte::<13>() & (TCP_SYN | TCP_ACK) != TCP_SYN {
-        return Err(Pass::NotSyn);
-    }
+    let is_ack = match header.byte::<13>() & (TCP_SYN | TCP_RST | TCP_ACK) {
+        TCP_ACK => true,
+        kind if kind & (TCP_SYN | TCP_ACK) == TCP_SYN => false,
+        _ => return Err(Pass::NotSyn),
+    };
     let header_len = usize::from(header.byte::<12>() >> 4) * 4;
     match room {
         Some(room) if header_len >= TCP_LEN && header_len <= room => {}
         _ => return Err(Pass::Malformed),
     }
-    Ok((header.be32::<4>(), header.be16::<0>()))
+    Ok(Tcp { sequence: header.be32::<4>(), source_port: header.be16::<0>(), is_ack })
+}
+
+/// Options as Linux lays them out in a SYN: segment size, then SACK permitted or padding, then the timestamp.
+const SYN_OPTIONS: [(u16, u16); 2] = [(0x0204, 0x0402), (0x0204, 0x0101)];
+const TIMESTAMP: u16 = 0x080a;
+/// And in any other segment: padding, the timestamp.
+const PADDED_TIMESTAMP: u32 = 0x0101_080a;
+
+/// The timestamp value of a SYN whose TCP header begins at `tcp_at`, if its options lie as Linux lays them out
+/// (`tcp_options_write`, `net/ipv4/tcp_output.c`).
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+pub fn timestamp_of_syn<P: Packet + ?Sized>(packet: &P, tcp_at: u16) -> Option<u32> {
+    let header = packet.read::<{ TCP_LEN + 16 }>(usize::from(tcp_at))?;
+    let has_room = header.byte::<12>() >> 4 >= 9;
+    let usual = SYN_OPTIONS.contains(&(header.be16::<20>(), header.be16::<24>()));
+    (has_room && usual && header.be16::<26>() == TIMESTAMP).then(|| header.be32::<28>())
+}
+
+/// The same of a segment that acknowledges something.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
+pub fn timestamp_of_ack<P: Packet + ?Sized>(packet: &P, tcp_at: u16) -> Option<u32> {
+    let header = packet.read::<{ TCP_LEN + 12 }>(usize::from(tcp_at))?;
+    let has_room = header.byte::<12>() >> 4 >= 8;
+    (has_room && header.be32::<20>() == PADDED_TIMESTAMP).then(|| header.be32::<24>())
 }

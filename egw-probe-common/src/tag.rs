@@ -128,8 +128,7 @@ pub struct TagRecord {
     pub last_ns: u64,
     /// Latest leaked SYN (from outside the allowed CIDRs).
     pub last_leaked_ns: u64,
-    /// Latest leaked SYN before the first masqueraded one: the lower end of the bracket. Later leaks (a flap) move only
-    /// [`Self::last_leaked_ns`].
+    /// Latest leaked SYN before the first masqueraded one. Later leaks (a flap) move only [`Self::last_leaked_ns`].
     pub last_leaked_before_ns: u64,
     /// First masqueraded SYN (from inside the allowed CIDRs): the upper end of the bracket.
     pub first_masqueraded_ns: u64,
@@ -137,53 +136,123 @@ pub struct TagRecord {
     pub leaked: u64,
     /// Masqueraded SYNs.
     pub masqueraded: u64,
-    /// Source port of the lower end's SYN in the upper half, of the upper end's in the lower: with them userspace finds
-    /// these connections' round-trip times.
-    pub bracket_ports: u32,
-    /// Counter of the first SYN seen, modulo 4096.
-    pub first_counter: u16,
-    /// Counter of the latest SYN seen, modulo 4096.
-    pub last_counter: u16,
+    /// A leaked SYN left the client after this, as [`Waiting`] proves: the lower end of the bracket.
+    pub proven_lower_ns: u64,
+    /// When that SYN arrived.
+    pub proven_by_ns: u64,
 }
 
 impl TagRecord {
-    /// Takes in a SYN at `now_ns` from source port `port` with this counter: everything but the counts, which the kernel
-    /// adds to atomically.
+    /// Takes in a SYN at `now_ns`: everything but the counts, which the kernel adds to atomically.
     #[inline]
-    pub fn stamp(&mut self, masqueraded: bool, now_ns: u64, port: u16, counter: u16) {
+    pub fn stamp(&mut self, masqueraded: bool, now_ns: u64) {
         if self.first_ns == 0 {
             self.first_ns = now_ns;
-            self.first_counter = counter;
         }
         self.last_ns = now_ns;
-        self.last_counter = counter;
-        let port = u32::from(port);
         if masqueraded {
             if self.first_masqueraded_ns == 0 {
                 self.first_masqueraded_ns = now_ns;
-                self.bracket_ports = (self.bracket_ports & 0xffff_0000) | port;
             }
         } else {
             self.last_leaked_ns = now_ns;
             if self.first_masqueraded_ns == 0 {
                 self.last_leaked_before_ns = now_ns;
-                self.bracket_ports = (self.bracket_ports & 0xffff) | (port << 16);
             }
         }
     }
 
     /// Takes in a SYN, the counts included: for userspace.
-    pub fn note(&mut self, masqueraded: bool, now_ns: u64, port: u16, counter: u16) {
-        self.stamp(masqueraded, now_ns, port, counter);
+    pub fn note(&mut self, masqueraded: bool, now_ns: u64) {
+        self.stamp(masqueraded, now_ns);
         if masqueraded { self.masqueraded += 1 } else { self.leaked += 1 }
+    }
+
+    /// Takes in what an answered SYN proves.
+    #[inline]
+    pub fn prove(&mut self, proof: Proof) {
+        if proof.lower_ns > self.proven_lower_ns {
+            self.proven_lower_ns = proof.lower_ns;
+            self.proven_by_ns = proof.by_ns;
+        }
     }
 }
 
-const _: () = assert!(size_of::<TagRecord>() == 64 && align_of::<TagRecord>() == 8);
+/// Leaked SYNs of one client that wait for their acknowledgement at a time: as many as it sends within a round-trip.
+pub const SLOTS: u32 = 64;
+
+/// A leaked SYN that waits for the acknowledgement of its handshake: an element of an array map, [`SLOTS`] for each client.
+///
+/// Both carry the client's clock (TSval, RFC 7323; milliseconds since Linux 4.13). The client sends the acknowledgement after the
+/// SYN has arrived here. So the difference of the two, and one millisecond for what they cut off, is longer than the SYN was
+/// under way: it left after its arrival less that, and leaked after it had left.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its arrival; 0 once it has been acknowledged.
+    pub stamp_ns: u64,
+    /// Its timestamp value.
+    pub timestamp: u32,
+    /// Its counter.
+    pub counter: u16,
+    /// Its source port, host order.
+    pub port: u16,
+}
+
+/// What an acknowledged SYN proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// It left after this, and leaked.
+    pub lower_ns: u64,
+    /// When it arrived.
+    pub by_ns: u64,
+}
+
+impl Waiting {
+    /// A difference above this is none of one connection.
+    const LONGEST_MS: u32 = 60_000;
+
+    /// Where the SYN with this tag waits.
+    #[inline]
+    pub const fn slot(tag: Tag) -> u32 {
+        tag.client as u32 * SLOTS + tag.counter as u32 % SLOTS
+    }
+
+    /// Lets a SYN wait here. A copy of the one that does already changes nothing: it is the first to arrive that is answered.
+    #[inline]
+    pub fn wait(&mut self, counter: u16, port: u16, stamp_ns: u64, timestamp: u32) {
+        if self.counter != counter || self.port != port {
+            *self = Self { stamp_ns, timestamp, counter, port };
+        }
+    }
+
+    /// Takes in an acknowledgement with this timestamp of the SYN with this counter. Only the first one proves anything.
+    #[inline]
+    pub fn acknowledge(&mut self, counter: u16, timestamp: u32) -> Option<Proof> {
+        let by_ns = self.stamp_ns;
+        let waited = timestamp.wrapping_sub(self.timestamp);
+        if by_ns == 0 || self.counter != counter || waited > Self::LONGEST_MS {
+            return None;
+        }
+        self.stamp_ns = 0;
+        // A thousandth for a clock that runs slow.
+        let longest_ns = (u64::from(waited) + 1) * 1_001_000;
+        Some(Proof { lower_ns: by_ns.saturating_sub(longest_ns), by_ns })
+    }
+}
+
+const _: () = {
+    assert!(size_of::<TagRecord>() == 72 && align_of::<TagRecord>() == 8);
+    assert!(size_of::<Waiting>() == 16 && align_of::<Waiting>() == 8);
+};
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), only integers, no padding: every bit pattern is a value.
-unsafe impl aya::Pod for TagRecord {}
+mod user {
+    // SAFETY: repr(C), only integers, no padding: every bit pattern is a value.
+    unsafe impl aya::Pod for super::TagRecord {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Waiting {}
+}
 
 #[cfg(test)]
 mod tests {
@@ -240,6 +309,37 @@ mod tests {
         let taken =
             (0..1_000_000u32).filter(|i| Tag::decode(i.wrapping_mul(0x9e37_79b1), key).is_some()).count();
         assert!((3_600..4_200).contains(&taken), "{taken} of 1,000,000, expected about 3,905");
+    }
+
+    #[test]
+    fn an_acknowledged_syn_left_after_its_arrival_less_what_the_client_waited() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.acknowledge(0, 5), None, "nobody waits");
+        waiting.wait(7, 4000, 9 * SECOND, u32::MAX - 1);
+        // The same SYN again, and an acknowledgement of another one.
+        waiting.wait(7, 4000, 10 * SECOND, 998);
+        assert_eq!(waiting.acknowledge(8, 3), None);
+        assert_eq!(waiting.acknowledge(7, u32::MAX - 2), None, "before it was sent");
+        let proof = Proof { lower_ns: 9 * SECOND - 6 * 1_001_000, by_ns: 9 * SECOND };
+        assert_eq!(waiting.acknowledge(7, 3), Some(proof));
+        assert_eq!(waiting.acknowledge(7, 3), None, "once");
+        waiting.wait(7, 4000, 11 * SECOND, 998);
+        assert_eq!(waiting.acknowledge(7, 999), None, "a copy is not answered again");
+        waiting.wait(7, 4001, 11 * SECOND, 998);
+        assert_eq!(waiting.acknowledge(7, 998 + 60_001), None, "another connection");
+        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(11 * SECOND));
+        let mut record = TagRecord::default();
+        record.prove(proof);
+        record.prove(Proof { lower_ns: 5, by_ns: 10 * SECOND });
+        assert_eq!((record.proven_lower_ns, record.proven_by_ns), (proof.lower_ns, proof.by_ns));
+    }
+
+    #[test]
+    fn every_slot_is_one_clients_alone() {
+        let slot = |client, counter| Waiting::slot(Tag::new(client, counter).unwrap());
+        assert_eq!([slot(1, 0), slot(1, 63), slot(1, 64), slot(2, 0)], [64, 127, 64, 128]);
+        assert_eq!(slot(4095, 4095), CLIENTS * SLOTS - 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use egw_probe_common::address::Address;
 use egw_probe_common::event::{Counters, OwnFew, SourceRecord};
 use egw_probe_common::seen::{BUCKETS, Bucket};
-use egw_probe_common::tag::{CLIENTS, TagRecord};
+use egw_probe_common::tag::{CLIENTS, SLOTS, TagRecord, Waiting};
 
 // The globals below are set by the loader before the program is verified: to the verifier they are constants, and what they
 // switch off is dead code.
@@ -60,6 +60,10 @@ pub(crate) static SEEN: Array<Bucket> = Array::with_max_entries(BUCKETS, 0);
 /// One record per client number.
 #[map]
 pub(crate) static TAGS: Array<TagRecord> = Array::with_max_entries(CLIENTS, 0);
+
+/// Leaked SYNs that wait for their acknowledgement, some for each client number.
+#[map]
+pub(crate) static WAITING: Array<Waiting> = Array::with_max_entries(CLIENTS * SLOTS, 0);
 
 /// One event per counted SYN.
 #[map]

@@ -8,19 +8,22 @@ use aya_log_ebpf::trace;
 use egw_probe_common::address::Address;
 use egw_probe_common::class;
 use egw_probe_common::event::{Counters, SourceRecord, SynEvent};
-use egw_probe_common::packet::{self, Link, Packet, Pass, Syn};
+use egw_probe_common::packet::{self, Link, Packet, Pass, Segment, Syn};
 use egw_probe_common::seen::{self, Sighting};
-use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey};
+use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey, Waiting};
 
 use crate::maps::{
     ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, OWN_FEW, SEEN, SEEN_SEED, SOURCES,
-    TAG_CLIENTS, TAG_KEY, TAGS,
+    TAG_CLIENTS, TAG_KEY, TAGS, WAITING,
 };
 
 /// Headers went on beyond the bytes that could be read.
 pub(crate) struct Truncated;
 
 const BPF_NOEXIST: u64 = 1;
+
+/// Of a SYN without a timestamp: not an `Option`, half of which the verifier would find uninitialised.
+const NO_TIMESTAMP: u32 = 0;
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
@@ -29,9 +32,18 @@ pub(crate) fn observe<P: Packet>(
     link: Link,
     ifindex: impl FnOnce() -> u32,
 ) -> Result<(), Truncated> {
-    match packet::syn(packet, link, LISTEN_PORT.load()) {
-        Ok(syn) => {
-            account(&syn, ifindex());
+    match packet::segment(packet, link, LISTEN_PORT.load()) {
+        Ok(Segment::Syn(syn)) => {
+            let timestamp = if reads_tags() { packet::timestamp_of_syn(packet, syn.tcp_at) } else { None };
+            account(&syn, ifindex(), timestamp.unwrap_or(NO_TIMESTAMP));
+            Ok(())
+        }
+        Ok(Segment::Ack(ack)) => {
+            if let Some(tag) = expected_tag(ack.sequence.wrapping_sub(1))
+                && let Some(timestamp) = packet::timestamp_of_ack(packet, ack.tcp_at)
+            {
+                acknowledge(tag, timestamp);
+            }
             Ok(())
         }
         Err(Pass::Truncated) => Err(Truncated),
@@ -49,7 +61,7 @@ pub(crate) fn observe<P: Packet>(
 
 /// Everything that a SYN costs. One copy, called by all entry points.
 #[inline(never)]
-fn account(syn: &Syn, ifindex: u32) {
+fn account(syn: &Syn, ifindex: u32, timestamp: u32) {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
@@ -74,7 +86,7 @@ fn account(syn: &Syn, ifindex: u32) {
         of_class.lost += 1;
     }
     record_source(syn, class, now_ns, counters);
-    record_tag(syn, class, now_ns, counters);
+    record_tag(syn, class, now_ns, timestamp, counters);
     // In this one place, because a log statement is longer than all the rest. The macro does not look at its context.
     trace!((), "SYN from port {} on interface {}, class {}", syn.source_port, ifindex, class);
 }
@@ -144,23 +156,52 @@ fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
     }
 }
 
-fn record_tag(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
+fn reads_tags() -> bool {
+    TAG_CLIENTS.load() != 0
+}
+
+/// The tag in a sequence number, if it is one of a client that is expected.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "once for each kind of segment, on the way of every packet")]
+fn expected_tag(sequence: u32) -> Option<Tag> {
     let clients = TAG_CLIENTS.load();
     if clients == 0 {
-        return;
+        return None;
     }
-    let Some(tag) = Tag::decode(syn.sequence, TagKey::from_byte(TAG_KEY.load())) else { return };
-    if tag.client() > clients || tag.client() > MAX_CLIENT {
-        return;
-    }
+    Tag::decode(sequence, TagKey::from_byte(TAG_KEY.load()))
+        .filter(|tag| tag.client() <= clients && tag.client() <= MAX_CLIENT)
+}
+
+fn record_tag(syn: &Syn, class: u8, now_ns: u64, timestamp: u32, counters: &mut Counters) {
+    let Some(tag) = expected_tag(syn.sequence) else { return };
     let Some(record) = TAGS.get_ptr_mut(u32::from(tag.client())) else { return };
     counters.tagged += 1;
     // SAFETY: array elements live as long as the map; other CPUs add atomically or write whole words.
     let record = unsafe { &mut *record };
     let masqueraded = class == class::ALLOWED;
-    record.stamp(masqueraded, now_ns, syn.source_port, tag.counter());
+    record.stamp(masqueraded, now_ns);
     // SAFETY: a field of a live map value.
     unsafe { increment(if masqueraded { &raw mut record.masqueraded } else { &raw mut record.leaked }) };
+    if !masqueraded
+        && record.first_masqueraded_ns == 0
+        && timestamp != NO_TIMESTAMP
+        && let Some(waiting) = WAITING.get_ptr_mut(Waiting::slot(tag))
+    {
+        // SAFETY: as above.
+        unsafe { (*waiting).wait(tag.counter(), syn.source_port, now_ns, timestamp) };
+    }
+}
+
+/// What the acknowledgement of a tagged SYN proves.
+#[inline(never)]
+fn acknowledge(tag: Tag, timestamp: u32) {
+    let Some(waiting) = WAITING.get_ptr_mut(Waiting::slot(tag)) else { return };
+    // SAFETY: array elements live as long as the map.
+    let Some(proof) = (unsafe { (*waiting).acknowledge(tag.counter(), timestamp) }) else { return };
+    if let Some(record) = TAGS.get_ptr_mut(u32::from(tag.client())) {
+        // SAFETY: as above.
+        unsafe { (*record).prove(proof) };
+    }
 }
 
 /// Adds one, atomically: BPF's `lock xadd`, whose result cannot be used. Written as the instruction because Rust holds this

@@ -21,7 +21,10 @@ use egw_probe_common::{
     event::OwnFew,
     tag::{Tag, TagKey},
 };
-use etherparse::PacketBuilder;
+use etherparse::{
+    PacketBuilder,
+    TcpOptionElement::{MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp},
+};
 
 /// Runs in one round: so few that their events fit into the ring.
 const REPEAT: u32 = 20_000;
@@ -35,20 +38,27 @@ enum Kind {
     NonSyn,
     SynV4,
     SynV6,
+    LeakedSyn,
+    ItsAck,
 }
 
 impl Kind {
-    const ALL: [(Self, &str); 4] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::NonTcp, "not TCP"),
         (Self::NonSyn, "not a SYN"),
         (Self::SynV4, "SYN, IPv4"),
         (Self::SynV6, "SYN, IPv6"),
+        (Self::LeakedSyn, "leaked SYN, IPv4, with timestamp"),
+        (Self::ItsAck, "its acknowledgement"),
     ];
 
     fn frame(self) -> Vec<u8> {
         let ethernet = || PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         let v4 = || ethernet().ipv4([10, 0, 0, 9], [192, 0, 2, 1], 64);
+        let leaked = || ethernet().ipv4([198, 51, 100, 9], [192, 0, 2, 1], 64);
         let tag = Tag::new(7, 0).expect("client 7 has tags").encode(TagKey::derive(0));
+        // Of another client than the one that is masqueraded.
+        let leak = Tag::new(8, 0).expect("client 8 has tags").encode(TagKey::derive(0));
         let mut out = Vec::new();
         match self {
             Self::NonTcp => v4().udp(4000, 53).write(&mut out, &[0; 32]),
@@ -57,13 +67,23 @@ impl Kind {
             Self::SynV6 => {
                 ethernet().ipv6(SOURCE_V6, OWN_V6, 64).tcp(4000, 1337, tag, 1000).syn().write(&mut out, &[])
             }
+            Self::LeakedSyn => {
+                let options = [MaximumSegmentSize(1460), SelectiveAcknowledgementPermitted, Timestamp(1, 0)];
+                let syn = leaked().tcp(4000, 1337, leak, 1000).syn().options(&options);
+                syn.expect("they fit").write(&mut out, &[])
+            }
+            Self::ItsAck => {
+                let ack =
+                    leaked().tcp(4000, 1337, leak + 1, 1000).ack(9).options(&[Noop, Noop, Timestamp(2, 1)]);
+                ack.expect("they fit").write(&mut out, &[])
+            }
         }
         .expect("a Vec takes every byte");
         out
     }
 
     const fn is_syn(self) -> bool {
-        matches!(self, Self::SynV4 | Self::SynV6)
+        matches!(self, Self::SynV4 | Self::SynV6 | Self::LeakedSyn)
     }
 }
 

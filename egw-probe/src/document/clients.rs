@@ -51,27 +51,28 @@ pub struct ClientEntry {
 /// Bounds of the instant at which a client's policy became effective, `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClientBracket {
-    /// Not before this: the last leaked SYN less the path delay. Null if none leaked.
+    /// Not before this: a leaked SYN had not yet left the client. Where that is not proven, the last leaked SYN's arrival, and the
+    /// policy may have become effective up to one path delay earlier. Null if none leaked.
     pub lower_ns: Option<u64>,
     /// Not after this: the first masqueraded SYN. Null until there is one.
     pub upper_ns: Option<u64>,
     /// Upper less lower end.
     pub width_seconds: Option<f64>,
-    /// The stamp is the kernel's and the path delay was known. Without, `lower_ns` is the SYN's own stamp, and the policy may have become effective up
-    /// to one path delay earlier.
+    /// The lower end is proven, or none leaked. What proves it: how long the client waited from a leaked SYN to its
+    /// acknowledgement, by the timestamps in both (RFC 7323); the SYN was under way for less. Only with `--ebpf`.
     pub corrected: bool,
-    /// What bounds the path delay: the round-trip time of that SYN's own handshake, or, as a handshake often does not
-    /// survive the switch, the longest of the client's other leaked connections. Null if none of them was completed.
+    /// Whose handshake proves it: that of the last leaked SYN, or, as a handshake often does not survive the switch, that of an
+    /// earlier one. Null if it is not proven.
     pub path_delay_from: Option<PathDelay>,
 }
 
-/// Whose round-trip time bounds a path delay.
+/// Whose handshake bounds a path delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PathDelay {
-    /// That of the SYN's own connection.
+    /// The last leaked SYN's.
     OwnHandshake,
-    /// The longest of the same client's leaked connections.
+    /// An earlier leaked SYN's of the same client.
     SameClient,
 }
 

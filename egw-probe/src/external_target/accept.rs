@@ -107,8 +107,9 @@ impl Shared {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         let verdict = self.allowed.verdict(source.ip());
         let opening = self.keeps_syns().then(|| self.opening(&stream)).flatten();
-        if let (Some(clients), Some(opening)) = (&self.clients, opening) {
-            self.note_tag(clients, &stream, &opening, source, verdict, now);
+        // The kernel side has told of the SYN itself, and stamped it.
+        if let (Some(clients), Some(opening), None) = (&self.clients, opening, &self.kernel) {
+            clients.syn(opening.sequence, verdict, now, false);
         }
         let mut room = [0; 256];
         if let Some(reply) = self.reply_to(source, verdict, now, opening, &mut room) {
@@ -141,25 +142,6 @@ impl Shared {
     fn opening(&self, stream: &TcpStream) -> Option<Opening> {
         let mut room = [0; 256];
         Opening::read(tcp::saved_syn(stream, &mut room).ok()?, self.port)
-    }
-
-    /// The tag of this connection's SYN, and the round-trip time that bounds its path delay.
-    fn note_tag(
-        &self,
-        clients: &ClientTable,
-        stream: &TcpStream,
-        syn: &Opening,
-        source: SocketAddr,
-        verdict: Verdict,
-        now: Monotonic,
-    ) {
-        // The kernel side has told of the SYN itself, and stamped it.
-        if self.kernel.is_none() {
-            clients.syn(syn.sequence, verdict, now, source.port(), false);
-        }
-        if let Ok(Some(round_trip)) = tcp::round_trip(stream) {
-            clients.round_trip(syn.sequence, verdict, source.port(), round_trip);
-        }
     }
 
     /// What this connection is told before it is closed or kept, if anything.

@@ -1,6 +1,6 @@
 //! Every client's masquerade timeline, from the tags in its SYNs.
 //!
-//! Pure: takes tagged SYNs and round-trip times of accepted connections, returns timelines. With the kernel side the
+//! Pure: takes tagged SYNs, returns timelines. With the kernel side the
 //! exact record of a client comes from its map; what only the order of SYNs tells (gaps, restarts, two clients under one
 //! number) is followed here from events. In userspace, accepted connections stand in for SYNs.
 
@@ -16,9 +16,6 @@ use crate::external_target::counters::{Counters, OVERTAKEN};
 use crate::observer::object::TagSettings;
 use crate::sys::clock::Monotonic;
 
-/// Round-trip times of leaked connections remembered per client, until its bracket is corrected.
-const ROUND_TRIPS: usize = 64;
-
 /// A tagged SYN, as the kernel saw it or as an accepted connection tells it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TaggedSyn {
@@ -28,8 +25,6 @@ pub(crate) struct TaggedSyn {
     pub verdict: Verdict,
     /// When it was seen.
     pub at: Monotonic,
-    /// Its source port.
-    pub port: u16,
     /// The kernel of the client sent it again.
     pub retransmitted: bool,
 }
@@ -39,9 +34,6 @@ pub(crate) struct TaggedSyn {
 struct Client {
     record: TagRecord,
     counters: Counters,
-    leaked_round_trips: Vec<(u16, Duration)>,
-    /// That of the bracket's lower end, once found: later leaks push it out of those above.
-    pinned: Option<(u16, Duration)>,
     told: Option<Duration>,
 }
 
@@ -65,19 +57,12 @@ impl ClientTable {
     }
 
     /// Takes in a SYN with this sequence number.
-    pub(crate) fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, port: u16, retransmitted: bool) {
+    pub(crate) fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, retransmitted: bool) {
         match Tag::decode(sequence, self.key) {
-            Some(tag) if self.lock().syn(TaggedSyn { tag, verdict, at, port, retransmitted }) => {}
+            Some(tag) if self.lock().syn(TaggedSyn { tag, verdict, at, retransmitted }) => {}
             _ => {
                 self.foreign.fetch_add(1, Ordering::Relaxed);
             }
-        }
-    }
-
-    /// Takes in the round-trip time of the accepted connection whose SYN had this sequence number.
-    pub(crate) fn round_trip(&self, sequence: u32, verdict: Verdict, port: u16, round_trip: Duration) {
-        if let Some(tag) = Tag::decode(sequence, self.key) {
-            self.lock().round_trip(tag, verdict, port, round_trip);
         }
     }
 
@@ -99,7 +84,6 @@ pub(crate) struct Clients {
     expected: u16,
     /// The user knows that these numbers are in use.
     named: bool,
-    stamped_in_kernel: bool,
 }
 
 impl Clients {
@@ -109,7 +93,6 @@ impl Clients {
             by_number: vec![None; usize::from(MAX_CLIENT) + 1],
             expected: expected.unwrap_or(MAX_CLIENT),
             named: expected.is_some(),
-            stamped_in_kernel: false,
         }
     }
 
@@ -123,33 +106,16 @@ impl Clients {
             return false;
         }
         let client = self.by_number[usize::from(syn.tag.client())].get_or_insert_default();
-        client.record.note(syn.verdict == Verdict::Allowed, syn.at.as_ns(), syn.port, syn.tag.counter());
+        client.record.note(syn.verdict == Verdict::Allowed, syn.at.as_ns());
         client.counters.take(syn.tag.counter(), syn.at, syn.retransmitted);
         true
     }
 
-    /// Takes in the round-trip time of an accepted connection: it bounds the path delay of its SYN.
-    pub(crate) fn round_trip(&mut self, tag: Tag, verdict: Verdict, port: u16, round_trip: Duration) {
-        if !self.expects(tag) {
-            return;
-        }
-        if verdict == Verdict::Denied {
-            let client = self.by_number[usize::from(tag.client())].get_or_insert_default();
-            if client.leaked_round_trips.len() == ROUND_TRIPS {
-                client.leaked_round_trips.remove(0);
-            }
-            client.leaked_round_trips.push((port, round_trip));
-            client.pin();
-        }
-    }
-
     /// Takes over a client's record from the kernel, which is exact where events were lost. Stamps are the kernel's then.
     pub(crate) fn set_record(&mut self, number: u16, record: TagRecord) {
-        self.stamped_in_kernel = true;
         if record.first_ns > 0 && (1..=MAX_CLIENT).contains(&number) {
             let client = self.by_number[usize::from(number)].get_or_insert_default();
             client.record = record;
-            client.pin();
         }
     }
 
@@ -157,7 +123,7 @@ impl Clients {
     pub(crate) fn entries(&self) -> impl Iterator<Item = ClientEntry> {
         self.by_number.iter().enumerate().filter_map(|(number, client)| {
             let client = client.as_deref().filter(|client| client.exists(self.named))?;
-            Some(client.entry(number as u16, self.stamped_in_kernel))
+            Some(client.entry(number as u16))
         })
     }
 
@@ -195,37 +161,21 @@ impl Client {
         self.counters.are_proven() || named && self.record.masqueraded > 0
     }
 
-    fn leaked_port(&self) -> u16 {
-        (self.record.bracket_ports >> 16) as u16
-    }
-
-    /// Keeps the round-trip time of the bracket's lower end.
-    fn pin(&mut self) {
-        let port = self.leaked_port();
-        if self.pinned.is_none_or(|(pinned, _)| pinned != port) {
-            self.pinned = self.leaked_round_trips.iter().rev().find(|(of, _)| *of == port).copied();
-        }
-    }
-
     fn delay(&self) -> Option<Duration> {
         let masqueraded = self.record.first_masqueraded_ns;
         (masqueraded > 0).then(|| Duration::from_nanos(masqueraded.saturating_sub(self.record.first_ns)))
     }
 
-    fn entry(&self, client: u16, stamped_in_kernel: bool) -> ClientEntry {
+    fn entry(&self, client: u16) -> ClientEntry {
         let record = &self.record;
         let known = |ns: u64| (ns > 0).then_some(ns);
         let last_leaked = known(record.last_leaked_before_ns);
         let first_masqueraded = known(record.first_masqueraded_ns);
-        let own = self.pinned.filter(|(port, _)| *port == self.leaked_port());
-        let longest = self.leaked_round_trips.iter().max_by_key(|(_, round_trip)| *round_trip);
-        let path_delay = (own.map(|(_, round_trip)| (PathDelay::OwnHandshake, round_trip)))
-            .or(longest.map(|(_, round_trip)| (PathDelay::SameClient, *round_trip)))
-            .filter(|_| last_leaked.is_some());
-        // An accept follows its SYN by a round-trip, and by the wait in the queue, which nobody knows.
-        let round_trips = if stamped_in_kernel { 1 } else { 2 };
-        let delay_ns = path_delay.map_or(0, |(_, delay)| delay.as_nanos() as u64 * round_trips);
-        let lower_ns = last_leaked.map(|ns| ns.saturating_sub(delay_ns));
+        // A later leak was still under way when the switch came, for all that is known; this one had left before.
+        let proven = known(record.proven_lower_ns);
+        let own = record.proven_by_ns == record.last_leaked_before_ns;
+        let by = if own { PathDelay::OwnHandshake } else { PathDelay::SameClient };
+        let lower_ns = proven.or(last_leaked);
         let width = lower_ns.zip(first_masqueraded).map(|(lower, upper)| upper.saturating_sub(lower));
         // Before that it may have left before the first masqueraded one, and been overtaken.
         let flapped = first_masqueraded.is_some_and(|first| {
@@ -244,8 +194,8 @@ impl Client {
                 lower_ns,
                 upper_ns: first_masqueraded,
                 width_seconds: width.map(|ns| ns as f64 / 1e9),
-                corrected: last_leaked.is_none() || (stamped_in_kernel && path_delay.is_some()),
-                path_delay_from: path_delay.map(|(from, _)| from),
+                corrected: last_leaked.is_none() || proven.is_some(),
+                path_delay_from: proven.map(|_| by),
             },
             missing_syns: self.counters.missing(record.leaked + record.masqueraded),
             retransmissions: self.counters.retransmissions(),
@@ -258,10 +208,11 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use Verdict::{Allowed, Denied};
+    use egw_probe_common::tag::Proof;
 
     use super::*;
 
-    /// SYNs of one client at (ms, counter, verdict), each from a port of 1000 more than its counter.
+    /// SYNs of one client at (ms, counter, verdict).
     fn clients(syns: &[(u64, u64, Verdict)]) -> Clients {
         let mut clients = Clients::new(None);
         for &(ms, counter, verdict) in syns {
@@ -275,7 +226,6 @@ mod tests {
             tag: Tag::new(client, counter).unwrap(),
             verdict,
             at: Monotonic::from_ns(ms * 1_000_000),
-            port: 1000 + (counter % 4096) as u16,
             retransmitted: false,
         }
     }
@@ -287,32 +237,36 @@ mod tests {
     }
 
     #[test]
-    fn the_bracket_runs_from_the_last_leak_less_its_path_delay_to_the_first_masqueraded_syn() {
+    fn the_bracket_runs_from_the_last_leak_to_the_first_masqueraded_syn_and_is_corrected_where_that_is_proven()
+     {
         let mut clients = clients(&[(10, 0, Denied), (20, 1, Denied), (30, 2, Allowed), (40, 3, Allowed)]);
-        let in_userspace = only(&clients);
-        assert!(!in_userspace.bracket.corrected);
-        clients.stamped_in_kernel = true;
-        let uncorrected = only(&clients).bracket;
-        assert_eq!((uncorrected.lower_ns, uncorrected.corrected), (Some(20_000_000), false));
-        // The last leaked handshake did not survive the switch: the earlier one's round-trip bounds the path delay.
-        clients.round_trip(Tag::new(7, 0).unwrap(), Denied, 1000, Duration::from_millis(9));
-        let neighbour = only(&clients).bracket;
-        assert_eq!((neighbour.lower_ns, neighbour.corrected), (Some(11_000_000), true));
-        assert_eq!(neighbour.path_delay_from, Some(PathDelay::SameClient));
-        clients.round_trip(Tag::new(7, 1).unwrap(), Denied, 1001, Duration::from_millis(8));
         let entry = only(&clients);
         assert_eq!((entry.leaked_syns, entry.masqueraded_syns), (2, 2));
-        assert_eq!(
-            entry.bracket,
-            ClientBracket {
-                lower_ns: Some(12_000_000),
-                upper_ns: Some(30_000_000),
-                width_seconds: Some(0.018),
-                corrected: true,
-                path_delay_from: Some(PathDelay::OwnHandshake),
-            }
-        );
         assert_eq!((entry.missing_syns, entry.restarts, entry.flapped_at_ns), (0, 0, None));
+        let bracket = |lower_ns, corrected, path_delay_from| ClientBracket {
+            lower_ns: Some(lower_ns),
+            upper_ns: Some(30_000_000),
+            width_seconds: Some((30_000_000 - lower_ns) as f64 / 1e9),
+            corrected,
+            path_delay_from,
+        };
+        assert_eq!(entry.bracket, bracket(20_000_000, false, None));
+        let mut record = clients.by_number[7].as_ref().unwrap().record;
+        // The last leaked handshake did not survive the switch: an earlier one proves what it can.
+        for (proof, by) in [
+            (Proof { lower_ns: 8_000_000, by_ns: 10_000_000 }, PathDelay::SameClient),
+            (Proof { lower_ns: 18_000_000, by_ns: 20_000_000 }, PathDelay::OwnHandshake),
+        ] {
+            record.prove(proof);
+            clients.set_record(7, record);
+            assert_eq!(only(&clients).bracket, bracket(proof.lower_ns, true, Some(by)));
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaked_nothing_has_no_lower_end_to_correct() {
+        let bracket = only(&clients(&[(10, 0, Allowed), (20, 1, Allowed), (30, 2, Allowed)])).bracket;
+        assert_eq!((bracket.lower_ns, bracket.upper_ns, bracket.corrected), (None, Some(10_000_000), true));
     }
 
     #[test]
@@ -363,14 +317,14 @@ mod tests {
         let mut foreign = |count: u64| {
             for number in 0..count {
                 let at = Monotonic::from_ns(number * 1_000_000);
-                table.syn(random.u32(..), Denied, at, random.u16(..), false);
+                table.syn(random.u32(..), Denied, at, false);
             }
             let progress = table.lock().progress();
             (progress.seen, progress.uncertain)
         };
-        assert_eq!(foreign(5_000), (0, 23));
+        assert_eq!(foreign(5_000), (0, 24));
         // One SYN in 256: by now most numbers have been taken for a client's at least once.
-        assert_eq!(foreign(995_000), (0, 2_529));
+        assert_eq!(foreign(995_000), (0, 2_588));
     }
 
     #[test]

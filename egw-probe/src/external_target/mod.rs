@@ -178,7 +178,7 @@ fn start_kernel(
         clients.map(|clients| -> SynListener {
             Arc::new(move |syn, kind| {
                 let retransmitted = kind == SynKind::Retransmit;
-                clients.syn(syn.sequence, syn.class, syn.at, syn.source.port(), retransmitted);
+                clients.syn(syn.sequence, syn.class, syn.at, retransmitted);
             })
         }),
     );

@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, MapData};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use egw_probe_common::tag::TagKey;
+use egw_probe_common::tag::{SLOTS, TagKey};
 use ipnet::IpNet;
 
 use crate::observer::error::{KernelError, ebpf_errno, errno, map_errno};
@@ -103,6 +103,7 @@ fn load_object(object: &[u8], settings: &Settings) -> Result<(Ebpf, Programs), K
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("SOURCES", settings.max_sources)
         .map_max_entries("OWN", settings.max_own)
+        .map_max_entries("WAITING", (u32::from(tag_clients) + 1) * SLOTS)
         .load(object)
         .map_err(|error| load_error(&error))?;
     fill_allowed(&mut ebpf, &settings.allowed)?;

@@ -12,15 +12,6 @@ pub(crate) fn retransmissions(socket: impl AsFd) -> io::Result<u32> {
     info(socket).map(|info| info.tcpi_total_retrans)
 }
 
-/// The round-trip time as the kernel knows it (`tcpi_rtt`): on an accepted connection, that of its handshake. `None` if it
-/// took no sample, as when the SYN-ACK had to be sent again.
-pub(crate) fn round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
-    info(socket).map(|info| match info.tcpi_rtt {
-        0 => None,
-        microseconds => Some(Duration::from_micros(u64::from(microseconds))),
-    })
-}
-
 /// How long ago the handshake of an accepted connection was complete, if nothing has been sent on it yet: `tcpi_last_data_sent`
 /// counts from the birth of the socket (tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), in ticks of the kernel's clock
 /// (1 to 10 ms).

@@ -242,6 +242,67 @@ fn a_syn_cut_off_at_any_byte_passes_uncounted_and_a_whole_one_counts() {
     }
 }
 
+/// A TCP segment to an own address, with these flags and options.
+fn segment(source: [u8; 4], port: u16, sequence: u32, flags: u8, options: &[u8]) -> Vec<u8> {
+    let length = 20 + options.len() as u8;
+    let mut data = vec![2; 12];
+    data.extend([8, 0, 0x45, 0, 0, 20 + length, 0, 0, 0, 0, 64, 6, 0, 0]);
+    data.extend(source);
+    data.extend(DESTINATIONS_V4[0]);
+    data.extend(port.to_be_bytes());
+    data.extend(PORT.to_be_bytes());
+    data.extend(sequence.to_be_bytes());
+    data.extend([0, 0, 0, 0, (length / 4) << 4, flags, 1, 0, 0, 0, 0, 0]);
+    data.extend(options);
+    data
+}
+
+#[test]
+fn the_acknowledgement_of_a_leaked_syn_proves_when_it_had_not_left_yet() {
+    const WAITED_MS: u32 = 40;
+    if !as_root() {
+        return;
+    }
+    let key = TagKey::derive(3);
+    let mut bench = Bench::new(Some(TagSettings { clients: 9, key }));
+    let tag = |counter| Tag::new(7, counter).unwrap().encode(key);
+    let (leaked, masqueraded) = ([203, 0, 113, 5], [10, 1, 2, 3]);
+    let mut send = |source, counter: u64, timestamp: u32, flags, sack: [u8; 2]| {
+        let timestamp = timestamp.to_be_bytes();
+        let is_syn = flags & 0x02 != 0;
+        let mut options = if is_syn { vec![2, 4, 5, 0xb4, sack[0], sack[1]] } else { vec![1, 1] };
+        options.extend([8, 10]);
+        options.extend(timestamp);
+        options.extend([0; 4]);
+        let sequence = tag(counter).wrapping_add(u32::from(!is_syn));
+        let data = segment(source, 1000 + counter as u16, sequence, flags, &options);
+        assert_eq!(bench.compare(Hook::Tc, Link::Ethernet, &data).event.is_some(), is_syn);
+        let records: aya::maps::Array<_, TagRecord> = bench.ebpf.map("TAGS").unwrap().try_into().unwrap();
+        records.get(&7, 0).unwrap()
+    };
+    let (syn, ack, fin, reset) = (0x02, 0x10, 0x11, 0x14);
+    let first = send(leaked, 0, u32::MAX - 9, syn, [4, 2]);
+    assert_eq!(first.proven_by_ns, 0);
+    // Nobody's acknowledgement, and a reset, prove nothing.
+    assert_eq!(send(leaked, 1, 5, ack, [4, 2]), first);
+    assert_eq!(send(leaked, 0, 5, reset, [4, 2]), first);
+    let proven = send(leaked, 0, WAITED_MS - 10, ack, [4, 2]);
+    assert_eq!(proven.proven_by_ns, first.first_ns);
+    assert_eq!(first.first_ns - proven.proven_lower_ns, u64::from(WAITED_MS + 1) * 1_001_000);
+    assert_eq!(send(leaked, 0, 5_000, fin, [4, 2]), proven, "only the first");
+    // Without SACK; the answer comes by another way, as after a switch.
+    let second = send(leaked, 1, 7, syn, [1, 1]);
+    let proven = send(masqueraded, 1, 7, ack, [4, 2]);
+    assert_eq!((proven.proven_by_ns, proven.masqueraded), (second.last_ns, 0));
+    // From the first masqueraded SYN on nothing moves the lower end.
+    send(masqueraded, 2, 8, syn, [4, 2]);
+    send(leaked, 3, 9, syn, [4, 2]);
+    let flap = send(leaked, 3, 9, ack, [4, 2]);
+    assert_eq!((flap.proven_by_ns, flap.proven_lower_ns), (proven.proven_by_ns, proven.proven_lower_ns));
+    // Options in another order are not read.
+    assert_eq!(send(leaked, 4, 9, syn, [9, 9]).leaked, 4);
+}
+
 #[test]
 fn tags_are_recorded_for_the_right_client_only() {
     if !as_root() {
@@ -249,17 +310,7 @@ fn tags_are_recorded_for_the_right_client_only() {
     }
     let key = TagKey::derive(99);
     let mut bench = Bench::new(Some(TagSettings { clients: 500, key }));
-    let syn = |source: [u8; 4], port: u16, sequence: u32| {
-        let mut data = vec![2; 12];
-        data.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
-        data.extend(source);
-        data.extend(DESTINATIONS_V4[0]);
-        data.extend(port.to_be_bytes());
-        data.extend(PORT.to_be_bytes());
-        data.extend(sequence.to_be_bytes());
-        data.extend([0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0]);
-        data
-    };
+    let syn = |source, port, sequence| segment(source, port, sequence, 0x02, &[]);
     let tag = |client, counter| Tag::new(client, counter).unwrap().encode(key);
     let (leaked, masqueraded) = ([203, 0, 113, 5], [10, 1, 2, 3]);
     for (source, port, sequence) in [
@@ -278,8 +329,7 @@ fn tags_are_recorded_for_the_right_client_only() {
     let records: aya::maps::Array<_, TagRecord> = bench.ebpf.map("TAGS").unwrap().try_into().unwrap();
     let record = records.get(&7, 0).unwrap();
     assert_eq!((record.leaked, record.masqueraded), (3, 2));
-    assert_eq!((record.first_counter, record.last_counter), (0, 4));
-    assert_eq!((record.bracket_ports >> 16, record.bracket_ports & 0xffff), (1002, 1003));
+    assert_eq!((record.proven_lower_ns, record.proven_by_ns), (0, 0), "no timestamps, no proof");
     assert!(record.first_ns < record.last_leaked_before_ns);
     assert!(record.last_leaked_before_ns < record.first_masqueraded_ns);
     assert!(

@@ -8,7 +8,7 @@ use egw_probe::workbench::observer::OBJECT;
 use egw_probe_common::address::Address;
 use egw_probe_common::event::{Counters, OwnFew, SourceRecord};
 use egw_probe_common::seen::{BUCKETS, Bucket};
-use egw_probe_common::tag::{CLIENTS, TagRecord};
+use egw_probe_common::tag::{CLIENTS, SLOTS, TagRecord, Waiting};
 
 #[test]
 fn every_entry_point_has_the_section_that_makes_it_what_it_is() {
@@ -51,6 +51,7 @@ fn every_map_has_the_type_and_sizes_that_userspace_takes_it_for() {
         ("SOURCES", bpf_map_type::BPF_MAP_TYPE_LRU_HASH, address, size_of::<SourceRecord>(), 65_536),
         ("SEEN", bpf_map_type::BPF_MAP_TYPE_ARRAY, 4, size_of::<Bucket>(), BUCKETS),
         ("TAGS", bpf_map_type::BPF_MAP_TYPE_ARRAY, 4, size_of::<TagRecord>(), CLIENTS),
+        ("WAITING", bpf_map_type::BPF_MAP_TYPE_ARRAY, 4, size_of::<Waiting>(), CLIENTS * SLOTS),
         ("EVENTS", bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, 1 << 22),
     ] {
         let map = object.maps.get(name).unwrap_or_else(|| panic!("no map {name}"));

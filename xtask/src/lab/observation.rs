@@ -60,7 +60,6 @@ pub(crate) fn compare(
         half_open_denied,
         allowed: &allowed,
         activations,
-        rtt: plan.rtt,
         switched: plan.scenario == Scenario::Masquerade || plan.scenario == Scenario::Blackhole,
     }))
 }

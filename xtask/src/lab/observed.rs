@@ -18,8 +18,6 @@ use super::clock::Monotonic;
 const LARGEST_STAMP_ERROR: Duration = Duration::from_micros(100);
 /// Fewer stamps than this are told, not judged.
 const FEWEST_JUDGED_STAMPS: usize = 1_000;
-/// What the lab's own path takes beside its added delay, at the most: bounds a bracket that the target left uncorrected.
-const PATH: Duration = Duration::from_millis(5);
 
 /// What the comparison found.
 #[derive(Debug, Default, Serialize)]
@@ -75,8 +73,6 @@ pub(crate) struct Evidence<'lab> {
     /// The addresses that the target allows.
     pub(crate) allowed: &'lab dyn Fn(IpAddr) -> bool,
     pub(crate) activations: &'lab [Activation],
-    /// Round-trip time added by the lab.
-    pub(crate) rtt: Duration,
     /// Whether a switch must have come, seen from both sides.
     pub(crate) switched: bool,
 }
@@ -213,7 +209,7 @@ impl Observed {
                 }
             }
             if evidence.switched && !activation.is_void() {
-                self.check_bracket(evidence, activation, client, &mut widths);
+                self.check_bracket(activation, client, &mut widths);
             }
         }
         self.expect(by_client.is_empty(), || {
@@ -223,13 +219,7 @@ impl Observed {
         self.bracket_width_median_seconds = widths.get(widths.len() / 2).copied();
     }
 
-    fn check_bracket(
-        &mut self,
-        evidence: &Evidence,
-        activation: &Activation,
-        client: &ClientEntry,
-        widths: &mut Vec<f64>,
-    ) {
+    fn check_bracket(&mut self, activation: &Activation, client: &ClientEntry, widths: &mut Vec<f64>) {
         let ClientEntry { bracket, client: tag, .. } = client;
         let Some(switch) = activation.switch else { return };
         self.brackets += 1;
@@ -238,11 +228,9 @@ impl Observed {
             self.faults.push(format!("client {tag}: the target's bracket is open at an end"));
             return;
         };
-        // What the target could not correct, the lab can: it knows its own path.
-        let path = if bracket.corrected { Duration::ZERO } else { evidence.rtt / 2 + PATH };
-        let lower = lower.saturating_sub(path.as_nanos() as u64);
         widths.push(upper.saturating_sub(lower) as f64 / 1e9);
-        let holds = lower < switch.before.ns() && switch.after.ns() <= upper;
+        // A lower end that is not proven claims nothing.
+        let holds = (!bracket.corrected || lower < switch.before.ns()) && switch.after.ns() <= upper;
         self.brackets_hold += u64::from(holds);
         self.expect(holds, || {
             let off = |end: u64| (end as f64 - switch.before.ns() as f64) / 1e6;
@@ -256,7 +244,7 @@ impl Observed {
         let start = Monotonic::start_of(&activation.measured);
         let end = |seconds: Option<f64>| seconds.map(|seconds| start.after_seconds(seconds).ns());
         let overlap = end(own.lower_seconds).is_none_or(|own| own < upper)
-            && end(own.upper_seconds).is_some_and(|own| lower < own);
+            && end(own.upper_seconds).is_some_and(|own| !bracket.corrected || lower < own);
         self.brackets_overlap += u64::from(overlap);
         self.expect(overlap, || format!("client {tag}: its own bracket and the target's do not overlap"));
     }
