@@ -109,6 +109,15 @@ pub enum KernelError {
         /// The error.
         source: io::Error,
     },
+    /// The process's clock is off from the kernel's by nobody knows how much.
+    #[error(
+        "the offset of this process's time namespace cannot be known ({found}): kernel stamps would be off by it; run the \
+         target in the host's time namespace"
+    )]
+    TimeNamespace {
+        /// What was found instead.
+        found: String,
+    },
     /// A metric could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),

@@ -13,6 +13,7 @@ use egw_probe_common::tag::TagRecord;
 use crate::document::verdict::Verdict;
 use crate::observer::error::{KernelError, map_errno};
 use crate::observer::object::{map_error, take_map};
+use crate::observer::timens::KernelClock;
 use crate::sys::clock::Monotonic;
 
 /// SYNs of one source address.
@@ -44,15 +45,22 @@ pub(super) struct Tables {
     counters: PerCpuArray<MapData, Counters>,
     sources: HashMap<MapData, Address, SourceRecord>,
     tags: Array<MapData, TagRecord>,
+    clock: KernelClock,
 }
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, clock: KernelClock) -> Result<Self, KernelError> {
         Ok(Self {
             counters: take_map(ebpf, "COUNTERS")?,
             sources: take_map(ebpf, "SOURCES")?,
             tags: take_map(ebpf, "TAGS")?,
+            clock,
         })
+    }
+
+    /// How stamps become instants.
+    pub(super) const fn clock(&self) -> KernelClock {
+        self.clock
     }
 
     /// The exact counters, summed over all CPUs.
@@ -68,7 +76,7 @@ impl Tables {
         for entry in &self.sources {
             match entry {
                 Ok((address, record)) => {
-                    seen.insert(address.octets(), source(address, &record));
+                    seen.insert(address.octets(), self.source(address, &record));
                 }
                 Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
                 Err(e) => return Err(map_error("SOURCES", e)),
@@ -84,20 +92,20 @@ impl Tables {
         for client in 1..self.tags.len() {
             let record = self.tags.get(&client, 0).map_err(|e| map_error("TAGS", e))?;
             if record.first_ns != 0 {
-                seen.push((client as u16, record));
+                seen.push((client as u16, self.clock.record(record)));
             }
         }
         Ok(seen)
     }
-}
 
-fn source(address: Address, record: &SourceRecord) -> SourceSeen {
-    SourceSeen {
-        address: address.into(),
-        class: if record.class == class::ALLOWED { Verdict::Allowed } else { Verdict::Denied },
-        first: Monotonic::from_ns(record.first_ns),
-        last: Monotonic::from_ns(record.last_ns),
-        syns: record.syns,
+    fn source(&self, address: Address, record: &SourceRecord) -> SourceSeen {
+        SourceSeen {
+            address: address.into(),
+            class: if record.class == class::ALLOWED { Verdict::Allowed } else { Verdict::Denied },
+            first: self.clock.instant(record.first_ns),
+            last: self.clock.instant(record.last_ns),
+            syns: record.syns,
+        }
     }
 }
 

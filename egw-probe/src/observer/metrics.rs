@@ -48,7 +48,7 @@ impl JoinMetrics {
         Ok(Self {
             unobserved: new.counter(
                 "egw_probe_target_unobserved_connections_total",
-                "Accepted connections whose SYN the kernel side did not see",
+                "Accepted connections whose SYN the kernel side did not see, or whose event was lost: the log says what to do",
             )?,
             not_joined: new.counter(
                 "egw_probe_target_not_joined_total",

@@ -20,6 +20,7 @@ pub(crate) mod shared;
 pub(crate) mod shortfall;
 pub(crate) mod task;
 pub(crate) mod thread;
+mod timens;
 mod trace;
 pub(crate) mod view;
 pub(crate) mod wall;

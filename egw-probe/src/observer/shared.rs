@@ -14,11 +14,12 @@ use crate::observer::attach::Attachment;
 use crate::observer::correlate::SynKind;
 use crate::observer::error::KernelError;
 use crate::observer::event::{self, SynSeen};
-use crate::observer::health::JoinHealth;
+use crate::observer::health::{JoinHealth, UNOBSERVED, Unobserved};
 use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
 use crate::observer::shortfall::Shortfall;
+use crate::observer::timens::KernelClock;
 use crate::observer::wall;
 use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
@@ -75,6 +76,8 @@ struct Core {
     ring: RingBuf<MapData>,
     join: Join,
     on_syn: Option<SynListener>,
+    clock: KernelClock,
+    unobserved: Unobserved,
     unreadable: u64,
     reported: ClassTotals,
     reported_health: JoinHealth,
@@ -107,12 +110,15 @@ impl Shared {
         alarm: Option<Arc<Bell>>,
     ) -> Self {
         metrics.clock_error(wall::error_bound());
+        let clock = tables.clock();
         Self {
             tables,
             core: Mutex::new(Core {
                 ring,
                 join: Join::new(Monotonic::now()),
                 on_syn,
+                clock,
+                unobserved: Unobserved::default(),
                 unreadable: 0,
                 reported: ClassTotals::default(),
                 reported_health: JoinHealth::default(),
@@ -153,7 +159,11 @@ impl Shared {
         let mut core = self.core.lock();
         self.metrics.half_open(core.join.on_tick(now));
         let health = core.health(not_joined);
-        self.metrics.health(health.since(std::mem::replace(&mut core.reported_health, health)));
+        let more = health.since(std::mem::replace(&mut core.reported_health, health));
+        self.metrics.health(more);
+        if let Some(count) = core.unobserved.tell(more.unobserved, now) {
+            tracing::warn!(count, "{UNOBSERVED}");
+        }
         let before = std::mem::replace(&mut core.reported, totals);
         self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));
         self.metrics.lost(Verdict::Denied, totals.denied_lost.saturating_sub(before.denied_lost));
@@ -211,7 +221,8 @@ impl Core {
         for _ in 0..limit {
             let Some(record) = self.ring.next() else { return true };
             match event::parse(&record) {
-                Some(syn) => {
+                Some(mut syn) => {
+                    syn.at = self.clock.instant(syn.at.as_ns());
                     let kind = self.join.on_syn(&syn);
                     metrics.syn(syn.class, kind);
                     if let Some(on_syn) = &self.on_syn {

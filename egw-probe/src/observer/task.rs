@@ -26,6 +26,7 @@ use crate::observer::netlink::{Netlink, Notice};
 use crate::observer::object::{self, Settings, TagSettings, take_map};
 use crate::observer::shared::{ObserverHandle, Shared, SynListener};
 use crate::observer::shortfall::Shortfall;
+use crate::observer::timens::KernelClock;
 use crate::observer::trace::TraceLog;
 use crate::observer::view::{HostView, Interface};
 use crate::observer::{clsact, privilege};
@@ -102,6 +103,7 @@ impl KernelObserver {
         on_syn: Option<SynListener>,
     ) -> Result<Self, KernelError> {
         privilege::raise();
+        let clock = KernelClock::of_this_process()?;
         let mut settings = Settings::new(config.listen_port, config.allowed.clone());
         settings.tags = config.tags;
         settings.trace = config.trace;
@@ -117,7 +119,7 @@ impl KernelObserver {
         let logger = if config.trace { Some(trace_logger(&mut ebpf)?) } else { None };
         let own = OwnAddresses::take(&mut ebpf)?;
         let alarm = config.alarm.clone();
-        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf)?, events, metrics, on_syn, alarm));
+        let shared = Arc::new(Shared::new(Tables::take(&mut ebpf, clock)?, events, metrics, on_syn, alarm));
 
         let netlink = Netlink::subscribe()?;
         let view = netlink.read_all().await?;

@@ -29,7 +29,7 @@ fn client_outside(pair: &Pair, flags: &[&str]) -> Value {
 }
 
 /// Sets rules in the target's namespace; says that the test is skipped where that program is missing.
-fn nft(pair: &Pair, rules: &str) -> bool {
+pub(crate) fn nft(pair: &Pair, rules: &str) -> bool {
     if Command::new("nft").arg("--version").output().is_err() {
         skip("needs nft: `cargo xtask test --setup`");
         return false;
