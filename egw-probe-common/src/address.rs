@@ -10,6 +10,8 @@ pub struct Address([u64; 2]);
 
 // The last half of ::ffff:0.0.0.0.
 const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+// The last half of ::1.
+const LOOPBACK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
 const MAPPED_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
 impl Address {
@@ -56,6 +58,12 @@ impl Address {
         [a, b, c, d]
     }
 
+    /// Whether this is an address of the host to itself: all of 127.0.0.0/8 (RFC 1122 section 3.2.1.3), or `::1`.
+    #[inline]
+    pub const fn is_loopback(self) -> bool {
+        (self.is_v4() && self.v4_octets()[0] == 127) || (self.0[0] == 0 && self.0[1] == LOOPBACK)
+    }
+
     /// The two words, for hashing.
     #[inline]
     pub const fn words(self) -> [u64; 2] {
@@ -98,6 +106,13 @@ mod tests {
         assert_eq!(IpAddr::from(address).to_string(), "192.0.2.7");
         assert_eq!(address.v4_octets(), [192, 0, 2, 7]);
         assert!(address.is_v4());
+    }
+
+    #[test]
+    fn loopback_is_a_network_in_one_family_and_an_address_in_the_other() {
+        let is_loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
+        assert!(["127.0.0.1", "127.255.0.9", "::1"].into_iter().all(is_loopback));
+        assert!(!["128.0.0.1", "::2", "::", "1::1", "::127.0.0.1"].into_iter().any(is_loopback));
     }
 
     #[test]

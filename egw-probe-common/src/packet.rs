@@ -8,9 +8,9 @@ use crate::address::Address;
 pub const ETHERNET_LEN: usize = 14;
 /// How many VLAN tags are stepped over: a single tag and `QinQ` (IEEE 802.1ad).
 pub const MAX_VLAN_TAGS: usize = 2;
-/// How many IPv6 extension headers are stepped over. RFC 8200 section 4.1 lists seven positions in all, two of them
-/// behind encryption; a longer chain is dropped by many hosts and by us ignored.
-pub const MAX_IPV6_EXTENSIONS: usize = 6;
+/// How many IPv6 extension headers are stepped over: more than the seven positions of RFC 8200 section 4.1. Linux takes a longer
+/// chain; many hosts drop it.
+pub const MAX_IPV6_EXTENSIONS: usize = 8;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -18,6 +18,9 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 // The pre-standard QinQ type, which Linux still accepts on receive (ETH_P_QINQ1).
 const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
+
+/// The first byte of a MAC address that is a group's, broadcast included (IEEE 802, I/G).
+const GROUP_BIT: u8 = 1;
 
 const PROTO_TCP: u8 = 6;
 const PROTO_HOP_BY_HOP: u8 = 0;
@@ -30,6 +33,7 @@ const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
 
+const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
@@ -148,10 +152,12 @@ pub enum Pass {
     Truncated,
     /// Neither IPv4 nor IPv6, or more VLAN tags than are stepped over.
     NotIp,
-    /// A header contradicts itself, so that the host's stack would drop the packet too.
+    /// To a group of hosts, by its link-layer destination: no connection begins so.
+    Group,
+    /// What a header says makes the host's stack drop the packet.
     Malformed,
-    /// A fragment after the first: it carries no TCP header.
-    LaterFragment,
+    /// A part of a packet: the others may never come.
+    Fragment,
     /// More IPv6 extension headers than are stepped over.
     TooManyExtensions,
     /// IP, but not TCP.
@@ -178,8 +184,9 @@ pub fn syn<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> Resu
 
 /// Finds the segment to `listen_port` (host order) in `packet`, if it is one that asks for a connection or acknowledges something.
 ///
-/// A SYN has SYN set and ACK clear; other flags do not matter (ECN sets CWR and ECE on a SYN), so that the count is what a capture
-/// with the filter `tcp[13] & 0x12 = 2` shows. Checksums are not verified.
+/// A SYN has SYN set, and ACK, RST and FIN clear; other flags do not matter (ECN sets CWR and ECE on a SYN), so that the count is
+/// what a capture with the filter `tcp[13] & 0x17 = 2` shows. What the host's stack would drop is passed over where that costs
+/// nothing; checksums are not verified, nor options read.
 ///
 /// # Errors
 ///
@@ -212,6 +219,9 @@ pub fn segment<P: Packet + ?Sized>(packet: &P, link: Link, listen_port: u16) -> 
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 fn network_header<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Pass> {
     let header = packet.read::<ETHERNET_LEN>(0).ok_or(Pass::Truncated)?;
+    if header.byte::<0>() & GROUP_BIT != 0 {
+        return Err(Pass::Group);
+    }
     let mut ethertype = header.be16::<12>();
     let mut offset = ETHERNET_LEN;
     for _ in 0..MAX_VLAN_TAGS {
@@ -238,15 +248,19 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     if header.byte::<0>() >> 4 != 4 || header_len < IPV4_LEN {
         return Err(Pass::Malformed);
     }
-    // RFC 791: flags in the upper three bits, the fragment offset in the lower thirteen.
-    if header.be16::<6>() & 0x1fff != 0 {
-        return Err(Pass::LaterFragment);
+    // RFC 791: more fragments, and where this one lies.
+    if header.be16::<6>() & 0x3fff != 0 {
+        return Err(Pass::Fragment);
     }
     let total_len = usize::from(header.be16::<2>());
     let tcp_at = offset + header_len;
     let tcp = tcp(packet, tcp_at, total_len.checked_sub(header_len), listen_port)?;
     if tcp.is_ack {
         return Ok(Segment::Ack(Ack { sequence: tcp.sequence, tcp_at: tcp_at as u16 }));
+    }
+    // Nobody's address (RFC 1122 section 3.2.1.3); Linux drops these (ip_route_input_slow).
+    if matches!(header.byte::<12>(), 0 | 224..=239) || header.be32::<12>() == u32::MAX {
+        return Err(Pass::Malformed);
     }
     Ok(Segment::Syn(Syn {
         source: Address::v4(header.be32::<12>().to_be_bytes()),
@@ -275,8 +289,8 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     let addresses = packet.read::<32>(offset + 8).ok_or(Pass::Truncated)?;
     let source = Address::from_words([addresses.word::<0>(), addresses.word::<8>()]);
     let destination = Address::from_words([addresses.word::<16>(), addresses.word::<24>()]);
-    // Linux drops these on receive (ipv6_rcv); counting them would let a forged packet pose as an IPv4 source.
-    if source.is_v4() {
+    // Linux drops these on receive (ipv6_rcv); counting them would let a forged packet pose as one of IPv4.
+    if source.is_v4() || destination.is_v4() || addresses.byte::<0>() == 0xff {
         return Err(Pass::Malformed);
     }
     Ok(Segment::Syn(Syn {
@@ -294,6 +308,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
 fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> Result<usize, Pass> {
     let mut next = first;
     let mut len = 0;
+    let mut is_fragment = false;
     for place in 0..MAX_IPV6_EXTENSIONS {
         let kind = match next {
             PROTO_TCP => return Ok(len),
@@ -308,13 +323,19 @@ fn ipv6_extensions<P: Packet + ?Sized>(packet: &P, start: usize, first: u8) -> R
         let units = usize::from(header.byte::<1>());
         next = header.byte::<0>();
         len += match kind {
-            // RFC 8200 section 4.5: fixed length; the offset is in the upper thirteen bits.
+            // RFC 8200 section 4.5: fixed length; the offset is in the upper thirteen bits, "more" in the lowest.
             PROTO_FRAGMENT => {
-                if header.be16::<2>() & 0xfff8 != 0 {
-                    return Err(Pass::LaterFragment);
+                if header.be16::<2>() & 0xfff9 != 0 {
+                    return Err(Pass::Fragment);
                 }
+                if is_fragment {
+                    return Err(Pass::Malformed);
+                }
+                is_fragment = true;
                 8
             }
+            // RFC 8200 section 4.4: it has yet to go elsewhere.
+            PROTO_ROUTING if header.byte::<3>() != 0 => return Err(Pass::Malformed),
             // RFC 4302 section 2.2: counted in 4-byte units, less 2, and never without its three fixed words.
             PROTO_AUTHENTICATION if units == 0 => return Err(Pass::Malformed),
             PROTO_AUTHENTICATION => (units + 2) * 4,
@@ -345,9 +366,9 @@ fn tcp<P: Packet + ?Sized>(
     if header.be16::<2>() != listen_port {
         return Err(Pass::OtherPort);
     }
-    let is_ack = match header.byte::<13>() & (TCP_SYN | TCP_RST | TCP_ACK) {
-        TCP_ACK => true,
-        kind if kind & (TCP_SYN | TCP_ACK) == TCP_SYN => false,
+    let is_ack = match header.byte::<13>() & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) {
+        TCP_SYN => false,
+        kind if kind & !TCP_FIN == TCP_ACK => true,
         _ => return Err(Pass::NotSyn),
     };
     let header_len = usize::from(header.byte::<12>() >> 4) * 4;

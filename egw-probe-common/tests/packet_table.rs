@@ -127,7 +127,7 @@ fn every_extension_header_is_stepped_over_by_its_own_unit() {
         &[(43, 2)],
         &[(44, 0)],
         &[(51, 4)],
-        &[(0, 1), (60, 0), (43, 0), (44, 0), (51, 1), (60, 2)],
+        &[(0, 1), (60, 0), (43, 0), (44, 0), (51, 1), (60, 2), (60, 0), (60, 1)],
     ] {
         let (first, payload) = extended(headers, &syn);
         assert_v6(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))));
@@ -141,27 +141,65 @@ fn one_extension_header_too_many_is_not_followed() {
 }
 
 #[test]
-fn only_the_first_fragment_is_looked_into() {
+fn a_fragment_is_none_wherever_it_lies() {
     let syn = tcp(PORT, 0x02, 0);
-    // More fragments follow; don't fragment.
-    for first in [0x2000, 0x4000] {
-        assert_v4(walk(&ethernet(&[], 0x0800, &ipv4(0, first, 6, &syn))));
+    assert_v4(walk(&ethernet(&[], 0x0800, &ipv4(0, 0x4000, 6, &syn))));
+    for fragment in [0x2000, 1, 0x2001] {
+        assert_eq!(walk(&ethernet(&[], 0x0800, &ipv4(0, fragment, 6, &syn))), Err(Pass::Fragment));
     }
-    assert_eq!(walk(&ethernet(&[], 0x0800, &ipv4(0, 1, 6, &syn))), Err(Pass::LaterFragment));
     let (first, mut payload) = extended(&[(44, 0)], &syn);
-    payload[3] = 0x01;
-    assert_v6(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))));
-    payload[3] = 0x08;
-    assert_eq!(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))), Err(Pass::LaterFragment));
+    // All of a packet may lie in one (RFC 6946); what is reserved does not matter.
+    for (byte, expected) in
+        [(0x00, None), (0x06, None), (0x01, Some(Pass::Fragment)), (0x08, Some(Pass::Fragment))]
+    {
+        payload[3] = byte;
+        assert_eq!(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))).err(), expected, "{byte:#x}");
+    }
+    let (first, payload) = extended(&[(44, 0), (44, 0)], &syn);
+    assert_eq!(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))), Err(Pass::Malformed));
 }
 
 #[test]
-fn syn_counts_without_ack_whatever_the_other_flags() {
+fn a_packet_that_has_yet_to_go_elsewhere_is_not_for_this_host() {
+    let (first, mut payload) = extended(&[(43, 2)], &tcp(PORT, 0x02, 0));
+    payload[3] = 1;
+    assert_eq!(walk(&ethernet(&[], 0x86dd, &ipv6(first, &payload))), Err(Pass::Malformed));
+}
+
+#[test]
+fn a_frame_to_a_group_begins_no_connection() {
+    let mut frame = ethernet(&[], 0x0800, &ipv4(0, 0, 6, &tcp(PORT, 0x02, 0)));
+    for first in [0x01, 0x33, 0xff] {
+        frame[0] = first;
+        assert_eq!(walk(&frame), Err(Pass::Group));
+    }
+}
+
+#[test]
+fn a_source_that_is_nobodys_is_not_believed() {
+    let walk_from = |source: [u8; 4]| {
+        let mut packet = ipv4(0, 0, 6, &tcp(PORT, 0x02, 0));
+        packet[12..16].copy_from_slice(&source);
+        walk(&ethernet(&[], 0x0800, &packet)).err()
+    };
+    for source in [[0, 0, 0, 0], [0, 1, 2, 3], [224, 0, 0, 1], [239, 255, 255, 255], [255; 4]] {
+        assert_eq!(walk_from(source), Some(Pass::Malformed), "{source:?}");
+    }
+    for source in [[1, 0, 0, 1], [223, 255, 255, 255], [240, 0, 0, 1], [127, 0, 0, 1], [255, 255, 255, 254]] {
+        assert_eq!(walk_from(source), None, "{source:?}");
+    }
+    let mut packet = ipv6(6, &tcp(PORT, 0x02, 0));
+    packet[8] = 0xff;
+    assert_eq!(walk(&ethernet(&[], 0x86dd, &packet)), Err(Pass::Malformed));
+}
+
+#[test]
+fn syn_counts_without_ack_fin_and_rst_whatever_the_other_flags() {
     let found = |flags| walk(&ethernet(&[], 0x0800, &ipv4(0, 0, 6, &tcp(PORT, flags, 0))));
-    for flags in [0x02, 0x03, 0x42, 0xc2, 0xc3] {
+    for flags in [0x02, 0x0a, 0x42, 0xc2, 0xea] {
         assert_v4(found(flags));
     }
-    for flags in [0x12, 0x10, 0x04, 0x14, 0x18, 0x01, 0x00, 0xd2] {
+    for flags in [0x12, 0x10, 0x03, 0x06, 0x04, 0x14, 0x18, 0x01, 0x00, 0xd2, 0xc3] {
         assert_eq!(found(flags), Err(Pass::NotSyn), "flags {flags:#x}");
     }
 }
@@ -193,10 +231,13 @@ fn headers_that_contradict_themselves_are_not_believed() {
 }
 
 #[test]
-fn a_mapped_ipv6_source_cannot_pose_as_an_ipv4_one() {
-    let mut packet = ipv6(6, &tcp(PORT, 0x02, 0));
-    packet[8..24].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
-    assert_eq!(walk(&ethernet(&[], 0x86dd, &packet)), Err(Pass::Malformed));
+fn a_mapped_ipv6_address_cannot_pose_as_one_of_ipv4() {
+    let packet = ipv6(6, &tcp(PORT, 0x02, 0));
+    for at in [8, 24] {
+        let mut packet = packet.clone();
+        packet[at..at + 16].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
+        assert_eq!(walk(&ethernet(&[], 0x86dd, &packet)), Err(Pass::Malformed));
+    }
 }
 
 #[test]

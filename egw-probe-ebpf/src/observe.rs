@@ -21,6 +21,8 @@ use crate::maps::{
 pub(crate) struct Truncated;
 
 const BPF_NOEXIST: u64 = 1;
+/// `lo`, in every network namespace (include/net/flow.h).
+const LOOPBACK_IFINDEX: u32 = 1;
 
 /// Of a SYN without a timestamp: not an `Option`, half of which the verifier would find uninitialised.
 const NO_TIMESTAMP: u32 = 0;
@@ -49,8 +51,9 @@ pub(crate) fn observe<P: Packet>(
         Err(Pass::Truncated) => Err(Truncated),
         Err(
             Pass::NotIp
+            | Pass::Group
             | Pass::Malformed
-            | Pass::LaterFragment
+            | Pass::Fragment
             | Pass::TooManyExtensions
             | Pass::NotTcp
             | Pass::OtherPort
@@ -67,7 +70,12 @@ fn account(syn: &Syn, ifindex: u32, timestamp: u32) {
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's element, and no other program runs on this CPU until this one returns.
     let counters = unsafe { &mut *counters };
-    if !is_own(syn) {
+    let is_loopback = syn.destination.is_loopback();
+    if (is_loopback || syn.source.is_loopback()) && ifindex != LOOPBACK_IFINDEX {
+        // A martian: the stack drops it.
+        return;
+    }
+    if !is_loopback && !is_own(syn) {
         counters.forwarded += 1;
         return;
     }
@@ -92,10 +100,6 @@ fn account(syn: &Syn, ifindex: u32, timestamp: u32) {
 }
 
 fn is_own(syn: &Syn) -> bool {
-    // All of 127.0.0.0/8 is the host's own (RFC 1122 section 3.2.1.3), though only 127.0.0.1 is configured.
-    if syn.destination.is_v4() && syn.destination.v4_octets()[0] == 127 {
-        return true;
-    }
     OWN_FEW.get(0).is_some_and(|few| few.contains(syn.destination)) || OWN.get_ptr(syn.destination).is_some()
 }
 

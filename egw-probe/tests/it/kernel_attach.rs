@@ -110,7 +110,7 @@ fn a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too() {
         for (i, linear) in (0..).zip(LINEAR) {
             // flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (uapi/linux/virtio_net.h).
             let mut frame = vec![0, 0, linear, 0, 0, 0, 0, 0, 0, 0];
-            frame.extend([0xff; 6]);
+            frame.extend([2, 0, 0, 0, 0, 1]);
             frame.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0]);
             frame.extend((40 + PAYLOAD).to_be_bytes());
             frame.extend([0, i, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 5, 192, 0, 2, 1]);

@@ -176,7 +176,7 @@ fn kernel_and_host_agree_on_random_frames() {
     );
     assert_eq!((totals.allowed.lost, totals.denied.lost, totals.duplicates), (0, 0, 0));
     // The generator reaches every outcome often.
-    assert!(counted.iter().all(|count| *count > RANDOM_FRAMES as u64 / 20), "{counted:?}");
+    assert!(counted.iter().all(|count| *count > RANDOM_FRAMES as u64 / 30), "{counted:?}");
     println!(
         "{RANDOM_FRAMES} frames: {} allowed, {} denied, {} forwarded, {} passed over",
         counted[0],

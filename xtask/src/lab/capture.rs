@@ -93,7 +93,7 @@ fn capture(socket: &PacketSocket, stop: &AtomicBool) -> io::Result<Captured> {
             let at = Monotonic::from_ns(nanoseconds(received.at).wrapping_add_signed(-clock.offset_ns));
             match read(&frame[..received.length]) {
                 Some(Read::Segment { source, sequence, flags }) => {
-                    let (syn, ack) = (flags & 0x12 == 0x02, flags & 0x17 == 0x10);
+                    let (syn, ack) = (flags & 0x17 == 0x02, flags & 0x17 == 0x10);
                     captured.segments.push(Segment { at, source, sequence, syn, ack });
                 }
                 Some(Read::Told(told)) => captured.told.push(told),

@@ -105,7 +105,7 @@ fn ipv4(random: &mut Random, frame: &mut Vec<u8>, payload: &[u8]) {
 
 fn ipv6(random: &mut Random, frame: &mut Vec<u8>, tcp: &[u8]) {
     let kinds: Vec<u8> =
-        (0..random.pick(&[0, 0, 0, 1, 2, 5, 6, 7])).map(|_| random.pick(&[0, 43, 44, 51, 60])).collect();
+        (0..random.pick(&[0, 0, 0, 1, 2, 7, 8, 9])).map(|_| random.pick(&[0, 43, 44, 51, 60])).collect();
     let mut payload = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let units = 1 + random.below(4);
