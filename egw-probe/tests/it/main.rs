@@ -18,6 +18,7 @@ mod kernel_frames;
 mod kernel_object;
 mod kernel_privilege;
 mod kernel_shortfall;
+mod kernel_stack;
 mod kernel_unobserved;
 #[cfg(feature = "report")]
 mod report;

@@ -1,5 +1,6 @@
 //! What the kernel tests share: frames, two namespaces, the program in one of them.
 
+pub(crate) mod crafted;
 pub(crate) mod net;
 pub(crate) mod program;
 
