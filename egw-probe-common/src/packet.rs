@@ -385,22 +385,25 @@ const TIMESTAMP: u16 = 0x080a;
 /// And in any other segment: padding, the timestamp.
 const PADDED_TIMESTAMP: u32 = 0x0101_080a;
 
+/// Where reading of a TCP header for its options begins: at its length. What lies before costs the kernel's stack only.
+const LENGTH_AT: usize = 12;
+
 /// The timestamp value of a SYN whose TCP header begins at `tcp_at`, if its options lie as Linux lays them out
 /// (`tcp_options_write`, `net/ipv4/tcp_output.c`).
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 pub fn timestamp_of_syn<P: Packet + ?Sized>(packet: &P, tcp_at: u16) -> Option<u32> {
-    let header = packet.read::<{ TCP_LEN + 16 }>(usize::from(tcp_at))?;
-    let has_room = header.byte::<12>() >> 4 >= 9;
-    let usual = SYN_OPTIONS.contains(&(header.be16::<20>(), header.be16::<24>()));
-    (has_room && usual && header.be16::<26>() == TIMESTAMP).then(|| header.be32::<28>())
+    let rest = packet.read::<20>(usize::from(tcp_at) + LENGTH_AT)?;
+    let has_room = rest.byte::<0>() >> 4 >= 9;
+    let usual = SYN_OPTIONS.contains(&(rest.be16::<8>(), rest.be16::<12>()));
+    (has_room && usual && rest.be16::<14>() == TIMESTAMP).then(|| rest.be32::<16>())
 }
 
 /// The same of a segment that acknowledges something.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
 pub fn timestamp_of_ack<P: Packet + ?Sized>(packet: &P, tcp_at: u16) -> Option<u32> {
-    let header = packet.read::<{ TCP_LEN + 12 }>(usize::from(tcp_at))?;
-    let has_room = header.byte::<12>() >> 4 >= 8;
-    (has_room && header.be32::<20>() == PADDED_TIMESTAMP).then(|| header.be32::<24>())
+    let rest = packet.read::<16>(usize::from(tcp_at) + LENGTH_AT)?;
+    let has_room = rest.byte::<0>() >> 4 >= 8;
+    (has_room && rest.be32::<8>() == PADDED_TIMESTAMP).then(|| rest.be32::<12>())
 }

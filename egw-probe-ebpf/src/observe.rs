@@ -150,7 +150,7 @@ fn record_source(syn: &Syn, class: u8, now_ns: u64, counters: &mut Counters) {
         }
         return;
     }
-    let fresh = SourceRecord { first_ns: now_ns, last_ns: now_ns, syns: 1, class, padding: [0; 7] };
+    let fresh = SourceRecord { first_ns: now_ns, last_ns: now_ns, syns: 1, class: u64::from(class) };
     if SOURCES.insert(syn.source, fresh, BPF_NOEXIST).is_ok() {
         counters.sources_created += 1;
     } else if let Some(record) = SOURCES.get_ptr_mut(syn.source) {

@@ -101,7 +101,7 @@ impl Tables {
     fn source(&self, address: Address, record: &SourceRecord) -> SourceSeen {
         SourceSeen {
             address: address.into(),
-            class: if record.class == class::ALLOWED { Verdict::Allowed } else { Verdict::Denied },
+            class: if record.class == u64::from(class::ALLOWED) { Verdict::Allowed } else { Verdict::Denied },
             first: self.clock.instant(record.first_ns),
             last: self.clock.instant(record.last_ns),
             syns: record.syns,

@@ -53,7 +53,7 @@ as() {
 
 start() {
     set -- /egw-probe external-target --ebpf=required --ebpf-attach "$mode" --interface veth0 \
-        --allowed-cidr 203.0.113.0/24,2001:db8:a::/64
+        --allowed-cidr 203.0.113.0/24,2001:db8:a::/64 --tags
     case $who in
         root) "$@" > /tmp/target.log 2>&1 & ;;
         user) as +bpf,+net_admin,+perfmon "$@" > /tmp/target.log 2>&1 & ;;
