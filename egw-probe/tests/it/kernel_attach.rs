@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use egw_probe::workbench::config::{AttachMode, Selection};
-use egw_probe::workbench::observer::{KernelConfig, KernelError, Mode};
+use egw_probe::workbench::observer::{KernelConfig, KernelError, Mode, TagSettings};
+use egw_probe_common::tag::{Tag, TagKey};
 
 use crate::common::told::{as_root, skip};
 use crate::common::wait_for;
@@ -94,32 +95,78 @@ fn a_layer_3_device_is_observed_without_an_ethernet_header() {
 const LINEAR: [u8; 3] = [14, 24, 53];
 const PAYLOAD: u16 = 5000;
 
+/// A frame whose first `linear` bytes alone can be read directly, behind its virtio header.
+fn paged(linear: u8, id: u8, sequence: u32, flags: u8, options: &[u8]) -> Vec<u8> {
+    // flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (uapi/linux/virtio_net.h).
+    let mut frame = vec![0, 0, linear, 0, 0, 0, 0, 0, 0, 0];
+    frame.extend([2, 0, 0, 0, 0, 1]);
+    frame.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0]);
+    frame.extend((40 + options.len() as u16 + PAYLOAD).to_be_bytes());
+    frame.extend([0, id, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 5, 192, 0, 2, 1]);
+    frame.extend([0x90, id, 0x05, 0x39]);
+    frame.extend(sequence.to_be_bytes());
+    frame.extend([0, 0, 0, 0, (5 + options.len() as u8 / 4) << 4, flags, 1, 0, 0, 0, 0, 0]);
+    frame.extend(options);
+    frame.resize(frame.len() + usize::from(PAYLOAD), 0);
+    frame
+}
+
+/// A tap device for such frames, and an observer of it.
+fn observed_tap(pair: &Pair, change: impl FnOnce(&mut KernelConfig)) -> Running {
+    pair.ip("tuntap add tap0 mode tap vnet_hdr");
+    pair.ip("addr add 192.0.2.1/24 dev tap0");
+    pair.ip("link set tap0 mtu 9000 up");
+    let mut config = config(AttachMode::Tc, Selection::Named(vec!["tap0".to_owned()]));
+    change(&mut config);
+    Running::start(&pair.inside, config).unwrap()
+}
+
 #[test]
 fn a_syn_whose_headers_lie_in_page_fragments_is_counted_by_tc_too() {
     if !as_root() {
         return;
     }
     let pair = Pair::new("paged");
-    pair.ip("tuntap add tap0 mode tap vnet_hdr");
-    pair.ip("addr add 192.0.2.1/24 dev tap0");
-    pair.ip("link set tap0 mtu 9000 up");
-    let only = Selection::Named(vec!["tap0".to_owned()]);
-    let running = Running::start(&pair.inside, config(AttachMode::Tc, only)).unwrap();
+    let running = observed_tap(&pair, |_| {});
     inside(&pair.inside, || {
         let tap = kernel::open_tun("tap0", kernel::Carries::FramesWithVirtioHeader);
-        for (i, linear) in (0..).zip(LINEAR) {
-            // flags, gso_type, hdr_len, gso_size, csum_start, csum_offset (uapi/linux/virtio_net.h).
-            let mut frame = vec![0, 0, linear, 0, 0, 0, 0, 0, 0, 0];
-            frame.extend([2, 0, 0, 0, 0, 1]);
-            frame.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0]);
-            frame.extend((40 + PAYLOAD).to_be_bytes());
-            frame.extend([0, i, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 5, 192, 0, 2, 1]);
-            frame.extend([0x90, i, 0x05, 0x39, 0, 0, 0, i, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0]);
-            frame.resize(frame.len() + usize::from(PAYLOAD), 0);
-            (&tap).write_all(&frame).unwrap();
+        for (id, linear) in (0..).zip(LINEAR) {
+            (&tap).write_all(&paged(linear, id, id.into(), 2, &[])).unwrap();
         }
     });
     wait_for("a SYN for each", || running.totals().allowed == LINEAR.len() as u64);
+}
+
+#[test]
+fn timestamps_that_lie_in_page_fragments_prove_a_lower_end_too() {
+    if !as_root() {
+        return;
+    }
+    let pair = Pair::new("pagedts");
+    let key = TagKey::derive(5);
+    let running = observed_tap(&pair, |config| {
+        config.allowed.clear();
+        config.tags = Some(TagSettings { clients: 9, key });
+    });
+    let clients = 1..=LINEAR.len() as u16;
+    inside(&pair.inside, || {
+        let tap = kernel::open_tun("tap0", kernel::Carries::FramesWithVirtioHeader);
+        for (client, linear) in clients.clone().zip(LINEAR) {
+            let sequence = Tag::new(client, 0).unwrap().encode(key);
+            let syn = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0];
+            (&tap).write_all(&paged(linear, client as u8, sequence, 0x02, &syn)).unwrap();
+            let ack = [1, 1, 8, 10, 0, 0, 0, 8, 0, 0, 0, 0];
+            (&tap).write_all(&paged(linear, client as u8, sequence + 1, 0x10, &ack)).unwrap();
+        }
+    });
+    let records = || running.handle.tags().unwrap();
+    let proven = || records().iter().filter(|(_, record)| record.proven_by_ns > 0).count();
+    wait_for("an acknowledgement of each", || proven() == LINEAR.len());
+    let waited: Vec<_> = records()
+        .into_iter()
+        .map(|(client, record)| (client, record.first_ns - record.proven_lower_ns))
+        .collect();
+    assert_eq!(waited, clients.map(|client| (client, 8 * 1_001_000)).collect::<Vec<_>>());
 }
 
 #[test]
