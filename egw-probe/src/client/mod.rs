@@ -130,8 +130,6 @@ impl Client<'_> {
         try_route(&destination, self.config)?;
         let sources = self.config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
         try_sources(target, sources, &self.config.route)?;
-        sandbox::enter(Role::Client);
-        progress::enable();
         let (measured, held) = self.probe(&destination)?;
         tell(&measured, self.metrics);
         let probed = Probed { target, measured, held };
@@ -177,6 +175,21 @@ impl Client<'_> {
             // Nobody waits where nothing is to be held.
             let _ = winner_named.send(());
         };
+        let setup = Setup {
+            config,
+            destination,
+            metrics: self.metrics,
+            signals: self.signals,
+            on_winner: Box::new(on_winner),
+            start,
+            phase: config.tick_phase,
+            descriptors: self.descriptors.saturating_sub(u64::from(count)),
+        };
+        let mut prober = Prober::new(setup, tagger).context("the probing broke off")?;
+        prober.first_tick();
+        // The first SYN is on its way; nothing of a peer has been read.
+        sandbox::enter(Role::Client);
+        progress::enable();
         std::thread::scope(|scope| {
             let stop = &stop;
             let holding = hold.map(|hold| {
@@ -185,19 +198,9 @@ impl Client<'_> {
                     Err(mpsc::RecvError) => Ok(None),
                 })
             });
-            let setup = Setup {
-                config,
-                destination,
-                metrics: self.metrics,
-                signals: self.signals,
-                on_winner: &on_winner,
-                start,
-                phase: config.tick_phase,
-                descriptors: self.descriptors.saturating_sub(u64::from(count)),
-            };
-            let measured = Prober::new(setup, tagger).and_then(Prober::run);
+            // With it goes the other end of the channel.
+            let measured = prober.run();
             stop.store(true, Ordering::Relaxed);
-            drop(on_winner);
             let report = match holding.map(std::thread::ScopedJoinHandle::join) {
                 Some(Ok(report)) => report.context("holding connections broke off")?,
                 _ => None,

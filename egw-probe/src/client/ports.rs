@@ -49,6 +49,13 @@ impl PortWalk {
         }
     }
 
+    /// Through `range`, from the port of a probe that left at `sent` on: it comes last.
+    pub fn after(range: PortRange, port: u16, sent: Monotonic) -> Self {
+        let mut walk = Self::new(range, u32::from(port.saturating_sub(range.low)));
+        walk.next(sent);
+        walk
+    }
+
     /// The next port. Unsafe only if every port is.
     pub fn next(&mut self, now: Monotonic) -> SourcePort {
         let first = *self.first.get_or_insert(now);
@@ -128,6 +135,15 @@ mod tests {
     fn every_port_is_used_before_one_is_used_again() {
         let mut walk = PortWalk::new(RANGE, 6);
         assert_eq!(numbers(&mut walk, 0, 5), [102, 103, 100, 101, 102]);
+    }
+
+    #[test]
+    fn the_port_that_the_kernel_chose_first_comes_last() {
+        let mut walk = PortWalk::after(RANGE, 102, at(0));
+        assert_eq!(numbers(&mut walk, 1, 3), [103, 100, 101]);
+        assert_eq!(walk.wrapped_within(), None);
+        assert_eq!(numbers(&mut walk, 2, 1), [102]);
+        assert_eq!(walk.wrapped_within(), Some(Duration::from_secs(2)));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(crate) struct Setup<'a> {
     /// What ends it early.
     pub signals: &'a Signals,
     /// Called once a watch has its winner.
-    pub on_winner: &'a dyn Fn(),
+    pub on_winner: Box<dyn Fn() + 'a>,
     /// The start of the test.
     pub start: Monotonic,
     /// From there to the tick grid.
@@ -107,8 +107,6 @@ impl<'a> Prober<'a> {
         poller.add(&timer, TICK, EventFlags::IN)?;
         poller.add(setup.signals, SIGNAL, EventFlags::IN)?;
         let counts_retransmissions = config.probe_timeout >= FIRST_SYN_RETRANSMISSION;
-        let mut random = fastrand::Rng::new();
-        let ports = local_port_range().map(|range| PortWalk::new(range, random.u32(..)));
         Ok(Self {
             poller,
             timer,
@@ -124,8 +122,8 @@ impl<'a> Prober<'a> {
             record: Record::new(start),
             telling: Telling::new(setup.metrics, start),
             tagger,
-            random,
-            ports,
+            random: fastrand::Rng::new(),
+            ports: None,
             names_ports: true,
             first_sent: None,
             syn_retransmissions: counts_retransmissions.then_some(0),
@@ -135,9 +133,18 @@ impl<'a> Prober<'a> {
         })
     }
 
+    /// Sends the first probe, if its tick has come. Which ports there are is read after that: the kernel chooses this one.
+    pub(crate) fn first_tick(&mut self) {
+        self.tick(Monotonic::now());
+        let port = self.probing.socket(0).map(|first| (first.port(), first.sent()));
+        self.ports = local_port_range().map(|range| match port {
+            Some((port, sent)) => PortWalk::after(range, port, sent),
+            None => PortWalk::new(range, self.random.u32(..)),
+        });
+    }
+
     /// Probes until the decisions say that it is over.
     pub(crate) fn run(mut self) -> io::Result<Measurement> {
-        self.tick(Monotonic::now());
         self.arm_timer()?;
         let mut ready = Vec::new();
         let mut shown = Progress::default();
