@@ -27,8 +27,9 @@ pub(crate) mod summary;
 pub(crate) mod tagging;
 pub(crate) mod telling;
 
+use std::cell::{Cell, OnceCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -46,7 +47,7 @@ use crate::client::resolve::{Resolved, resolve};
 use crate::client::stress::lanes::Ways;
 use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
-use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig};
+use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig, TargetAddr};
 use crate::config::error::ConfigError;
 use crate::document::go::format_duration;
 use crate::document::held::HoldReport;
@@ -76,7 +77,7 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let listener =
         net::listen(address).map_err(|error| ConfigError::listening("--metrics-addr", address, &error))?;
     sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
-    let http = HttpThread::spawn(listener, pages(registry, Arc::clone(&test_over)))?;
+    let settling = Settling::new(listener, pages(registry, Arc::clone(&test_over)));
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
         tracing::warn!(
             "--probe-timeout {} reaches the kernel's first SYN retransmission (1s): a probe may be several SYNs; \
@@ -84,9 +85,48 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
             format_duration(config.probe_timeout)
         );
     }
-    let exit = Client { config, start, signals, metrics: &metrics, descriptors, test_over: &test_over }.run();
-    http.stop();
+    let client = Client {
+        config,
+        start,
+        signals,
+        metrics: &metrics,
+        descriptors,
+        test_over: &test_over,
+        settling: &settling,
+    };
+    let exit = client.run();
+    settling.stop();
     exit
+}
+
+/// What waits until the first SYN has left, because it would make every delay longer: the seccomp filter, and behind it the
+/// thread that serves HTTP. Until then nothing of a peer is read.
+struct Settling {
+    waiting: Cell<Option<(TcpListener, Arc<Pages>)>>,
+    http: OnceCell<HttpThread>,
+}
+
+impl Settling {
+    fn new(listener: TcpListener, pages: Arc<Pages>) -> Self {
+        Self { waiting: Cell::new(Some((listener, pages))), http: OnceCell::new() }
+    }
+
+    /// Does it, unless it is done.
+    fn settle(&self) -> anyhow::Result<()> {
+        if let Some((listener, pages)) = self.waiting.take() {
+            sandbox::enter(Role::Client);
+            let http = HttpThread::spawn(listener, pages).context("HTTP cannot be served")?;
+            let _ = self.http.set(http);
+            progress::enable();
+        }
+        Ok(())
+    }
+
+    fn stop(self) {
+        if let Some(http) = self.http.into_inner() {
+            http.stop();
+        }
+    }
 }
 
 /// What one run of the client has at hand.
@@ -97,6 +137,7 @@ struct Client<'a> {
     metrics: &'a ClientMetrics,
     descriptors: u64,
     test_over: &'a AtomicBool,
+    settling: &'a Settling,
 }
 
 /// What the probing came to.
@@ -122,6 +163,10 @@ impl Over {
 
 impl Client<'_> {
     fn run(&self) -> anyhow::Result<ExitCode> {
+        if let TargetAddr::Name { .. } = self.config.target {
+            // The resolver's answers come from a peer.
+            self.settling.settle()?;
+        }
         let target = match first_target(self.config, self.start.monotonic, self.signals)? {
             Ok(target) => target,
             Err(outcome) => return self.end_without_probes(outcome),
@@ -153,7 +198,6 @@ impl Client<'_> {
         self.test_over.store(true, Ordering::Relaxed);
         print(self.config.output, &result::without_probes(self.config, self.start, outcome))?;
         if timed_out && !self.config.exit {
-            sandbox::enter(Role::Client);
             self.signals.wait();
             return Ok(ExitCode::SUCCESS);
         }
@@ -187,9 +231,7 @@ impl Client<'_> {
         };
         let mut prober = Prober::new(setup, tagger).context("the probing broke off")?;
         prober.first_tick();
-        // The first SYN is on its way; nothing of a peer has been read.
-        sandbox::enter(Role::Client);
-        progress::enable();
+        self.settling.settle()?;
         std::thread::scope(|scope| {
             let stop = &stop;
             let holding = hold.map(|hold| {
