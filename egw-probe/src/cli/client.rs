@@ -157,7 +157,8 @@ pub struct StressArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Exit code")]
 pub struct GateArgs {
-    /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage
+    /// Exit when the test is over: 0 masqueraded, 1 timed out or a gate failed, 2 bad usage, 4 the result
+    /// could not be written
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go::parse_bool)]
     pub exit: bool,

@@ -60,7 +60,11 @@ use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
 use crate::sys::{metrics as shared_metrics, net, output, progress};
 
-/// Runs the client to its end. The exit code is 0, or 1 for a test that failed under `--exit` or was interrupted.
+/// The result could not be written: that is no verdict.
+const EXIT_LOST: u8 = 4;
+
+/// Runs the client to its end. The exit code is 0, 1 for a test that failed under `--exit` or was interrupted, or 4 if the
+/// result could not be written.
 ///
 /// # Errors
 /// Bad input that only the system could tell (a port in use, a name that does not resolve) is a [`ConfigError`]; anything
@@ -77,7 +81,7 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let listener =
         net::listen(address).map_err(|error| ConfigError::listening("--metrics-addr", address, &error))?;
     sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
-    let settling = Settling::new(listener, pages(registry, Arc::clone(&test_over)));
+    let settling = Settling::new(listener, pages(registry, Arc::clone(&test_over))?);
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
         tracing::warn!(
             "--probe-timeout {} reaches the kernel's first SYN retransmission (1s): a probe may be several SYNs; \
@@ -150,6 +154,8 @@ struct Probed {
 /// What follows once the result is out.
 #[derive(Debug, Clone, Copy)]
 struct Over {
+    /// The result could not be written.
+    lost: bool,
     failed: bool,
     /// The numbers stay to be scraped, and connections held, until a signal comes.
     stays: bool,
@@ -157,7 +163,11 @@ struct Over {
 
 impl Over {
     fn exit_code(self) -> ExitCode {
-        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        match (self.lost, self.failed) {
+            (true, _) => ExitCode::from(EXIT_LOST),
+            (false, true) => ExitCode::FAILURE,
+            (false, false) => ExitCode::SUCCESS,
+        }
     }
 }
 
@@ -196,12 +206,12 @@ impl Client<'_> {
             self.metrics.failed_tests.inc();
         }
         self.test_over.store(true, Ordering::Relaxed);
-        print(self.config.output, &result::without_probes(self.config, self.start, outcome))?;
-        if timed_out && !self.config.exit {
+        let lost = print(self.config.output, &result::without_probes(self.config, self.start, outcome))?;
+        let stays = timed_out && !self.config.exit;
+        if stays {
             self.signals.wait();
-            return Ok(ExitCode::SUCCESS);
         }
-        Ok(ExitCode::FAILURE)
+        Ok(Over { lost, failed: !stays, stays }.exit_code())
     }
 
     /// Probes, and holds connections from the winner on if the watch wants some.
@@ -276,13 +286,18 @@ impl Client<'_> {
     fn over(&self, probed: &Probed, stress: Option<StressReport>) -> anyhow::Result<Over> {
         self.test_over.store(true, Ordering::Relaxed);
         let Probed { target, measured, held } = probed;
-        let document =
+        let mut document =
             result::document(self.config, self.start, target.to_string(), measured, held.clone(), stress);
+        let lost_lines = progress::lost_log_lines();
+        if lost_lines > 0 {
+            document.warnings.push(format!("{lost_lines} log lines were lost: stderr took no more"));
+        }
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
         }
-        print(self.config.output, &document)?;
+        let lost = print(self.config.output, &document)?;
         Ok(Over {
+            lost,
             failed: match document.outcome {
                 TestOutcome::Interrupted => true,
                 TestOutcome::Masqueraded | TestOutcome::TimedOut => self.config.exit && !document.passed(),
@@ -404,22 +419,27 @@ fn tell(measured: &Measurement, metrics: &ClientMetrics) {
     }
 }
 
-fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Arc<Pages> {
-    let metrics = Exposition::new(registry);
-    Arc::new(move |path| match path {
+fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> prometheus::Result<Arc<Pages>> {
+    let metrics = Exposition::new(registry)?;
+    Ok(Arc::new(move |path| match path {
         "/metrics" => Some(metrics.page()),
         "/readyz" if test_over.load(Ordering::Relaxed) => {
             Some(Page::text(StatusCode::OK, "the test is over"))
         }
         "/readyz" => Some(Page::text(StatusCode::INTERNAL_SERVER_ERROR, "the test is under way")),
         _ => None,
-    })
+    }))
 }
 
-/// Prints the result.
-fn print(form: Output, document: &ResultDocument) -> io::Result<()> {
-    output::print(&match form {
+/// Prints the result. Tells if it was lost.
+fn print(form: Output, document: &ResultDocument) -> serde_json::Result<bool> {
+    let text = match form {
         Output::Text => summary::text(document),
         Output::Json => serde_json::to_string(document)? + "\n",
-    })
+    };
+    let printed = output::print(&text);
+    if let Err(lost) = &printed {
+        tracing::error!("the result is lost: {lost}");
+    }
+    Ok(printed.is_err())
 }

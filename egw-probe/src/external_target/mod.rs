@@ -93,8 +93,9 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         log: Mutex::new(RateLimit::per_second(1)),
         wait_told: Mutex::default(),
     });
-    let http =
-        http.map(|listener| HttpThread::spawn(listener, pages(registry, Arc::clone(&shared)))).transpose()?;
+    let http = http
+        .map(|listener| anyhow::Ok(HttpThread::spawn(listener, pages(registry, Arc::clone(&shared))?)?))
+        .transpose()?;
     announce(config);
     serve(&shared, &listeners, &ends)?;
     if let Some(http) = http {
@@ -303,10 +304,10 @@ fn health(shared: &Shared) -> Page {
     Page::text(StatusCode::SERVICE_UNAVAILABLE, &lines.join("\n"))
 }
 
-fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
-    let metrics = Exposition::new(registry);
+fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> prometheus::Result<Arc<Pages>> {
+    let metrics = Exposition::new(registry)?;
     let overflows_before = net::listen_overflows().unwrap_or(0);
-    Arc::new(move |path| match path {
+    Ok(Arc::new(move |path| match path {
         "/clients" => {
             let clients = shared.clients.as_ref()?;
             Some(Page::json(&clients_page(&shared, clients)))
@@ -327,5 +328,5 @@ fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> Arc<Pages> {
             Some(Page::json(&shared.sources.page(Monotonic::now(), kernel)))
         }
         _ => None,
-    })
+    }))
 }

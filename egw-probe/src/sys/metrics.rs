@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::sys::http::Page;
+use crate::sys::progress;
 
 /// Buckets of handshake times, in seconds: from a veth pair to the far side of the world.
 pub(crate) const CONNECT_BUCKETS: [f64; 14] =
@@ -32,12 +33,17 @@ pub(crate) fn registry() -> prometheus::Result<Registry> {
 pub(crate) struct Exposition {
     registry: Registry,
     process: Once,
+    lost_log_lines: IntCounter,
 }
 
 impl Exposition {
     /// Of this registry.
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry, process: Once::new() }
+    pub(crate) fn new(registry: Registry) -> prometheus::Result<Self> {
+        let lost_log_lines = Registrar(&registry).counter(
+            "egw_probe_lost_log_lines_total",
+            "Log lines that could not be written, or would have had to wait for their reader",
+        )?;
+        Ok(Self { registry, process: Once::new(), lost_log_lines })
     }
 
     /// The page. The first call sets the process metrics up: that reads files for longer than anything else that the
@@ -48,6 +54,7 @@ impl Exposition {
                 tracing::warn!(%error, "no process metrics");
             }
         });
+        self.lost_log_lines.inc_by(progress::lost_log_lines() - self.lost_log_lines.get());
         Page::metrics(&self.registry)
     }
 }

@@ -3,25 +3,47 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
 use rustix::io::{Errno, write};
 
 use crate::sys::progress;
 
+/// The result could not be written, and is lost.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing was written to standard output: {}", io::Error::from(*.0))]
+pub(crate) struct Lost(Errno);
+
 /// Writes `text` to standard output. If that is a file and has no room for all of it, the part that got there is taken away
-/// again. A reader that has gone away is no error of ours.
+/// again.
 ///
 /// # Errors
-/// What writing answered.
-pub(crate) fn print(text: &str) -> io::Result<()> {
+/// What writing answered: also where the reader has gone away, or standard output was closed from the start.
+pub(crate) fn print(text: &str) -> Result<(), Lost> {
     progress::clear();
-    let stdout = io::stdout().lock();
-    match append(&stdout, text.as_bytes()) {
-        Err(Errno::PIPE) => Ok(()),
-        other => Ok(other?),
+    if STDOUT_WAS_CLOSED.load(Ordering::Relaxed) {
+        return Err(Lost(Errno::BADF));
     }
+    let stdout = io::stdout().lock();
+    append(&stdout, text.as_bytes()).map_err(Lost)
 }
+
+/// Whether the program was started without a standard output.
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Before `main`, where Rust puts /dev/null in the place of what is closed, and nothing tells the two apart any more.
+#[used]
+// SAFETY: this section holds functions of this type; the C library calls them once, on the only thread there is.
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = {
+    extern "C" fn look() {
+        // SAFETY: a call that reads a number, whatever the descriptor is.
+        let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } < 0;
+        STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
+    }
+    look
+};
 
 /// Writes all of `text` behind what is there, or nothing.
 fn append(file: impl AsFd, text: &[u8]) -> Result<(), Errno> {

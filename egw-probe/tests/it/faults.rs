@@ -85,7 +85,7 @@ fn a_result_that_cannot_be_written_is_an_error_and_never_a_success() {
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(output.status.code(), Some(4), "{said}");
         assert!(said.contains("No space left on device"), "{said}");
     }
 }
@@ -113,7 +113,7 @@ fn a_result_that_a_full_disk_cuts_off_is_taken_away_again() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     let [refused, size, whole, refused_again, still_whole] = &lines[..] else { panic!("{lines:?} {said}") };
-    assert_eq!([refused, size, refused_again], ["exit 1", "0", "exit 1"], "{said}");
+    assert_eq!([refused, size, refused_again], ["exit 4", "0", "exit 4"], "{said}");
     assert!(whole == still_whole && serde_json::from_str::<Value>(whole).unwrap()["schema"] == 1, "{whole}");
     assert_eq!(said.matches("No space left on device").count(), 2, "{said}");
 }

@@ -20,6 +20,7 @@ mod kernel_privilege;
 mod kernel_shortfall;
 mod kernel_stack;
 mod kernel_unobserved;
+mod lost_output;
 #[cfg(feature = "report")]
 mod report;
 #[cfg(feature = "report")]
