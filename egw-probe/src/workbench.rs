@@ -59,6 +59,7 @@ pub mod report {
 /// The rim.
 pub mod sys {
     pub use crate::sys::clock::Monotonic;
-    pub use crate::sys::http::{Page, Pages, converse};
+    pub use crate::sys::http::converse;
+    pub use crate::sys::page::{Answer, Page, Pages};
     pub use crate::sys::sandbox::keep_only;
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use egw_probe::workbench::sys::{Page, Pages, converse};
+use egw_probe::workbench::sys::{Answer, Page, Pages, converse};
 use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +29,7 @@ fn answer(bytes: &[u8], size: usize) -> Option<(u16, String)> {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     let text = runtime.block_on(async {
         let pages: Arc<Pages> =
-            Arc::new(|path| (path == "/here").then(|| Page::text(StatusCode::OK, "the page")));
+            Arc::new(|path| (path == "/here").then(|| Answer::Now(Page::text(StatusCode::OK, "the page"))));
         let (server, client) = tokio::io::duplex(1 << 16);
         let (mut reads, mut writes) = tokio::io::split(client);
         let asks = async {

@@ -54,8 +54,9 @@ use crate::document::held::HoldReport;
 use crate::document::result::{ResultDocument, TestOutcome};
 use crate::document::stress::StressReport;
 use crate::sys::clock::{Monotonic, Start};
-use crate::sys::http::{HttpThread, Page, Pages};
+use crate::sys::http::HttpThread;
 use crate::sys::metrics::Exposition;
+use crate::sys::page::{Answer, Page, Pages, SharedPage};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
 use crate::sys::{metrics as shared_metrics, net, output, progress};
@@ -421,12 +422,12 @@ fn tell(measured: &Measurement, metrics: &ClientMetrics) {
 
 fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> prometheus::Result<Arc<Pages>> {
     let metrics = Exposition::new(registry)?;
+    let metrics = SharedPage::new(move || metrics.page());
+    let ready = |status, line| Some(Answer::Now(Page::text(status, line)));
     Ok(Arc::new(move |path| match path {
-        "/metrics" => Some(metrics.page()),
-        "/readyz" if test_over.load(Ordering::Relaxed) => {
-            Some(Page::text(StatusCode::OK, "the test is over"))
-        }
-        "/readyz" => Some(Page::text(StatusCode::INTERNAL_SERVER_ERROR, "the test is under way")),
+        "/metrics" => Some(Answer::Shared(Arc::clone(&metrics))),
+        "/readyz" if test_over.load(Ordering::Relaxed) => ready(StatusCode::OK, "the test is over"),
+        "/readyz" => ready(StatusCode::INTERNAL_SERVER_ERROR, "the test is under way"),
         _ => None,
     }))
 }

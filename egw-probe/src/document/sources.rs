@@ -13,8 +13,11 @@ pub struct SourcesPage {
     pub now_monotonic_ns: u64,
     /// Records that had to make room for newer ones.
     pub evicted: u64,
-    /// One entry per source, most connections first.
+    /// The sources with the most connections, up to 500 of each verdict, most first.
     pub sources: Vec<SourceEntry>,
+    /// The others.
+    #[serde(default)]
+    pub unlisted: Unlisted,
     /// What the kernel saw of SYNs, connections that never came about included; null without `--ebpf`.
     pub kernel: Option<KernelSources>,
 }
@@ -38,8 +41,29 @@ pub struct KernelSources {
     pub evicted: u64,
     /// Why the figures could not be read, if so.
     pub error: Option<String>,
-    /// One entry per source, most SYNs first.
+    /// The sources with the most SYNs, up to 500 of each class, most first.
     pub sources: Vec<KernelSource>,
+    /// The others.
+    #[serde(default)]
+    pub unlisted: Unlisted,
+}
+
+/// Sources that a list has no room for, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlisted {
+    /// Those inside the allowed CIDRs.
+    pub allowed: Rest,
+    /// Those outside them.
+    pub denied: Rest,
+}
+
+/// What a list does not name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// How many sources.
+    pub sources: u64,
+    /// Connections of all of them; below `kernel`, SYNs.
+    pub total: u64,
 }
 
 /// One source of SYNs.

@@ -7,6 +7,7 @@ pub(crate) mod clients;
 pub(crate) mod counters;
 pub(crate) mod metrics;
 pub(crate) mod opening;
+pub(crate) mod pages;
 pub(crate) mod reply;
 pub(crate) mod sources;
 pub(crate) mod verdict;
@@ -19,31 +20,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use hyper::StatusCode;
 use parking_lot::Mutex;
 
 use crate::config::choice::{MetricsAddr, Reply};
 use crate::config::error::ConfigError;
 use crate::config::target::TargetConfig;
-use crate::document::clients::{ClientsPage, Progress};
+use crate::document::clients::Progress;
 use crate::document::verdict::Verdict;
 use crate::external_target::accept::{Held, Shared};
 use crate::external_target::clients::ClientTable;
 use crate::external_target::metrics::TargetMetrics;
-use crate::external_target::sources::{Sources, read_kernel};
+use crate::external_target::pages::{pages, refresh_clients};
+use crate::external_target::sources::Sources;
 use crate::external_target::verdict::AllowedSources;
 use crate::observer::correlate::SynKind;
 use crate::observer::metrics::KernelMetrics;
 use crate::observer::object::MAX_OWN;
-use crate::observer::shared::{ObserverHandle, SynListener};
+use crate::observer::shared::SynListener;
 use crate::observer::shortfall::Shortfall;
 use crate::observer::task::KernelConfig;
 use crate::observer::thread::KernelThread;
 use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
-use crate::sys::http::{HttpThread, Page, Pages};
+use crate::sys::http::HttpThread;
 use crate::sys::log::RateLimit;
-use crate::sys::metrics::Exposition;
 use crate::sys::net::{self, Bound, RESERVED_DESCRIPTORS};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::sandbox::{self, Role};
@@ -247,38 +247,6 @@ fn tell_of_clients(shared: &Shared, clients: &ClientTable) {
     }
 }
 
-/// Takes over what the kernel knows of the clients, and brings their metrics up to date.
-fn refresh_clients(shared: &Shared, table: &ClientTable) -> Progress {
-    if let Some(kernel) = &shared.kernel {
-        if let Err(error) = kernel.refresh() {
-            tracing::warn!("kernel figures are not up to date: {error}");
-        }
-        match kernel.tags() {
-            Ok(records) => {
-                let mut clients = table.lock();
-                for (number, record) in records {
-                    clients.set_record(number, record);
-                }
-            }
-            Err(error) => tracing::warn!("client records are not up to date: {error}"),
-        }
-    }
-    let mut clients = table.lock();
-    let progress = clients.progress();
-    if let Some(metrics) = &shared.metrics.clients {
-        metrics.set(progress, table.foreign());
-        clients.new_delays().iter().for_each(|delay| metrics.delay.observe(delay.as_secs_f64()));
-    }
-    progress
-}
-
-fn clients_page(shared: &Shared, table: &ClientTable) -> ClientsPage {
-    let progress = refresh_clients(shared, table);
-    let clients = table.lock().entries().collect();
-    let now_monotonic_ns = Monotonic::now().as_ns();
-    ClientsPage { now_monotonic_ns, progress, foreign_syns: table.foreign(), clients }
-}
-
 /// Several targets share a host network today, so the default port being taken must not stop the second.
 fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigError> {
     let listener = net::listen(address.address)
@@ -291,42 +259,4 @@ fn listen_for_http(address: MetricsAddr) -> Result<Option<TcpListener>, ConfigEr
             Ok(None)
         }
     }
-}
-
-/// Whether the target does all that it should.
-fn health(shared: &Shared) -> Page {
-    let shortfalls = shared.kernel.as_ref().map(ObserverHandle::shortfalls).unwrap_or_default();
-    if shortfalls.is_empty() {
-        return Page::text(StatusCode::OK, "listening");
-    }
-    let lines: Vec<String> =
-        shortfalls.iter().map(|(shortfall, why)| format!("{}: {why}", shortfall.label())).collect();
-    Page::text(StatusCode::SERVICE_UNAVAILABLE, &lines.join("\n"))
-}
-
-fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> prometheus::Result<Arc<Pages>> {
-    let metrics = Exposition::new(registry)?;
-    let overflows_before = net::listen_overflows().unwrap_or(0);
-    Ok(Arc::new(move |path| match path {
-        "/clients" => {
-            let clients = shared.clients.as_ref()?;
-            Some(Page::json(&clients_page(&shared, clients)))
-        }
-        "/metrics" => {
-            let overflows = net::listen_overflows().unwrap_or(0).saturating_sub(overflows_before);
-            shared.metrics.listen_overflows.set(overflows as i64);
-            if let Some(clients) = &shared.clients {
-                refresh_clients(&shared, clients);
-            } else if let Some(Err(error)) = shared.kernel.as_ref().map(ObserverHandle::refresh) {
-                tracing::warn!("kernel figures are not up to date: {error}");
-            }
-            Some(metrics.page())
-        }
-        "/healthz" => Some(health(&shared)),
-        "/sources" => {
-            let kernel = shared.kernel.as_ref().map(read_kernel);
-            Some(Page::json(&shared.sources.page(Monotonic::now(), kernel)))
-        }
-        _ => None,
-    }))
 }

@@ -1,5 +1,6 @@
 //! Who has connected: one record per source address, bounded, the longest silent ones evicted and counted.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -7,10 +8,13 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::document::sources::{KernelSource, KernelSources, SourceEntry, SourcesPage};
+use crate::document::sources::{KernelSource, KernelSources, SourceEntry, SourcesPage, Unlisted};
 use crate::document::verdict::Verdict;
 use crate::observer::shared::ObserverHandle;
 use crate::sys::clock::Monotonic;
+
+/// Sources of each verdict on the page: whoever makes up more of them makes no page longer.
+const LISTED: usize = 500;
 
 /// Sources kept in all, shared out among the accept loops.
 const CAPACITY: usize = 65_536;
@@ -41,7 +45,7 @@ pub(crate) fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
     let error = totals.as_ref().err().or(seen.as_ref().err()).map(ToString::to_string);
     let totals = totals.unwrap_or_default();
     let (seen, evicted) = seen.map_or((Vec::new(), 0), |sources| (sources.seen, sources.evicted));
-    let mut sources: Vec<KernelSource> = seen
+    let sources = seen
         .into_iter()
         .map(|source| KernelSource {
             address: source.address,
@@ -51,7 +55,7 @@ pub(crate) fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
             last_syn_ns: source.last.as_ns(),
         })
         .collect();
-    sources.sort_by_key(|source| (std::cmp::Reverse(source.syns), source.address));
+    let (sources, unlisted) = largest(sources, |source| (source.class, source.syns, source.address));
     KernelSources {
         allowed_syns: totals.allowed,
         denied_syns: totals.denied,
@@ -62,7 +66,33 @@ pub(crate) fn read_kernel(kernel: &ObserverHandle) -> KernelSources {
         evicted,
         error,
         sources,
+        unlisted,
     }
+}
+
+/// Of each verdict the entries with the largest counts, largest first, and what is left.
+fn largest<T>(mut entries: Vec<T>, key: impl Fn(&T) -> (Verdict, u64, IpAddr)) -> (Vec<T>, Unlisted) {
+    entries.sort_unstable_by_key(|entry| {
+        let (_, count, address) = key(entry);
+        (Reverse(count), address)
+    });
+    let mut unlisted = Unlisted::default();
+    let [mut allowed, mut denied] = [0, 0];
+    entries.retain(|entry| {
+        let (verdict, count, _) = key(entry);
+        let (listed, rest) = match verdict {
+            Verdict::Allowed => (&mut allowed, &mut unlisted.allowed),
+            Verdict::Denied => (&mut denied, &mut unlisted.denied),
+        };
+        *listed += 1;
+        if *listed > LISTED {
+            rest.sources += 1;
+            rest.total += count;
+        }
+        *listed <= LISTED
+    });
+    entries.shrink_to_fit();
+    (entries, unlisted)
 }
 
 impl Sources {
@@ -89,7 +119,7 @@ impl Sources {
         part.evicted += u64::from(part.records.push(address, record).is_some());
     }
 
-    /// All sources, for `/sources`.
+    /// The largest sources, for `/sources`.
     pub(crate) fn page(&self, now: Monotonic, kernel: Option<KernelSources>) -> SourcesPage {
         let mut evicted = 0;
         let mut merged: HashMap<IpAddr, Record> = HashMap::new();
@@ -107,7 +137,7 @@ impl Sources {
                     .or_insert(*record);
             }
         }
-        let mut sources: Vec<SourceEntry> = merged
+        let sources = merged
             .into_iter()
             .map(|(address, record)| SourceEntry {
                 address,
@@ -117,14 +147,16 @@ impl Sources {
                 last_accept_ns: record.last.as_ns(),
             })
             .collect();
-        sources.sort_by_key(|entry| (std::cmp::Reverse(entry.connections), entry.address));
-        SourcesPage { now_monotonic_ns: now.as_ns(), evicted, sources, kernel }
+        let (sources, unlisted) =
+            largest(sources, |entry: &SourceEntry| (entry.verdict, entry.connections, entry.address));
+        SourcesPage { now_monotonic_ns: now.as_ns(), evicted, sources, unlisted, kernel }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::sources::Rest;
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])
@@ -146,6 +178,25 @@ mod tests {
         };
         assert_eq!(page.sources, [entry(1, 3, 5, 30), entry(2, 1, 20, 20)]);
         assert_eq!(page.evicted, 0);
+    }
+
+    #[test]
+    fn many_sources_make_a_page_no_longer_and_hide_none_of_another_verdict() {
+        let sources = Sources::new(1);
+        let now = Monotonic::from_ns(1);
+        for number in 0..2000_u32 {
+            sources.note(0, IpAddr::V4((0x0a00_0000 + number).into()), Verdict::Allowed, now);
+        }
+        for _ in 0..3 {
+            sources.note(0, IpAddr::V4((0x0a00_0000 + 1999).into()), Verdict::Allowed, now);
+        }
+        sources.note(0, address(1), Verdict::Denied, now);
+        let page = sources.page(now, None);
+        assert_eq!(page.sources.len(), 501);
+        assert_eq!((page.sources[0].address, page.sources[0].connections), ([10, 0, 7, 207].into(), 4));
+        assert_eq!(page.sources.iter().filter(|entry| entry.address == address(1)).count(), 1);
+        let allowed = Rest { sources: 1500, total: 1500 };
+        assert_eq!(page.unlisted, Unlisted { allowed, denied: Rest::default() });
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The HTTP server of both ends: one GET or HEAD a connection, within limits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,68 +16,35 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::sys::page::{Answer, Page, Pages};
+
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a request that is not whole yet.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections served at a time. Beyond it the oldest that has not asked yet has to go: whoever asks at once gets its answer,
-/// whoever dribbles has had its time, so thousands of them keep nobody out.
+/// Connections served at a time. Beyond it one of the source that has the most has to go ([`first_to_go`]): so thousands of them
+/// keep nobody else out.
 const CONNECTION_CAP: usize = 128;
+/// What the kernel holds of an answer for one that does not read it, before it doubles it (socket(7)).
+const SEND_BUFFER: usize = 64 << 10;
+/// The longest request that is read.
+const REQUEST_BYTES: usize = 16 << 10;
 /// How long answers under way may take once the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
-
-/// The answer to a GET of one path.
-#[derive(Debug)]
-pub struct Page {
-    /// Status code.
-    pub status: StatusCode,
-    /// The `Content-Type`.
-    pub content_type: &'static str,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-impl Page {
-    /// A line of text.
-    pub fn text(status: StatusCode, line: &str) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n").into_bytes() }
-    }
-
-    /// A JSON document.
-    pub fn json(value: &impl serde::Serialize) -> Self {
-        let body = serde_json::to_vec(value).unwrap_or_default();
-        Self { status: StatusCode::OK, content_type: "application/json", body }
-    }
-
-    /// Everything that `registry` gathers, in the Prometheus text format 0.0.4.
-    pub fn metrics(registry: &prometheus::Registry) -> Self {
-        let mut text = String::new();
-        match prometheus::TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
-            Ok(()) => Self {
-                status: StatusCode::OK,
-                content_type: "text/plain; version=0.0.4; charset=utf-8",
-                body: text.into_bytes(),
-            },
-            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
-    }
-}
-
-/// The pages of a server: `None` for a path that is not there.
-pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
 /// Serves `pages` on `listener` until `shutdown` is ready.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: impl Future<Output = ()>) {
     let mut conversations = VecDeque::new();
     let accept_all = async {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, source) = match listener.accept().await {
+                Ok((stream, peer)) => (stream, network(peer.ip())),
                 Err(error) => {
                     // No descriptor, most often; the queue keeps the connection until there is one.
                     tracing::debug!(%error, "accepting an HTTP connection failed");
@@ -85,16 +53,14 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
                 }
             };
             conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
-            if conversations.len() == CONNECTION_CAP {
-                let silent = |conversation: &Conversation| !conversation.asked.load(Ordering::Relaxed);
-                let oldest = conversations.iter().position(silent).unwrap_or(0);
-                if let Some(oldest) = conversations.remove(oldest) {
-                    oldest.task.abort();
-                    // Closes its descriptor, and gives everybody else a turn to ask.
-                    let _ = oldest.task.await;
-                }
+            if conversations.len() == CONNECTION_CAP
+                && let Some(gone) = conversations.remove(first_to_go(&conversations))
+            {
+                gone.task.abort();
+                // Closes its descriptor, and gives everybody else a turn to ask.
+                let _ = gone.task.await;
             }
-            conversations.push_back(Conversation::begin(stream, Arc::clone(&pages)));
+            conversations.push_back(Conversation::begin(stream, source, Arc::clone(&pages)));
         }
     };
     tokio::select! {
@@ -109,27 +75,54 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
 /// A connection that is being served.
 struct Conversation {
     task: JoinHandle<()>,
+    source: IpAddr,
     /// Its request is whole, and the answer under way.
     asked: Arc<AtomicBool>,
 }
 
 impl Conversation {
-    fn begin(stream: TcpStream, pages: Arc<Pages>) -> Self {
+    fn begin(stream: TcpStream, source: IpAddr, pages: Arc<Pages>) -> Self {
+        // Only what is held for a slow reader would grow without it.
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
         let asked = Arc::new(AtomicBool::new(false));
         let asking = Arc::clone(&asked);
         let pages: Arc<Pages> = Arc::new(move |path| {
             asking.store(true, Ordering::Relaxed);
             pages(path)
         });
-        Self { task: tokio::spawn(converse(stream, pages)), asked }
+        Self { task: tokio::spawn(converse(stream, pages)), source, asked }
     }
+}
+
+/// What counts as one source: an address, or the network that an IPv6 host has to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Of the sources that have the most connections, the oldest that has not asked yet, or else the oldest: whoever asks at once
+/// gets its answer, whoever dribbles has had its time.
+fn first_to_go(conversations: &VecDeque<Conversation>) -> usize {
+    let mut counts = HashMap::new();
+    for conversation in conversations {
+        *counts.entry(conversation.source).or_insert(0) += 1;
+    }
+    let most = counts.values().max().copied();
+    let of_the_most = || {
+        let each = conversations.iter().enumerate();
+        each.filter(|(_, conversation)| counts.get(&conversation.source).copied() == most)
+    };
+    let silent = of_the_most().find(|(_, conversation)| !conversation.asked.load(Ordering::Relaxed));
+    silent.or_else(|| of_the_most().next()).map_or(0, |(index, _)| index)
 }
 
 /// Answers the one request of a connection, within the limits.
 pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pages>) {
     let service = service_fn(move |request| {
-        let response = answer(&request, &*pages);
-        async { Ok::<_, Infallible>(response) }
+        let found = find(&request, &*pages);
+        async { Ok::<_, Infallible>(respond(found.page().await)) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -137,18 +130,22 @@ pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pa
         .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
+        .max_buf_size(REQUEST_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
-fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
-    let page = match *request.method() {
+fn find(request: &Request<Incoming>, pages: &Pages) -> Answer {
+    match *request.method() {
         Method::GET | Method::HEAD => pages(request.uri().path())
-            .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "404: there is no such page")),
-        _ => Page::text(StatusCode::METHOD_NOT_ALLOWED, "405: only GET and HEAD"),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+            .unwrap_or_else(|| Answer::Now(Page::text(StatusCode::NOT_FOUND, "404: there is no such page"))),
+        _ => Answer::Now(Page::text(StatusCode::METHOD_NOT_ALLOWED, "405: only GET and HEAD")),
+    }
+}
+
+fn respond(page: Page) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(page.body));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
@@ -172,7 +169,9 @@ impl HttpThread {
         listener.set_nonblocking(true)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // A page has one thread at a time to be made on, and there are three that are made.
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(3).build();
             let served = runtime.and_then(|runtime| {
                 runtime.block_on(async {
                     let shutdown = async {
@@ -193,5 +192,37 @@ impl HttpThread {
     pub(crate) fn stop(self) {
         let _ = self.stop.send(());
         let _ = self.thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_of(sources: &[(u8, bool)]) -> VecDeque<Conversation> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let one = |(last, asked): &(u8, bool)| Conversation {
+            task: runtime.spawn(async {}),
+            source: IpAddr::from([192, 0, 2, *last]),
+            asked: Arc::new(AtomicBool::new(*asked)),
+        };
+        sources.iter().map(one).collect()
+    }
+
+    #[test]
+    fn whoever_holds_the_most_makes_room_and_of_its_connections_the_oldest_silent_one() {
+        let first = |sources: &[_]| first_to_go(&all_of(sources));
+        assert_eq!(first(&[(1, false), (2, true), (2, false), (2, false)]), 2);
+        assert_eq!(first(&[(1, false), (2, true), (2, true)]), 1, "all of its have asked");
+        assert_eq!(first(&[(1, true), (2, false), (3, false)]), 1, "as many each: by age");
+        assert_eq!(first(&[(1, true), (2, true)]), 0);
+    }
+
+    #[test]
+    fn an_ipv6_host_is_one_source_whatever_addresses_it_takes() {
+        let of = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("::ffff:192.0.2.9"), "192.0.2.9");
+        assert_eq!(of("192.0.2.9"), "192.0.2.9");
     }
 }

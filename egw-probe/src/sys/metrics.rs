@@ -9,7 +9,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use crate::sys::http::Page;
+use crate::sys::page::Page;
 use crate::sys::progress;
 
 /// Buckets of handshake times, in seconds: from a veth pair to the far side of the world.

@@ -9,6 +9,7 @@ pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod net;
 pub(crate) mod output;
+pub(crate) mod page;
 pub(crate) mod poller;
 pub(crate) mod progress;
 pub(crate) mod sandbox;
