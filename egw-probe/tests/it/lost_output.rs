@@ -26,7 +26,7 @@ fn logs() -> Vec<(&'static str, Stdio, Option<PipeReader>)> {
     let (_, closed) = pipe().unwrap();
     let (unread, mut stuffed) = pipe().unwrap();
     // A pipe has 64 KiB (pipe(7)); what is left is less than a line.
-    stuffed.write_all(&[b'x'; 65_536]).unwrap();
+    stuffed.write_all(&vec![b'x'; 65_536]).unwrap();
     vec![
         ("a full disk", full().into(), None),
         ("a closed pipe", closed.into(), None),
