@@ -332,7 +332,8 @@ fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
         let evidence = limit["evidence"].as_str().unwrap();
         assert!(evidence.contains("all of them answered and none lost"), "{evidence}");
         for failure in stress["failures"].as_array().unwrap() {
-            assert_eq!(failure["open"], opened);
+            // The last one may have opened while these waited: once the probe's entry had gone.
+            assert!((99..=opened).contains(&failure["open"].as_u64().unwrap()), "{failure}");
             assert!((4.9..6.0).contains(&failure["elapsed_seconds"].as_f64().unwrap()), "{failure}");
         }
         check_sums(stress);
