@@ -11,6 +11,7 @@ pub mod held;
 pub mod outcome;
 pub mod quantiles;
 pub mod result;
+pub(crate) mod shown;
 pub mod sources;
 pub mod stress;
 pub mod verdict;

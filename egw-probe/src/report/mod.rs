@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::cli::report::ReportOutput;
-use crate::report::data::figures::plain;
+use crate::document::shown::plain;
 use crate::report::data::interval::Interval;
 use crate::report::data::run::{METHODS, Report};
 use crate::report::plan::Plan;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{SeekFrom, fdatasync, fstat, ftruncate, seek};
 use rustix::io::{Errno, write};
 
+use crate::document::shown::escaped;
 use crate::sys::progress;
 
 /// The result could not be written, and is lost.
@@ -16,7 +17,7 @@ use crate::sys::progress;
 pub(crate) struct Lost(Errno);
 
 /// Writes `text` to standard output. If that is a file and has no room for all of it, the part that got there is taken away
-/// again.
+/// again. What would act on a terminal is escaped, in text and JSON alike.
 ///
 /// # Errors
 /// What writing answered: also where the reader has gone away, or standard output was closed from the start.
@@ -26,7 +27,7 @@ pub(crate) fn print(text: &str) -> Result<(), Lost> {
         return Err(Lost(Errno::BADF));
     }
     let stdout = io::stdout().lock();
-    append(&stdout, text.as_bytes()).map_err(Lost)
+    append(&stdout, escaped(text).as_bytes()).map_err(Lost)
 }
 
 /// Whether the program was started without a standard output.

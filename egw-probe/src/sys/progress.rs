@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::document::shown::escaped;
 use crate::sys::clock::Monotonic;
 
 /// Whether a progress line stands on the terminal right now; the lock also keeps it and log lines apart.
@@ -42,7 +43,8 @@ pub(crate) fn stderr() -> impl Write {
     impl Write for Stderr {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             clear();
-            if write_without_waiting(io::stderr(), bytes).is_err() {
+            let line = String::from_utf8_lossy(bytes);
+            if write_without_waiting(io::stderr(), escaped(&line).as_bytes()).is_err() {
                 LOST_LINES.fetch_add(1, Ordering::Relaxed);
             }
             Ok(bytes.len())

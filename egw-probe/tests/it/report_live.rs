@@ -1,5 +1,6 @@
 //! `egw-probe report` on endpoints that are alive: a client's and a target's pages, and a Prometheus server.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::common;
 use crate::common::files::{Folder, report};
 use crate::common::told::{as_root, skip};
-use crate::common::{Program, free_port, metric, status, target, wait_for};
+use crate::common::{Program, free_port, metric, peer, status, target, wait_for};
 
 fn client(target: &str, flags: &[&str]) -> (Program, SocketAddr) {
     let http_at = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -64,6 +65,44 @@ fn what_does_not_answer_or_is_no_client_is_named_and_skipped() {
     assert!(reasons[0].starts_with("foreign: no metrics of a client"), "{reasons:?}");
     assert_eq!(reasons[1], "unreadable: HTTP status 404");
     assert!(reasons[2].starts_with("unreadable: cannot connect: Connection refused"), "{reasons:?}");
+}
+
+#[test]
+fn a_page_longer_than_any_of_ours_is_refused_and_takes_no_memory() {
+    // 200 MB of series that are all different, as far as they are read.
+    let endless = peer(|mut stream, _| {
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+        for number in 0..4_000_000 {
+            let line = format!("egw_scale_test_failed_tests_total{{pod=\"probe-{number}\"}} 0\n");
+            if stream.write_all(line.as_bytes()).is_err() {
+                break;
+            }
+        }
+    });
+    let page = format!("http://{endless}/metrics");
+    let (output, peak) = Program::start(&["report", &page, "--output=json"]).finish_and_peak();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let reason = &report["run"]["read"]["skipped_documents"][0]["reason"];
+    assert!(reason.as_str().unwrap().contains("longer than 8 MiB"), "{reason}");
+    assert!(peak < 64 << 20, "{peak} bytes");
+}
+
+#[test]
+fn names_that_act_on_a_terminal_are_escaped_in_text_and_in_json_alike() {
+    let hostile = peer(|mut stream, _| {
+        let series = "egw_scale_test_failed_tests_total{pod=\"a\u{202e}b\u{9b}31m\"} 1\n";
+        let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{series}");
+    });
+    let page = format!("http://{hostile}/metrics");
+    for form in ["text", "json"] {
+        let output = report(&[&page, "--output", form]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("a\\u202eb\\u009b31m"), "{form}: {said}");
+        assert!(!said.contains(['\u{202e}', '\u{9b}']), "{form}: {said}");
+    }
+    let (_, document) = json(&[&page]);
+    assert_eq!(document["run"]["worst"][0]["client_id"], "a\u{202e}b\u{9b}31m", "the same name to a program");
 }
 
 /// Tags need `CAP_NET_ADMIN`.

@@ -1,20 +1,13 @@
 //! How counts, times and foreign names are written, wherever they stand. Pure.
 
-/// A name from outside, harmless on a terminal and in XML: control and direction characters are replaced.
-pub(crate) fn plain(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
-    };
-    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
-}
+use crate::document::shown::plain;
 
 /// At most `width` characters of a plain name: its end tells more than its middle.
 pub(crate) fn short(text: &str, width: usize) -> String {
     let text = plain(text);
     let length = text.chars().count();
     if length <= width {
-        return text;
+        return text.into_owned();
     }
     let head = (width - 1) / 2;
     let tail = width - 1 - head;

@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use crate::document::disruption::Disruption;
 use crate::document::outcome::Outcome;
 use crate::document::result::{BracketSeconds, ProbeCounts, TestOutcome, TimelineRun};
+use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::interval::Interval;
 
@@ -153,6 +154,8 @@ struct Wire {
     policy_switch_seconds: Option<[f64; 2]>,
     clients: Option<Vec<TagTimeline>>,
     sources: Option<Vec<WireSource>>,
+    #[serde(default)]
+    unlisted: Unlisted,
     kernel: Option<WireKernel>,
 }
 
@@ -265,10 +268,12 @@ pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
         Wire { clients: Some(clients), .. } => {
             plausible_tags(&clients).map(|()| Found::Tags(clients)).map_err(Refusal::Damaged)
         }
-        Wire { sources: Some(sources), kernel, .. } => {
+        Wire { sources: Some(sources), unlisted, kernel, .. } => {
             let syns = kernel.iter().flat_map(|kernel| [kernel.allowed_syns, kernel.denied_syns]);
-            counts(sources.iter().map(|source| source.connections).chain(syns)).map_err(Refusal::Damaged)?;
-            Ok(Found::Sources(sources_seen(&sources, kernel)))
+            let totals = [unlisted.allowed.total, unlisted.denied.total].into_iter().chain(syns);
+            counts(sources.iter().map(|source| source.connections).chain(totals))
+                .map_err(Refusal::Damaged)?;
+            Ok(Found::Sources(sources_seen(&sources, unlisted, kernel)))
         }
         _ if is_log_line(bytes) => Ok(Found::LogLine),
         _ => Err(FOREIGN),
@@ -384,15 +389,15 @@ fn settings(
     text + &version.map_or(String::new(), |version| format!(", version {version}"))
 }
 
-fn sources_seen(sources: &[WireSource], kernel: Option<WireKernel>) -> SourcesSeen {
-    let sum = |verdict: &str| {
+fn sources_seen(sources: &[WireSource], unlisted: Unlisted, kernel: Option<WireKernel>) -> SourcesSeen {
+    let sum = |verdict: &str, unlisted: Rest| {
         let of_verdict = sources.iter().filter(|source| source.verdict == verdict);
-        of_verdict.fold(0_u64, |sum, source| sum.saturating_add(source.connections))
+        of_verdict.fold(unlisted.total, |sum, source| sum.saturating_add(source.connections))
     };
     let denied = sources.iter().filter(|source| source.verdict == "denied");
     SourcesSeen {
-        allowed: sum("allowed"),
-        denied: sum("denied"),
+        allowed: sum("allowed", unlisted.allowed),
+        denied: sum("denied", unlisted.denied),
         denied_from: denied.map(|source| (source.address.clone(), source.connections)).collect(),
         syns: kernel.map(|kernel| (kernel.allowed_syns, kernel.denied_syns)),
     }

@@ -10,8 +10,10 @@ use ureq::{Agent, Error};
 
 /// How long one page may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest page: the answer of a Prometheus server for some hundred thousand clients.
-const LONGEST: u64 = 1 << 30;
+/// Longest page of a client or a target: three times that of a target with all 4,095 clients.
+pub(crate) const LONGEST_PAGE: u64 = 8 << 20;
+/// Longest answer of a Prometheus server: some ten thousand clients, 19 series each.
+pub(crate) const LONGEST_ANSWER: u64 = 128 << 20;
 /// Pages fetched at a time.
 pub(crate) const AT_A_TIME: usize = 32;
 /// Whether this build speaks TLS.
@@ -36,16 +38,19 @@ pub(crate) enum FetchError {
     /// An answer that is none.
     #[error("HTTP status {0}")]
     Status(u16),
-    /// It broke off, or was too long.
+    /// It broke off.
     #[error("the answer broke off: {0}")]
     Broken(String),
+    /// It went on and on.
+    #[error("the answer is longer than {} MiB, and none of this program's pages is", .0 >> 20)]
+    TooLong(u64),
 }
 
-/// Fetches these pages, and returns them in the same order.
-pub(crate) fn all(urls: &[Uri]) -> io::Result<Vec<Result<Vec<u8>, FetchError>>> {
+/// Fetches these pages of at most `longest` bytes, and returns them in the same order.
+pub(crate) fn all(urls: &[Uri], longest: u64) -> io::Result<Vec<Result<Vec<u8>, FetchError>>> {
     let agent = &agent();
     thread::scope(|scope| {
-        let get = |url| thread::Builder::new().spawn_scoped(scope, move || get(agent, url));
+        let get = |url| thread::Builder::new().spawn_scoped(scope, move || get(agent, url, longest));
         let under_way: Vec<_> = urls.iter().map(get).collect::<io::Result<_>>()?;
         let pages = under_way.into_iter().map(|page| page.join().expect("fetching does not panic"));
         Ok(pages.collect())
@@ -68,9 +73,9 @@ fn agent() -> Agent {
     config.build().new_agent()
 }
 
-fn get(agent: &Agent, url: &Uri) -> Result<Vec<u8>, FetchError> {
+fn get(agent: &Agent, url: &Uri, longest: u64) -> Result<Vec<u8>, FetchError> {
     let mut response = agent.get(url).call().map_err(why_no_answer)?;
-    let body = response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(why_no_body)?;
+    let body = response.body_mut().with_config().limit(longest).read_to_vec().map_err(why_no_body)?;
     if response.status().is_success() || body.starts_with(b"{\"status\":\"error\"") {
         Ok(body)
     } else {
@@ -98,6 +103,7 @@ fn why_no_body(error: Error) -> FetchError {
     match error {
         Error::Timeout(_) => FetchError::Timeout,
         Error::Io(error) => FetchError::Broken(error.to_string()),
+        Error::BodyExceedsLimit(limit) => FetchError::TooLong(limit),
         other => FetchError::Broken(other.to_string()),
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn read(inputs: &[Input], signals: &Signals) -> anyhow::Result<Corpus
             Input::Page(url) => pages.push(url.clone()),
             Input::Prometheus(api, labels) => {
                 let url = fetch::with_query(api, &exposition::query(labels))?;
-                let answer = fetch::all(&[url])?.remove(0);
+                let answer = fetch::all(&[url], fetch::LONGEST_ANSWER)?.remove(0);
                 reader.series(answer, &api.to_string(), exposition::parse_answer);
             }
         }
@@ -151,7 +151,7 @@ impl Reader<'_> {
     }
 
     fn pages(&mut self, urls: &[Uri]) -> anyhow::Result<()> {
-        let pages = fetch::all(urls)?;
+        let pages = fetch::all(urls, fetch::LONGEST_PAGE)?;
         for (url, page) in urls.iter().zip(pages) {
             let name = url.to_string();
             match page {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::report::data::figures::{count, plain, seconds, short};
+use crate::document::shown::plain;
+use crate::report::data::figures::{count, seconds, short};
 use crate::report::data::run::{Report, Run};
 use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 

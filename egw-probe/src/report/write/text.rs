@@ -5,7 +5,8 @@ use std::fmt::Write;
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 use crate::document::outcome::Outcome;
-use crate::report::data::figures::{count, plain, seconds, short};
+use crate::document::shown::plain;
+use crate::report::data::figures::{count, seconds, short};
 use crate::report::data::run::{Report, Run, Times};
 use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::report::data::figures::{count, plain, range, seconds};
+use crate::document::shown::plain;
+use crate::report::data::figures::{count, range, seconds};
 use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Run, SIGNIFICANCE};
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
@@ -145,7 +146,7 @@ mod tests {
         let hostile = "<script>alert(\"1\")</script>\u{1b}[2J\u{202e}'&";
         assert_eq!(
             escape(hostile),
-            "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;\u{fffd}[2J\u{fffd}&#39;&amp;"
+            "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;\\u001b[2J\\u202e&#39;&amp;"
         );
     }
 }
