@@ -26,7 +26,7 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
     let begun = Instant::now();
     let sent: u64 = std::thread::scope(|scope| {
         let peer = &hosts.peer;
-        let pour = |thread| move || peer.run(|| Ok(pour(thread, header, begun + length)?));
+        let pour = |thread| move || peer.run(|| Ok(pour(thread, header, begun + length, None)?));
         let floods: Vec<_> = (0..2).map(|thread| scope.spawn(pour(thread))).collect();
         floods.into_iter().map(|flood| flood.join().expect("the flood does not panic")).sum::<Result<u64>>()
     })?;
@@ -42,7 +42,9 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
     hosts.stop(target)?;
     ensure!(allowed + denied == received, "{allowed} + {denied} SYNs counted, {received} packets received");
     ensure!(events + lost == received, "{events} events + {lost} lost, {received} packets received");
-    let kept = kernel["sources"].as_array().map_or(0, Vec::len);
+    let unlisted = ["allowed", "denied"].map(|class| kernel["unlisted"][class]["sources"].as_u64());
+    let listed = kernel["sources"].as_array().map_or(0, Vec::len) as u64;
+    let kept = listed + unlisted.into_iter().flatten().sum::<u64>();
     let per_second = |count: u64| format!("{:.0} per second", count as f64 / seconds);
     let share = |part: u64| format!("{:.1} %", part as f64 / received as f64 * 100.0);
     let line = |name: &str, value: String, remark: String| vec![name.to_owned(), value, remark];
@@ -72,9 +74,9 @@ pub(super) fn flood(bench: &Bench) -> Result<Table> {
 }
 
 /// `struct virtio_net_hdr` of zeroes, and an Ethernet header from the peer to the target.
-type Header = [u8; 24];
+pub(super) type Header = [u8; 24];
 
-fn ethernet(hosts: &Hosts) -> Result<Header> {
+pub(super) fn ethernet(hosts: &Hosts) -> Result<Header> {
     let mac = |namespace: &crate::lab::namespace::Namespace| -> Result<[u8; 6]> {
         let text = namespace.run(|| {
             let output = std::process::Command::new("ip").args(["-br", "link", "show", DEVICE]).output()?;
@@ -170,13 +172,18 @@ fn silence(hosts: &Hosts) -> Result<()> {
     hosts.target.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])
 }
 
-/// Sends SYNs from ever new sources until `end`; how many left.
-fn pour(thread: u32, header: Header, end: Instant) -> io::Result<u64> {
+/// Sends SYNs from ever new sources until `end`, at most so many a second if that is said; how many left.
+pub(super) fn pour(thread: u32, header: Header, end: Instant, per_second: Option<u32>) -> io::Result<u64> {
     let socket = PacketSocket::open(DEVICE)?;
     let mut frame = [header.as_slice(), &[0; 40]].concat();
     let mut sent = 0;
     let mut number = thread;
+    let begun = Instant::now();
     while Instant::now() < end {
+        if per_second.is_some_and(|most| sent as f64 > begun.elapsed().as_secs_f64() * f64::from(most)) {
+            std::thread::yield_now();
+            continue;
+        }
         for _ in 0..256 {
             // Steps through 100,003 sources and all ports without repeating a pair soon.
             number = number.wrapping_add(2);

@@ -10,6 +10,7 @@ mod host;
 mod latency;
 mod probing;
 mod row;
+mod siege;
 mod start;
 mod transit;
 
@@ -61,6 +62,8 @@ enum Row {
     Accept,
     /// A SYN flood: totals against the interface's own counter, events, memory
     Flood,
+    /// A target under everything at once, in the memory that its manifest grants
+    Siege,
     /// Random SYNs taken for a tag, and all 4,095 clients at once
     Tags,
     /// SYN to accept, idle and under load, and half-open attempts
@@ -97,6 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             Row::Growth => held::growth(&bench)?,
             Row::Accept => accept::accept(&bench)?,
             Row::Flood => flood::flood(&bench)?,
+            Row::Siege => siege::siege(&bench)?,
             Row::Tags => flood::tags(&bench)?,
             Row::Latency => latency::latency(&bench)?,
             Row::Transit => transit::transit(&bench)?,

@@ -1,0 +1,303 @@
+//! Everything that a peer, a scraper and a flood can do to a target at once, in the memory that its manifest grants: do honest
+//! clients and scrapers notice?
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::flood::{ethernet, pour};
+use super::host::{Hosts, PORT, TARGET, resident_kib};
+use super::row::{Bench, Table};
+
+const HTTP: u16 = 2113;
+/// What `deploy/components/target-ebpf` grants.
+const MEMORY: u64 = 512 << 20;
+/// Where the attackers, the scraper and the kubelet sit; the honest client has the peer's own address.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+const SCRAPER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 4);
+const KUBELET: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
+/// Sources that have connected before.
+const SOURCES: u32 = 65_536;
+/// Of the scraper: its request comes so long after its connection.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+const FLOOD_PER_SECOND: u32 = 200_000;
+const IDLE_PER_SECOND: u32 = 10_000;
+const ABANDONED_PER_SECOND: u32 = 1_000;
+const READERS: usize = 127;
+
+/// What one who asks again and again has seen.
+#[derive(Default)]
+struct Asked {
+    times: Vec<f64>,
+    missed: u64,
+}
+
+/// Besieges the target.
+pub(super) fn siege(bench: &Bench) -> Result<Table> {
+    let hosts = Hosts::new(&bench.interrupt)?;
+    prepare(&hosts)?;
+    let flags = ["--allowed-cidr=192.0.2.0/24", "--ebpf=required", "--interface=wire"];
+    let target = hosts.start(&bench.program, &flags)?;
+    let cage = Cage::around(target.id(), MEMORY)?;
+    let sources = if bench.quick { 1_000 } else { SOURCES };
+    fill_sources(&hosts, sources)?;
+    let seconds = if bench.quick { 1 } else { 60 };
+    let watch: Vec<String> = ["client".to_owned(), format!("--external-target-addr={TARGET}:{PORT}")]
+        .into_iter()
+        .chain(["--exit".into(), "--output=json".into(), format!("--watch={seconds}s")])
+        .collect();
+    let mut client = hosts.start_client(&bench.program, &watch)?;
+    let dropped_before = hosts.received()?[1];
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let header = ethernet(&hosts)?;
+    let (peer, pid) = (&hosts.peer, target.id());
+    let (scraped, healthy, resident, sent) = std::thread::scope(|scope| {
+        let attacks = [
+            scope.spawn(move || peer.run(|| never_read(end))),
+            scope.spawn(move || peer.run(|| repeat(ABANDONED_PER_SECOND, end, abandon))),
+            scope.spawn(move || peer.run(|| idle(end))),
+        ];
+        let flood = scope.spawn(move || peer.run(|| Ok(pour(0, header, end, Some(FLOOD_PER_SECOND))?)));
+        let scraper = scope.spawn(move || peer.run(|| ask(SCRAPER, "/metrics", ROUND_TRIP, 500, end)));
+        let kubelet = scope.spawn(move || peer.run(|| ask(KUBELET, "/healthz", Duration::ZERO, 50, end)));
+        let mut resident = 0.0_f64;
+        while Instant::now() < end {
+            hosts.pause(Duration::from_millis(200))?;
+            resident = resident.max(resident_kib(pid)?);
+        }
+        for attack in attacks {
+            attack.join().expect("an attack does not panic")?;
+        }
+        let asked = |thread: std::thread::ScopedJoinHandle<'_, Result<Asked>>| {
+            thread.join().expect("asking does not panic")
+        };
+        let sent = flood.join().expect("the flood does not panic")?;
+        anyhow::Ok((asked(scraper)?, asked(kubelet)?, resident, sent))
+    })?;
+    client.wait(Instant::now() + Duration::from_secs(10), &bench.interrupt)?;
+    let result: Value = serde_json::from_str(&client.output()?)?;
+    let dropped = hosts.received()?[1] - dropped_before;
+    let sources = hosts.get("/sources")?.len();
+    let peak = cage.peak()?;
+    hosts.stop(target)?;
+    let count = |outcome: &str| result["probes"][outcome].as_u64().unwrap_or(0);
+    let (probes, pongs) = (count("sent"), count("pong"));
+    let asked = |name: &str, asked: &Asked| {
+        let total = asked.times.len() as u64 + asked.missed;
+        let [p50, p99, worst] = quantiles(&asked.times).map(|ms| format!("{ms:.1}"));
+        vec![
+            name.to_owned(),
+            format!("{} of {total} answered", asked.times.len()),
+            format!("{p50}, {p99}, {worst} ms"),
+        ]
+    };
+    Ok(Table {
+        title: format!(
+            "siege of {seconds} s: {SOURCES} sources, {READERS} readers that never read, \
+            {ABANDONED_PER_SECOND} abandoned requests, {IDLE_PER_SECOND} idle connections and {FLOOD_PER_SECOND} SYNs a second"
+        ),
+        columns: vec!["", "", "p50, p99, longest"],
+        lines: vec![
+            vec![
+                "honest client, each 50 ms".into(),
+                format!("{pongs} of {probes} probes answered"),
+                String::new(),
+            ],
+            asked("/healthz, each 50 ms", &healthy),
+            asked("/metrics, each 500 ms, its request 50 ms late", &scraped),
+            vec!["resident memory, MiB".into(), format!("{:.1}", resident / 1024.0), String::new()],
+            vec![
+                "memory of its group, kernel's included, MiB".into(),
+                format!("{:.1}", peak as f64 / 1024.0 / 1024.0),
+                format!("of {} granted", MEMORY >> 20),
+            ],
+            vec!["/sources, bytes".into(), sources.to_string(), String::new()],
+            vec![
+                "SYNs of the flood".into(),
+                sent.to_string(),
+                format!("{:.0} per second", sent as f64 / seconds as f64),
+            ],
+            vec![
+                "frames dropped before the stack".into(),
+                dropped.to_string(),
+                "net.core.netdev_max_backlog".into(),
+            ],
+        ],
+        remarks: vec!["attackers, clients and target share the cores of one machine".into()],
+    })
+}
+
+fn quantiles(times: &[f64]) -> [f64; 3] {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| sorted.get(((sorted.len().max(1) - 1) as f64 * share).round() as usize).copied();
+    [at(0.5), at(0.99), at(1.0)].map(|value| value.unwrap_or(f64::NAN))
+}
+
+/// Addresses for everybody, and a way back to all of them but the flood's.
+fn prepare(hosts: &Hosts) -> Result<()> {
+    for address in [ATTACKER, SCRAPER, KUBELET] {
+        hosts.peer.ip(&format!("addr add {address}/24 dev wire\n"))?;
+    }
+    hosts.peer.ip("route add local 10.128.0.0/16 dev lo\n")?;
+    hosts.target.ip("route add 10.128.0.0/16 via 192.0.2.2 dev wire\nroute add blackhole 10.0.0.0/9\n")?;
+    for namespace in [&hosts.target, &hosts.peer] {
+        namespace.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/wire/rp_filter", "0")])?;
+    }
+    // A kernel logs and limits by it; the target lives with what gets through either way.
+    hosts.target.sysctl(&[("net/ipv4/tcp_syncookies", "1")])
+}
+
+fn socket(source: Ipv4Addr) -> Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
+}
+
+fn connected(source: Ipv4Addr, port: u16) -> Result<Socket> {
+    let socket = socket(source)?;
+    socket.connect_timeout(&SocketAddr::from((TARGET, port)).into(), Duration::from_secs(3))?;
+    Ok(socket)
+}
+
+/// One connection from each of so many sources.
+fn fill_sources(hosts: &Hosts, sources: u32) -> Result<()> {
+    hosts.peer.run(|| {
+        for number in 0..sources {
+            let source = Ipv4Addr::from(0x0a80_0000 | number);
+            let mut socket = connected(source, PORT).with_context(|| format!("from {source}"))?;
+            let mut end = [0; 8];
+            let _ = socket.read(&mut end);
+        }
+        Ok(())
+    })
+}
+
+/// Does something so often a second, as far as the machine lets it.
+fn repeat(per_second: u32, end: Instant, mut what: impl FnMut() -> Result<()>) -> Result<()> {
+    let begun = Instant::now();
+    let mut done = 0;
+    while Instant::now() < end {
+        if done < (begun.elapsed().as_secs_f64() * f64::from(per_second)) as u64 {
+            // Whom the target throws out is who it is meant for.
+            let _ = what();
+            done += 1;
+        } else {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(())
+}
+
+/// Asks for the longest page, and is gone.
+fn abandon() -> Result<()> {
+    let mut socket = connected(ATTACKER, HTTP)?;
+    socket.write_all(b"GET /sources HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    Ok(())
+}
+
+/// Connections that never ask, each for as long as two thousand later ones take.
+fn idle(end: Instant) -> Result<()> {
+    let mut open = std::collections::VecDeque::new();
+    repeat(IDLE_PER_SECOND, end, || {
+        let socket = socket(ATTACKER)?;
+        socket.set_nonblocking(true)?;
+        let _ = socket.connect(&SocketAddr::from((TARGET, HTTP)).into());
+        open.push_back(socket);
+        if open.len() > 2000 {
+            open.pop_front();
+        }
+        Ok(())
+    })
+}
+
+/// Readers that ask for the longest page and never read; one that is thrown out comes back.
+fn never_read(end: Instant) -> Result<()> {
+    let reader = || -> Result<Socket> {
+        let mut socket = socket(ATTACKER)?;
+        socket.set_recv_buffer_size(1)?;
+        socket.connect_timeout(&SocketAddr::from((TARGET, HTTP)).into(), Duration::from_secs(3))?;
+        socket.write_all(b"GET /sources HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        Ok(socket)
+    };
+    let mut readers: Vec<Option<Socket>> = (0..READERS).map(|_| reader().ok()).collect();
+    while Instant::now() < end {
+        for slot in &mut readers {
+            if slot.as_ref().is_none_or(|socket| !matches!(socket.take_error(), Ok(None))) {
+                *slot = reader().ok();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Asks for a page each so many milliseconds, `late` after each connection, and times the answers from the request on.
+fn ask(source: Ipv4Addr, path: &str, late: Duration, every_ms: u64, end: Instant) -> Result<Asked> {
+    let mut asked = Asked::default();
+    let mut next = Instant::now();
+    while next < end {
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        next += Duration::from_millis(every_ms);
+        match ask_once(source, path, late) {
+            Ok(took) => asked.times.push(took.as_secs_f64() * 1e3),
+            Err(_) => asked.missed += 1,
+        }
+    }
+    Ok(asked)
+}
+
+fn ask_once(source: Ipv4Addr, path: &str, late: Duration) -> Result<Duration> {
+    let begun = Instant::now();
+    let mut socket = connected(source, HTTP)?;
+    std::thread::sleep(late);
+    let begun = if late.is_zero() { begun } else { Instant::now() };
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(begun.elapsed())
+}
+
+/// A memory control group of one process, of either version.
+struct Cage {
+    folder: PathBuf,
+    peak: &'static str,
+    limit: u64,
+}
+
+impl Cage {
+    fn around(pid: u32, limit: u64) -> Result<Self> {
+        let (root, most, peak) = if PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
+            ("/sys/fs/cgroup", "memory.max", "memory.peak")
+        } else {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes")
+        };
+        let folder = PathBuf::from(root).join(format!("egw-probe-siege-{pid}"));
+        fs::create_dir_all(&folder).context("no control group can be made here")?;
+        let cage = Self { folder, peak, limit };
+        fs::write(cage.folder.join(most), cage.limit.to_string()).context("memory cannot be limited here")?;
+        fs::write(cage.folder.join("cgroup.procs"), pid.to_string())?;
+        Ok(cage)
+    }
+
+    fn peak(&self) -> Result<u64> {
+        Ok(fs::read_to_string(self.folder.join(self.peak))?.trim().parse()?)
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        // Empty once the target has ended; where it has not, the folder stays.
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
