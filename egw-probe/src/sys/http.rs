@@ -1,6 +1,6 @@
 //! The HTTP server of both ends: one GET or HEAD a connection, within limits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -52,7 +52,9 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
                     continue;
                 }
             };
-            conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
+            if conversations.len() == CONNECTION_CAP {
+                conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
+            }
             if conversations.len() == CONNECTION_CAP
                 && let Some(gone) = conversations.remove(first_to_go(&conversations))
             {
@@ -82,15 +84,22 @@ struct Conversation {
 
 impl Conversation {
     fn begin(stream: TcpStream, source: IpAddr, pages: Arc<Pages>) -> Self {
-        // Only what is held for a slow reader would grow without it.
-        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
         let asked = Arc::new(AtomicBool::new(false));
         let asking = Arc::clone(&asked);
         let pages: Arc<Pages> = Arc::new(move |path| {
             asking.store(true, Ordering::Relaxed);
             pages(path)
         });
-        Self { task: tokio::spawn(converse(stream, pages)), source, asked }
+        let task = tokio::spawn(async move {
+            // Whoever says nothing costs no more than this.
+            let says_something = tokio::time::timeout(REQUEST_TIMEOUT, stream.readable());
+            if let Ok(Ok(())) = says_something.await {
+                // Only what is held for a slow reader would grow without it.
+                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+                converse(stream, pages).await;
+            }
+        });
+        Self { task, source, asked }
     }
 }
 
@@ -105,15 +114,18 @@ fn network(address: IpAddr) -> IpAddr {
 /// Of the sources that have the most connections, the oldest that has not asked yet, or else the oldest: whoever asks at once
 /// gets its answer, whoever dribbles has had its time.
 fn first_to_go(conversations: &VecDeque<Conversation>) -> usize {
-    let mut counts = HashMap::new();
-    for conversation in conversations {
-        *counts.entry(conversation.source).or_insert(0) += 1;
+    // A list, because most often there are few of them.
+    let mut counts: Vec<(IpAddr, u32)> = vec![];
+    for Conversation { source, .. } in conversations {
+        match counts.iter_mut().find(|(counted, _)| counted == source) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((*source, 1)),
+        }
     }
-    let most = counts.values().max().copied();
-    let of_the_most = || {
-        let each = conversations.iter().enumerate();
-        each.filter(|(_, conversation)| counts.get(&conversation.source).copied() == most)
-    };
+    let most = counts.iter().map(|(_, count)| *count).max();
+    let has_most = |source| counts.iter().any(|(its, count)| *its == source && Some(*count) == most);
+    let of_the_most =
+        || conversations.iter().enumerate().filter(|(_, conversation)| has_most(conversation.source));
     let silent = of_the_most().find(|(_, conversation)| !conversation.asked.load(Ordering::Relaxed));
     silent.or_else(|| of_the_most().next()).map_or(0, |(index, _)| index)
 }
