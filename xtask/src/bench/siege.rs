@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,8 +17,6 @@ use super::host::{Hosts, PORT, TARGET, resident_kib};
 use super::row::{Bench, Table};
 
 const HTTP: u16 = 2113;
-/// What `deploy/components/target-ebpf` grants.
-const MEMORY: u64 = 512 << 20;
 /// Where the attackers, the scraper and the kubelet sit; the honest client has the peer's own address.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 const SCRAPER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 4);
@@ -38,98 +37,116 @@ struct Asked {
     missed: u64,
 }
 
-/// Besieges the target.
+impl Asked {
+    fn show(&self) -> String {
+        let total = self.times.len() as u64 + self.missed;
+        let [p50, p99, longest] = quantiles(&self.times).map(|ms| format!("{ms:.1}"));
+        format!("{} of {total}; {p50}, {p99}, {longest} ms", self.times.len())
+    }
+}
+
+/// A target and the memory that its manifest grants.
+struct Besieged {
+    flags: &'static [&'static str],
+    memory: u64,
+}
+
+/// `deploy/components/target-ebpf` and `target-userspace`.
+const BESIEGED: [Besieged; 2] = [
+    Besieged { flags: &["--ebpf=required", "--interface=wire"], memory: 512 << 20 },
+    Besieged { flags: &[], memory: 256 << 20 },
+];
+
+/// Besieges both kinds of target, one after the other.
 pub(super) fn siege(bench: &Bench) -> Result<Table> {
+    let seconds = if bench.quick { 1 } else { 60 };
+    let [kernel, userspace] = BESIEGED.map(|one| besiege(bench, &one, seconds));
+    let (kernel, userspace) = (kernel?, userspace?);
+    let names = [
+        "honest client, each 50 ms: probes answered",
+        "/healthz, each 50 ms: answered; p50, p99, longest",
+        "/metrics, each 500 ms, asked 50 ms late: the same",
+        "resident memory, MiB",
+        "memory of its group, the kernel's included, MiB",
+        "/sources, bytes",
+        "SYNs of the flood",
+        "frames dropped before the stack",
+    ];
+    let lines = names.iter().zip(kernel.into_iter().zip(userspace));
+    Ok(Table {
+        title: format!(
+            "siege of {seconds} s: {SOURCES} sources, {READERS} readers that never read, {ABANDONED_PER_SECOND} abandoned \
+             requests, {IDLE_PER_SECOND} idle connections and {FLOOD_PER_SECOND} SYNs a second"
+        ),
+        columns: vec!["", "--ebpf=required", "userspace"],
+        lines: lines.map(|(name, (kernel, userspace))| vec![(*name).to_owned(), kernel, userspace]).collect(),
+        remarks: vec!["attackers, clients and target share the cores of one machine".into()],
+    })
+}
+
+/// What one target went through, a word for each line.
+fn besiege(bench: &Bench, besieged: &Besieged, seconds: u64) -> Result<Vec<String>> {
     let hosts = Hosts::new(&bench.interrupt)?;
     prepare(&hosts)?;
-    let flags = ["--allowed-cidr=192.0.2.0/24", "--ebpf=required", "--interface=wire"];
-    let target = hosts.start(&bench.program, &flags)?;
-    let cage = Cage::around(target.id(), MEMORY)?;
-    let sources = if bench.quick { 1_000 } else { SOURCES };
-    fill_sources(&hosts, sources)?;
-    let seconds = if bench.quick { 1 } else { 60 };
-    let watch: Vec<String> = ["client".to_owned(), format!("--external-target-addr={TARGET}:{PORT}")]
+    let target = hosts.start(&bench.program, &[&["--allowed-cidr=192.0.2.0/24"], besieged.flags].concat())?;
+    let cage = Cage::around(target.id(), besieged.memory)?;
+    fill_sources(&hosts, if bench.quick { 1_000 } else { SOURCES })?;
+    let watch = ["client", "--exit", "--output=json"]
+        .map(str::to_owned)
         .into_iter()
-        .chain(["--exit".into(), "--output=json".into(), format!("--watch={seconds}s")])
-        .collect();
-    let mut client = hosts.start_client(&bench.program, &watch)?;
+        .chain([format!("--external-target-addr={TARGET}:{PORT}"), format!("--watch={seconds}s")]);
+    let mut client = hosts.start_client(&bench.program, &watch.collect::<Vec<_>>())?;
     let dropped_before = hosts.received()?[1];
     let end = Instant::now() + Duration::from_secs(seconds);
-    let header = ethernet(&hosts)?;
-    let (peer, pid) = (&hosts.peer, target.id());
-    let (scraped, healthy, resident, sent) = std::thread::scope(|scope| {
-        let attacks = [
-            scope.spawn(move || peer.run(|| never_read(end))),
-            scope.spawn(move || peer.run(|| repeat(ABANDONED_PER_SECOND, end, abandon))),
-            scope.spawn(move || peer.run(|| idle(end))),
-        ];
+    let (scraped, healthy, resident, sent) = attack(&hosts, target.id(), end)?;
+    client.wait(Instant::now() + Duration::from_secs(10), &bench.interrupt)?;
+    let result: Value = serde_json::from_str(&client.output()?)?;
+    let dropped = hosts.received()?[1] - dropped_before;
+    let page = hosts.get("/sources")?.len();
+    let peak = cage.peak()? as f64 / 1024.0 / 1024.0;
+    hosts.stop(target)?;
+    let count = |outcome: &str| result["probes"][outcome].as_u64().unwrap_or(0);
+    Ok(vec![
+        format!("{} of {}", count("pong"), count("sent")),
+        healthy.show(),
+        scraped.show(),
+        format!("{:.1}", resident / 1024.0),
+        format!("{peak:.1} of {}", besieged.memory >> 20),
+        page.to_string(),
+        format!("{sent}, {:.0} per second", sent as f64 / seconds as f64),
+        dropped.to_string(),
+    ])
+}
+
+/// All attacks at once until `end`: what the scraper and the kubelet saw meanwhile, the most memory in KiB, and the SYNs sent.
+fn attack(hosts: &Hosts, target: u32, end: Instant) -> Result<(Asked, Asked, f64, u64)> {
+    let header = ethernet(hosts)?;
+    let peer = &hosts.peer;
+    std::thread::scope(|scope| {
+        let ways: [fn(Instant); 3] = [never_read, |end| repeat(ABANDONED_PER_SECOND, end, abandon), idle];
+        let attacks = ways.map(|attack| {
+            scope.spawn(move || {
+                peer.run(|| {
+                    attack(end);
+                    Ok(())
+                })
+            })
+        });
         let flood = scope.spawn(move || peer.run(|| Ok(pour(0, header, end, Some(FLOOD_PER_SECOND))?)));
-        let scraper = scope.spawn(move || peer.run(|| ask(SCRAPER, "/metrics", ROUND_TRIP, 500, end)));
-        let kubelet = scope.spawn(move || peer.run(|| ask(KUBELET, "/healthz", Duration::ZERO, 50, end)));
+        let scraper = scope.spawn(move || peer.run(|| Ok(ask(SCRAPER, "/metrics", ROUND_TRIP, 500, end))));
+        let kubelet = scope.spawn(move || peer.run(|| Ok(ask(KUBELET, "/healthz", Duration::ZERO, 50, end))));
         let mut resident = 0.0_f64;
         while Instant::now() < end {
             hosts.pause(Duration::from_millis(200))?;
-            resident = resident.max(resident_kib(pid)?);
+            resident = resident.max(resident_kib(target)?);
         }
         for attack in attacks {
             attack.join().expect("an attack does not panic")?;
         }
-        let asked = |thread: std::thread::ScopedJoinHandle<'_, Result<Asked>>| {
-            thread.join().expect("asking does not panic")
-        };
+        let asked =
+            |thread: ScopedJoinHandle<'_, Result<Asked>>| thread.join().expect("asking does not panic");
         let sent = flood.join().expect("the flood does not panic")?;
-        anyhow::Ok((asked(scraper)?, asked(kubelet)?, resident, sent))
-    })?;
-    client.wait(Instant::now() + Duration::from_secs(10), &bench.interrupt)?;
-    let result: Value = serde_json::from_str(&client.output()?)?;
-    let dropped = hosts.received()?[1] - dropped_before;
-    let sources = hosts.get("/sources")?.len();
-    let peak = cage.peak()?;
-    hosts.stop(target)?;
-    let count = |outcome: &str| result["probes"][outcome].as_u64().unwrap_or(0);
-    let (probes, pongs) = (count("sent"), count("pong"));
-    let asked = |name: &str, asked: &Asked| {
-        let total = asked.times.len() as u64 + asked.missed;
-        let [p50, p99, worst] = quantiles(&asked.times).map(|ms| format!("{ms:.1}"));
-        vec![
-            name.to_owned(),
-            format!("{} of {total} answered", asked.times.len()),
-            format!("{p50}, {p99}, {worst} ms"),
-        ]
-    };
-    Ok(Table {
-        title: format!(
-            "siege of {seconds} s: {SOURCES} sources, {READERS} readers that never read, \
-            {ABANDONED_PER_SECOND} abandoned requests, {IDLE_PER_SECOND} idle connections and {FLOOD_PER_SECOND} SYNs a second"
-        ),
-        columns: vec!["", "", "p50, p99, longest"],
-        lines: vec![
-            vec![
-                "honest client, each 50 ms".into(),
-                format!("{pongs} of {probes} probes answered"),
-                String::new(),
-            ],
-            asked("/healthz, each 50 ms", &healthy),
-            asked("/metrics, each 500 ms, its request 50 ms late", &scraped),
-            vec!["resident memory, MiB".into(), format!("{:.1}", resident / 1024.0), String::new()],
-            vec![
-                "memory of its group, kernel's included, MiB".into(),
-                format!("{:.1}", peak as f64 / 1024.0 / 1024.0),
-                format!("of {} granted", MEMORY >> 20),
-            ],
-            vec!["/sources, bytes".into(), sources.to_string(), String::new()],
-            vec![
-                "SYNs of the flood".into(),
-                sent.to_string(),
-                format!("{:.0} per second", sent as f64 / seconds as f64),
-            ],
-            vec![
-                "frames dropped before the stack".into(),
-                dropped.to_string(),
-                "net.core.netdev_max_backlog".into(),
-            ],
-        ],
-        remarks: vec!["attackers, clients and target share the cores of one machine".into()],
+        Ok((asked(scraper)?, asked(kubelet)?, resident, sent))
     })
 }
 
@@ -182,7 +199,7 @@ fn fill_sources(hosts: &Hosts, sources: u32) -> Result<()> {
 }
 
 /// Does something so often a second, as far as the machine lets it.
-fn repeat(per_second: u32, end: Instant, mut what: impl FnMut() -> Result<()>) -> Result<()> {
+fn repeat(per_second: u32, end: Instant, mut what: impl FnMut() -> Result<()>) {
     let begun = Instant::now();
     let mut done = 0;
     while Instant::now() < end {
@@ -194,7 +211,6 @@ fn repeat(per_second: u32, end: Instant, mut what: impl FnMut() -> Result<()>) -
             std::thread::sleep(Duration::from_micros(200));
         }
     }
-    Ok(())
 }
 
 /// Asks for the longest page, and is gone.
@@ -205,7 +221,7 @@ fn abandon() -> Result<()> {
 }
 
 /// Connections that never ask, each for as long as two thousand later ones take.
-fn idle(end: Instant) -> Result<()> {
+fn idle(end: Instant) {
     let mut open = std::collections::VecDeque::new();
     repeat(IDLE_PER_SECOND, end, || {
         let socket = socket(ATTACKER)?;
@@ -216,11 +232,11 @@ fn idle(end: Instant) -> Result<()> {
             open.pop_front();
         }
         Ok(())
-    })
+    });
 }
 
 /// Readers that ask for the longest page and never read; one that is thrown out comes back.
-fn never_read(end: Instant) -> Result<()> {
+fn never_read(end: Instant) {
     let reader = || -> Result<Socket> {
         let mut socket = socket(ATTACKER)?;
         socket.set_recv_buffer_size(1)?;
@@ -237,11 +253,10 @@ fn never_read(end: Instant) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
 }
 
 /// Asks for a page each so many milliseconds, `late` after each connection, and times the answers from the request on.
-fn ask(source: Ipv4Addr, path: &str, late: Duration, every_ms: u64, end: Instant) -> Result<Asked> {
+fn ask(source: Ipv4Addr, path: &str, late: Duration, every_ms: u64, end: Instant) -> Asked {
     let mut asked = Asked::default();
     let mut next = Instant::now();
     while next < end {
@@ -252,7 +267,7 @@ fn ask(source: Ipv4Addr, path: &str, late: Duration, every_ms: u64, end: Instant
             Err(_) => asked.missed += 1,
         }
     }
-    Ok(asked)
+    asked
 }
 
 fn ask_once(source: Ipv4Addr, path: &str, late: Duration) -> Result<Duration> {
