@@ -82,7 +82,7 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let listener =
         net::listen(address).map_err(|error| ConfigError::listening("--metrics-addr", address, &error))?;
     sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
-    let settling = Settling::new(listener, pages(registry, Arc::clone(&test_over))?);
+    let settling = Settling::new(listener, registry, Arc::clone(&test_over));
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
         tracing::warn!(
             "--probe-timeout {} reaches the kernel's first SYN retransmission (1s): a probe may be several SYNs; \
@@ -105,22 +105,23 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
 }
 
 /// What waits until the first SYN has left, because it would make every delay longer: the seccomp filter, and behind it the
-/// thread that serves HTTP. Until then nothing of a peer is read.
+/// threads that serve HTTP. Until then nothing of a peer is read.
 struct Settling {
-    waiting: Cell<Option<(TcpListener, Arc<Pages>)>>,
+    waiting: Cell<Option<(TcpListener, prometheus::Registry, Arc<AtomicBool>)>>,
     http: OnceCell<HttpThread>,
 }
 
 impl Settling {
-    fn new(listener: TcpListener, pages: Arc<Pages>) -> Self {
-        Self { waiting: Cell::new(Some((listener, pages))), http: OnceCell::new() }
+    fn new(listener: TcpListener, registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Self {
+        Self { waiting: Cell::new(Some((listener, registry, test_over))), http: OnceCell::new() }
     }
 
     /// Does it, unless it is done.
     fn settle(&self) -> anyhow::Result<()> {
-        if let Some((listener, pages)) = self.waiting.take() {
+        if let Some((listener, registry, test_over)) = self.waiting.take() {
             sandbox::enter(Role::Client);
-            let http = HttpThread::spawn(listener, pages).context("HTTP cannot be served")?;
+            let http = HttpThread::spawn(listener, pages(registry, test_over)?);
+            let http = http.context("HTTP cannot be served")?;
             let _ = self.http.set(http);
             progress::enable();
         }
@@ -420,12 +421,12 @@ fn tell(measured: &Measurement, metrics: &ClientMetrics) {
     }
 }
 
-fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> prometheus::Result<Arc<Pages>> {
+fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> anyhow::Result<Arc<Pages>> {
     let metrics = Exposition::new(registry)?;
-    let metrics = SharedPage::new(move || metrics.page());
+    let metrics = SharedPage::new(move || metrics.page())?;
     let ready = |status, line| Some(Answer::Now(Page::text(status, line)));
     Ok(Arc::new(move |path| match path {
-        "/metrics" => Some(Answer::Shared(Arc::clone(&metrics))),
+        "/metrics" => Some(Answer::Shared(metrics.clone())),
         "/readyz" if test_over.load(Ordering::Relaxed) => ready(StatusCode::OK, "the test is over"),
         "/readyz" => ready(StatusCode::INTERNAL_SERVER_ERROR, "the test is under way"),
         _ => None,

@@ -15,29 +15,30 @@ use crate::sys::net;
 use crate::sys::page::{Answer, Page, Pages, SharedPage};
 
 /// All pages of this target.
-pub(crate) fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> prometheus::Result<Arc<Pages>> {
+pub(crate) fn pages(registry: prometheus::Registry, shared: Arc<Shared>) -> anyhow::Result<Arc<Pages>> {
     let exposition = Exposition::new(registry)?;
     let overflows_before = net::listen_overflows().unwrap_or(0);
     let seen = Arc::clone(&shared);
     let sources = SharedPage::new(move || {
         let kernel = seen.kernel.as_ref().map(read_kernel);
         Page::json(&seen.sources.page(Monotonic::now(), kernel))
-    });
-    let clients = shared.clients.as_ref().map(|table| {
+    })?;
+    let page_of = |table: &Arc<ClientTable>| {
         let (shared, table) = (Arc::clone(&shared), Arc::clone(table));
         SharedPage::new(move || Page::json(&clients_page(&shared, &table)))
-    });
+    };
+    let clients = shared.clients.as_ref().map(page_of).transpose()?;
     let measured = Arc::clone(&shared);
     let metrics = SharedPage::new(move || {
         bring_up_to_date(&measured, overflows_before);
         exposition.page()
-    });
+    })?;
     Ok(Arc::new(move |path| {
         Some(match path {
-            "/clients" => Answer::Shared(Arc::clone(clients.as_ref()?)),
+            "/clients" => Answer::Shared(clients.clone()?),
             "/healthz" => Answer::Now(health(&shared)),
-            "/metrics" => Answer::Shared(Arc::clone(&metrics)),
-            "/sources" => Answer::Shared(Arc::clone(&sources)),
+            "/metrics" => Answer::Shared(metrics.clone()),
+            "/sources" => Answer::Shared(sources.clone()),
             _ => return None,
         })
     }))

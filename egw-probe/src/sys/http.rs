@@ -181,9 +181,7 @@ impl HttpThread {
         listener.set_nonblocking(true)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
-            // A page has one thread at a time to be made on, and there are three that are made.
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(3).build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let served = runtime.and_then(|runtime| {
                 runtime.block_on(async {
                     let shutdown = async {
