@@ -23,23 +23,27 @@ pub mod config {
 
 /// The target's decisions.
 pub mod external_target {
+    pub use crate::external_target::clients::{ClientTable, Clients};
     pub use crate::external_target::verdict::AllowedSources;
 }
 
 /// The kernel side.
 pub mod observer {
     pub use crate::observer::attach::Mode;
-    pub use crate::observer::correlate::Correlator;
+    pub use crate::observer::correlate::{Correlator, HalfOpen, Joined, SynKind};
     pub use crate::observer::error::KernelError;
     pub use crate::observer::event::{SynSeen, parse};
+    pub use crate::observer::join::Join;
     pub use crate::observer::metrics::KernelMetrics;
     pub use crate::observer::object::{
         MAX_OWN, OBJECT, Programs, Settings, TagSettings, load, take_map, tc, xdp,
     };
     pub use crate::observer::privilege::NEEDED;
+    pub use crate::observer::queue::{Accepted, Queue};
     pub use crate::observer::shared::{ClassTotals, ObserverHandle};
     pub use crate::observer::shortfall::Shortfall;
     pub use crate::observer::task::{KernelConfig, KernelObserver};
+    pub use crate::observer::view::{HostView, Interface, News};
 }
 
 /// From results to a report.

@@ -21,7 +21,7 @@ const HELD_UP: Duration = Duration::from_secs(1);
 
 /// The join of SYNs and accepted connections.
 #[derive(Debug)]
-pub(crate) struct Join {
+pub struct Join {
     correlator: Correlator,
     last_tick: Monotonic,
     patient_until: Monotonic,
@@ -29,7 +29,7 @@ pub(crate) struct Join {
 
 impl Join {
     /// Nothing seen yet, at `now`.
-    pub(crate) fn new(now: Monotonic) -> Self {
+    pub fn new(now: Monotonic) -> Self {
         Self {
             correlator: Correlator::new(ATTEMPTS, EXPIRY),
             last_tick: now,
@@ -38,12 +38,12 @@ impl Join {
     }
 
     /// Takes in one SYN.
-    pub(crate) fn on_syn(&mut self, syn: &SynSeen) -> SynKind {
+    pub fn on_syn(&mut self, syn: &SynSeen) -> SynKind {
         self.correlator.syn(syn)
     }
 
     /// Takes in one accepted connection, whose SYN has been taken in before.
-    pub(crate) fn on_accepted(
+    pub fn on_accepted(
         &mut self,
         source: SocketAddr,
         sequence: Option<u32>,
@@ -53,17 +53,17 @@ impl Join {
     }
 
     /// Connections are taken from `at` on.
-    pub(crate) fn on_listening(&mut self, at: Monotonic) {
+    pub fn on_listening(&mut self, at: Monotonic) {
         self.correlator.listening(at);
     }
 
     /// Connections wait for an accept that cannot be made at `now`: no attempt is given up on meanwhile.
-    pub(crate) fn on_accept_delayed(&mut self, now: Monotonic) {
+    pub fn on_accept_delayed(&mut self, now: Monotonic) {
         self.patient_until = now + HELD_UP;
     }
 
     /// Gives up on attempts whose time is over; returns how many since the last tick.
-    pub(crate) fn on_tick(&mut self, now: Monotonic) -> HalfOpen {
+    pub fn on_tick(&mut self, now: Monotonic) -> HalfOpen {
         if now.since(self.last_tick) > HELD_UP {
             self.patient_until = now + HELD_UP;
         }
@@ -75,12 +75,12 @@ impl Join {
     }
 
     /// When the attempt of `source` with this sequence number began ([`Correlator::syn_of`]).
-    pub(crate) fn syn_of(&self, source: SocketAddr, sequence: Option<u32>) -> Option<Monotonic> {
+    pub fn syn_of(&self, source: SocketAddr, sequence: Option<u32>) -> Option<Monotonic> {
         self.correlator.syn_of(source, sequence)
     }
 
     /// The attempts.
-    pub(crate) const fn correlator(&self) -> &Correlator {
+    pub const fn correlator(&self) -> &Correlator {
         &self.correlator
     }
 }

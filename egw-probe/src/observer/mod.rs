@@ -14,8 +14,8 @@ pub(crate) mod maps;
 pub(crate) mod metrics;
 pub(crate) mod netlink;
 pub(crate) mod object;
-
 pub(crate) mod privilege;
+pub(crate) mod queue;
 pub(crate) mod shared;
 pub(crate) mod shortfall;
 pub(crate) mod task;

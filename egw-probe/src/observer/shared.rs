@@ -18,14 +18,12 @@ use crate::observer::health::{JoinHealth, UNOBSERVED, Unobserved};
 use crate::observer::join::Join;
 use crate::observer::maps::{Sources, Tables};
 use crate::observer::metrics::KernelMetrics;
+use crate::observer::queue::{Accepted, Queue};
 use crate::observer::shortfall::Shortfall;
 use crate::observer::timens::KernelClock;
 use crate::observer::wall;
 use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
-
-/// Accepted connections that may wait for the task: beyond that they are not joined, and counted.
-const ACCEPTED: usize = 65_536;
 
 /// SYNs and events by class, exact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,17 +58,6 @@ impl From<Counters> for ClassTotals {
     }
 }
 
-struct Accepted {
-    source: SocketAddr,
-    sequence: Option<u32>,
-    at: Monotonic,
-}
-
-struct Waiting {
-    accepted: Vec<Accepted>,
-    dropped: u64,
-}
-
 /// Reader and join; whoever holds the lock may drain the ring.
 struct Core {
     ring: RingBuf<MapData>,
@@ -89,7 +76,7 @@ pub(crate) type SynListener = Arc<dyn Fn(&SynSeen, SynKind) + Send + Sync>;
 pub(super) struct Shared {
     tables: Tables,
     core: Mutex<Core>,
-    waiting: Mutex<Waiting>,
+    accepted: Mutex<Queue>,
     attachments: Mutex<Vec<Attachment>>,
     shortfalls: Mutex<BTreeMap<Shortfall, String>>,
     alarm: Option<Arc<Bell>>,
@@ -123,7 +110,7 @@ impl Shared {
                 reported: ClassTotals::default(),
                 reported_health: JoinHealth::default(),
             }),
-            waiting: Mutex::new(Waiting { accepted: Vec::new(), dropped: 0 }),
+            accepted: Mutex::default(),
             attachments: Mutex::default(),
             shortfalls: Mutex::default(),
             alarm,
@@ -134,17 +121,11 @@ impl Shared {
     /// Reads up to `limit` events, joins what was accepted; whether the ring is empty now.
     pub(super) fn drain(&self, limit: usize) -> bool {
         // Taken before the ring is read: their SYNs came earlier, so they are among the events once the ring is empty.
-        let accepted = std::mem::take(&mut self.waiting.lock().accepted);
+        let accepted = self.accepted.lock().take();
         let mut core = self.core.lock();
         let empty = core.read_events(&self.metrics, limit);
-        if !empty && !accepted.is_empty() {
-            // Too early for these; they go back in front of those that came meanwhile.
-            let mut waiting = self.waiting.lock();
-            let meanwhile = std::mem::replace(&mut waiting.accepted, accepted);
-            waiting.accepted.extend(meanwhile);
-            return false;
-        }
-        for Accepted { source, sequence, at } in accepted {
+        let ready = self.accepted.lock().ready(accepted, empty);
+        for Accepted { source, sequence, at } in ready {
             if let Some(joined) = core.join.on_accepted(source, sequence, at) {
                 self.metrics.joined(&joined);
             }
@@ -155,7 +136,7 @@ impl Shared {
     /// Expires attempts and brings the metrics up to date.
     pub(super) fn settle(&self, now: Monotonic) -> Result<(), KernelError> {
         let totals = ClassTotals::from(self.tables.counters()?);
-        let not_joined = self.waiting.lock().dropped;
+        let not_joined = self.accepted.lock().dropped();
         let mut core = self.core.lock();
         self.metrics.half_open(core.join.on_tick(now));
         let health = core.health(not_joined);
@@ -241,12 +222,7 @@ impl ObserverHandle {
     /// for the length of a `Vec` swap at most, and never waits for the kernel.
     pub fn accepted(&self, source: SocketAddr, sequence: Option<u32>, at: Monotonic) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let mut waiting = self.0.waiting.lock();
-        if waiting.accepted.len() < ACCEPTED {
-            waiting.accepted.push(Accepted { source, sequence, at });
-        } else {
-            waiting.dropped += 1;
-        }
+        self.0.accepted.lock().push(Accepted { source, sequence, at });
     }
 
     /// Tells that connections are taken from `at` on.
@@ -295,7 +271,7 @@ impl ObserverHandle {
 
     /// How good the join is.
     pub fn join_health(&self) -> JoinHealth {
-        let not_joined = self.0.waiting.lock().dropped;
+        let not_joined = self.0.accepted.lock().dropped();
         self.0.core.lock().health(not_joined)
     }
 

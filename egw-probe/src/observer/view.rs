@@ -9,7 +9,7 @@ use crate::config::choice::Selection;
 
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Interface {
+pub struct Interface {
     /// Its name.
     pub name: String,
     /// Whether it is administratively up.
@@ -20,7 +20,7 @@ pub(crate) struct Interface {
 
 /// One piece of news, with the interface's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum News {
+pub enum News {
     /// An interface is there, or has changed.
     Interface(u32, Interface),
     /// An interface is gone, and its addresses with it.
@@ -33,7 +33,7 @@ pub(crate) enum News {
 
 /// The host as netlink has told it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct HostView {
+pub struct HostView {
     interfaces: BTreeMap<u32, Interface>,
     addresses: BTreeSet<(u32, IpAddr)>,
     /// Each own address, and how many interfaces hold it.
@@ -42,7 +42,7 @@ pub(crate) struct HostView {
 
 impl HostView {
     /// Takes in one piece of news.
-    pub(crate) fn apply(&mut self, news: News) {
+    pub fn apply(&mut self, news: News) {
         match news {
             News::Interface(index, interface) => {
                 self.interfaces.insert(index, interface);
@@ -85,12 +85,12 @@ impl HostView {
     }
 
     /// The host's own addresses, in order.
-    pub(crate) fn own(&self) -> impl Iterator<Item = IpAddr> {
+    pub fn own(&self) -> impl Iterator<Item = IpAddr> {
         self.own.keys().copied()
     }
 
     /// The interfaces to observe, by index.
-    pub(crate) fn selected(&self, selection: &Selection) -> BTreeMap<u32, Interface> {
+    pub fn selected(&self, selection: &Selection) -> BTreeMap<u32, Interface> {
         self.interfaces
             .iter()
             .filter(|(index, interface)| match selection {
@@ -102,12 +102,12 @@ impl HostView {
     }
 
     /// An interface, if it is there.
-    pub(crate) fn interface(&self, index: u32) -> Option<&Interface> {
+    pub fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.get(&index)
     }
 
     /// The first of the named interfaces that is not there.
-    pub(crate) fn first_missing<'a>(&self, selection: &'a Selection) -> Option<&'a str> {
+    pub fn first_missing<'a>(&self, selection: &'a Selection) -> Option<&'a str> {
         let Selection::Named(names) = selection else { return None };
         names.iter().find(|name| !self.interfaces.values().any(|i| i.name == **name)).map(String::as_str)
     }
