@@ -149,13 +149,15 @@ struct Run {
     newest: u16,
     length: u64,
     since: Monotonic,
+    /// Nothing had come for so long before it that none of it was overtaken.
+    alone: bool,
     /// When the line went on, and this cannot be by what a process before this one had sent.
     passed: Option<Monotonic>,
 }
 
 impl Run {
-    const fn begin(counter: u16, at: Monotonic) -> Self {
-        Self { first: [counter; PROOF as usize], newest: counter, length: 1, since: at, passed: None }
+    const fn begin(counter: u16, at: Monotonic, alone: bool) -> Self {
+        Self { first: [counter; PROOF as usize], newest: counter, length: 1, since: at, alone, passed: None }
     }
 
     /// Takes in a counter that is near the newest; false if it is not.
@@ -172,6 +174,14 @@ impl Run {
     }
 }
 
+/// A process that began after another one.
+#[derive(Debug, Clone, Copy)]
+struct BeganAnew {
+    at: Monotonic,
+    /// When a SYN came that it sent after its beginning.
+    beyond: Option<Monotonic>,
+}
+
 /// Everything that one client's counters tell.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
@@ -184,7 +194,9 @@ pub(crate) struct Counters {
     apart: u64,
     retransmissions: u64,
     restarts: u64,
-    began_anew: Option<Monotonic>,
+    /// The process that began anew last.
+    began_anew: Option<BeganAnew>,
+    latest: Option<Monotonic>,
     doubles: u64,
 }
 
@@ -196,9 +208,18 @@ impl Counters {
             self.retransmissions += 1;
             return;
         }
+        let alone = self.latest.is_none_or(|latest| at.since(latest) > OVERTAKEN);
+        self.latest = Some(at);
+        if let Some(process) = &mut self.began_anew
+            && counter >= BEGINNING
+            // Earlier it may be one of the process before.
+            && at.since(process.at) > OVERTAKEN
+        {
+            process.beyond.get_or_insert(at);
+        }
         let line = self.line.get_or_insert_with(|| Line::before(counter, at));
         match line.place(counter, at) {
-            Place::Elsewhere => self.take_apart(counter, at),
+            Place::Elsewhere => self.take_apart(counter, at, alone),
             place => {
                 line.take(place);
                 if matches!(place, Place::Ahead(ahead) if ahead > FAR) {
@@ -216,27 +237,27 @@ impl Counters {
         }
     }
 
-    fn take_apart(&mut self, counter: u16, at: Monotonic) {
+    fn take_apart(&mut self, counter: u16, at: Monotonic, alone: bool) {
         let is_proven = self.are_proven();
         self.strays += u64::from(!is_proven);
         self.apart += u64::from(is_proven);
         let Some(run) = &mut self.run else {
-            self.run = Some(Run::begin(counter, at));
+            self.run = Some(Run::begin(counter, at, alone));
             return;
         };
         let length = run.length;
         if !run.take(counter, if is_proven { NEAR_IN_A_RUN } else { NEAR }) {
-            *run = Run::begin(counter, at);
+            *run = Run::begin(counter, at, alone);
         } else if length >= PROOF {
             let caught_up = run.passed.is_some_and(|passed| at.since(passed) > OVERTAKEN);
             self.doubles += u64::from(caught_up);
         } else if run.length == PROOF && is_proven {
-            // Its first counters, jumbled on their way, may look like several beginnings.
-            let begins =
-                run.first[0] < BEGINNING && self.began_anew.is_none_or(|before| at.since(before) > OVERTAKEN);
-            if begins {
+            // SYNs of its beginning that were overtaken may look like another one.
+            let is_over =
+                |before: BeganAnew| before.beyond.is_some_and(|beyond| run.since.since(beyond) > OVERTAKEN);
+            if run.first[0] < BEGINNING && self.began_anew.is_none_or(|before| run.alone || is_over(before)) {
                 self.restarts += 1;
-                self.began_anew = Some(at);
+                self.began_anew = Some(BeganAnew { at, beyond: None });
             }
         } else if run.length == PROOF {
             // What there was before were foreign SYNs, or one that was overtaken by far.
