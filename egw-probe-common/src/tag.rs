@@ -168,6 +168,13 @@ impl TagRecord {
         if masqueraded { self.masqueraded += 1 } else { self.leaked += 1 }
     }
 
+    /// Whether a SYN that has just been taken in is to wait for its acknowledgement: a leaked one, before the policy was known to be
+    /// effective.
+    #[inline]
+    pub const fn lets_wait(&self, masqueraded: bool, timestamp: u32) -> bool {
+        !masqueraded && self.first_masqueraded_ns == 0 && timestamp != NO_TIMESTAMP
+    }
+
     /// Takes in what an answered SYN proves.
     #[inline]
     pub fn prove(&mut self, proof: Proof) {
@@ -177,6 +184,9 @@ impl TagRecord {
         }
     }
 }
+
+/// Of a SYN without a timestamp: not an `Option`, half of which the verifier would find uninitialised.
+pub const NO_TIMESTAMP: u32 = 0;
 
 /// Leaked SYNs of one client that wait for their acknowledgement at a time: as many as it sends within a round-trip.
 pub const SLOTS: u32 = 64;
@@ -189,11 +199,11 @@ pub const SLOTS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its arrival; 0 once it has been acknowledged.
+    /// Its arrival; 0 if none waits.
     pub stamp_ns: u64,
     /// Its timestamp value.
     pub timestamp: u32,
-    /// Its counter.
+    /// Its counter; beyond all counters by [`Self::ACKNOWLEDGED`] once that is the case.
     pub counter: u16,
     /// Its source port, host order.
     pub port: u16,
@@ -211,6 +221,11 @@ pub struct Proof {
 impl Waiting {
     /// A difference above this is none of one connection.
     const LONGEST_MS: u32 = 60_000;
+    /// Nor is a copy so much later than the first one.
+    const LONGEST_NS: u64 = Self::LONGEST_MS as u64 * 1_000_000;
+    /// No SYN arrives by more than this after one that was sent later: assumed.
+    const OVERTAKEN_NS: u64 = 1_000_000_000;
+    const ACKNOWLEDGED: u16 = 1 << 15;
 
     /// Where the SYN with this tag waits.
     #[inline]
@@ -218,10 +233,16 @@ impl Waiting {
         tag.client as u32 * SLOTS + tag.counter as u32 % SLOTS
     }
 
-    /// Lets a SYN wait here. A copy of the one that does already changes nothing: it is the first to arrive that is answered.
+    /// Lets a SYN wait here. It is the first to arrive that is answered. So a copy of the one that waits, or has waited, changes
+    /// nothing; nor does one that was sent before it, and may be a copy of one that has waited before.
     #[inline]
     pub fn wait(&mut self, counter: u16, port: u16, stamp_ns: u64, timestamp: u32) {
-        if self.counter != counter || self.port != port {
+        let age_ns = stamp_ns.saturating_sub(self.stamp_ns);
+        let is_same = self.counter & !Self::ACKNOWLEDGED == counter && self.port == port;
+        let is_copy = is_same && age_ns <= Self::LONGEST_NS;
+        let is_newer =
+            timestamp.wrapping_sub(self.timestamp).cast_signed() > 0 || age_ns > Self::OVERTAKEN_NS;
+        if is_newer && !is_copy {
             *self = Self { stamp_ns, timestamp, counter, port };
         }
     }
@@ -234,7 +255,7 @@ impl Waiting {
         if by_ns == 0 || self.counter != counter || waited > Self::LONGEST_MS {
             return None;
         }
-        self.stamp_ns = 0;
+        self.counter |= Self::ACKNOWLEDGED;
         // A thousandth for a clock that runs slow.
         let longest_ns = (u64::from(waited) + 1) * 1_001_000;
         Some(Proof { lower_ns: by_ns.saturating_sub(longest_ns), by_ns })
@@ -329,6 +350,11 @@ mod tests {
         waiting.wait(7, 4001, 11 * SECOND, 998);
         assert_eq!(waiting.acknowledge(7, 998 + 60_001), None, "another connection");
         assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(11 * SECOND));
+        // Of one that was here before, a copy that comes late, and its acknowledgement that had come before that.
+        waiting.wait(7, 4000, 12 * SECOND, u32::MAX - 1);
+        assert_eq!(waiting.acknowledge(7, 3), None);
+        waiting.wait(7, 4002, 13 * SECOND, 997);
+        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(13 * SECOND), "another clock");
         let mut record = TagRecord::default();
         record.prove(proof);
         record.prove(Proof { lower_ns: 5, by_ns: 10 * SECOND });

@@ -10,7 +10,7 @@ use egw_probe_common::class;
 use egw_probe_common::event::{Counters, SourceRecord, SynEvent};
 use egw_probe_common::packet::{self, Link, Packet, Pass, Segment, Syn};
 use egw_probe_common::seen::{self, Sighting};
-use egw_probe_common::tag::{MAX_CLIENT, Tag, TagKey, Waiting};
+use egw_probe_common::tag::{MAX_CLIENT, NO_TIMESTAMP, Tag, TagKey, Waiting};
 
 use crate::maps::{
     ALLOWED_V4, ALLOWED_V6, COUNTERS, EVENTS, LISTEN_PORT, OWN, OWN_FEW, SEEN, SEEN_SEED, SOURCES,
@@ -23,9 +23,6 @@ pub(crate) struct Truncated;
 const BPF_NOEXIST: u64 = 1;
 /// `lo`, in every network namespace (include/net/flow.h).
 const LOOPBACK_IFINDEX: u32 = 1;
-
-/// Of a SYN without a timestamp: not an `Option`, half of which the verifier would find uninitialised.
-const NO_TIMESTAMP: u32 = 0;
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the verifier tracks packet bounds only within one function")]
@@ -186,9 +183,7 @@ fn record_tag(syn: &Syn, class: u8, now_ns: u64, timestamp: u32, counters: &mut 
     record.stamp(masqueraded, now_ns);
     // SAFETY: a field of a live map value.
     unsafe { increment(if masqueraded { &raw mut record.masqueraded } else { &raw mut record.leaked }) };
-    if !masqueraded
-        && record.first_masqueraded_ns == 0
-        && timestamp != NO_TIMESTAMP
+    if record.lets_wait(masqueraded, timestamp)
         && let Some(waiting) = WAITING.get_ptr_mut(Waiting::slot(tag))
     {
         // SAFETY: as above.
