@@ -39,7 +39,7 @@ struct Client {
 
 /// The timelines as every thread of the target shares them, and the key that tags are read with.
 #[derive(Debug)]
-pub(crate) struct ClientTable {
+pub struct ClientTable {
     key: TagKey,
     clients: Mutex<Clients>,
     foreign: AtomicU64,
@@ -47,7 +47,7 @@ pub(crate) struct ClientTable {
 
 impl ClientTable {
     /// No client seen yet, whose tags carry `key`; `expected` is the highest number, where the user knows it.
-    pub(crate) fn new(expected: Option<u16>, key: TagKey) -> Self {
+    pub fn new(expected: Option<u16>, key: TagKey) -> Self {
         Self { key, clients: Mutex::new(Clients::new(expected)), foreign: AtomicU64::new(0) }
     }
 
@@ -57,7 +57,7 @@ impl ClientTable {
     }
 
     /// Takes in a SYN with this sequence number.
-    pub(crate) fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, retransmitted: bool) {
+    pub fn syn(&self, sequence: u32, verdict: Verdict, at: Monotonic, retransmitted: bool) {
         match Tag::decode(sequence, self.key) {
             Some(tag) if self.lock().syn(TaggedSyn { tag, verdict, at, retransmitted }) => {}
             _ => {
@@ -72,14 +72,14 @@ impl ClientTable {
     }
 
     /// The timelines.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Clients> {
+    pub fn lock(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock()
     }
 }
 
 /// The timelines of all clients. Memory grows with the clients seen, to some 1.5 KiB each.
 #[derive(Debug)]
-pub(crate) struct Clients {
+pub struct Clients {
     by_number: Vec<Option<Box<Client>>>,
     expected: u16,
     /// The user knows that these numbers are in use.
@@ -112,7 +112,7 @@ impl Clients {
     }
 
     /// Takes over a client's record from the kernel, which is exact where events were lost. Stamps are the kernel's then.
-    pub(crate) fn set_record(&mut self, number: u16, record: TagRecord) {
+    pub fn set_record(&mut self, number: u16, record: TagRecord) {
         if record.first_ns > 0 && (1..=MAX_CLIENT).contains(&number) {
             let client = self.by_number[usize::from(number)].get_or_insert_default();
             client.record = record;
@@ -120,7 +120,7 @@ impl Clients {
     }
 
     /// Every client that exists, by number.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = ClientEntry> {
+    pub fn entries(&self) -> impl Iterator<Item = ClientEntry> {
         self.by_number.iter().enumerate().filter_map(|(number, client)| {
             let client = client.as_deref().filter(|client| client.exists(self.named))?;
             Some(client.entry(number as u16))
@@ -128,7 +128,7 @@ impl Clients {
     }
 
     /// How many clients are how far.
-    pub(crate) fn progress(&self) -> Progress {
+    pub fn progress(&self) -> Progress {
         let mut progress = Progress { expected: u64::from(self.expected), ..Progress::default() };
         let seen = |client: &&Client| client.record.first_ns > 0 && !client.exists(self.named);
         progress.uncertain = self.by_number.iter().flatten().map(Box::as_ref).filter(seen).count() as u64;

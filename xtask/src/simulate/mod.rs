@@ -8,6 +8,7 @@ mod drive;
 mod held;
 mod mutations;
 mod path;
+mod target;
 mod world;
 
 use std::process::ExitCode;
@@ -66,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     println!("\nviolated: {violation}\nagain by: cargo xtask simulate --histories 1 --seed {seed}");
-    println!("{:#?}", shrink(seed));
+    println!("{}", target::shrink(seed).unwrap_or_else(|| format!("{:#?}", shrink(seed))));
     Ok(ExitCode::FAILURE)
 }
 
@@ -85,9 +86,11 @@ fn live(options: &Options, seed: u64, begun: Instant) -> Lived {
             }
             let seed = seed.wrapping_add(number);
             lived.histories += 1;
-            let violation = one(&draw(seed), seed, &mut lived.met).or_else(|| {
-                seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, &mut lived.met)).flatten()
-            });
+            let violation = one(&draw(seed), seed, &mut lived.met)
+                .or_else(|| {
+                    seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, &mut lived.met)).flatten()
+                })
+                .or_else(|| target::violated(seed, &mut lived.met));
             if let Some(violation) = violation {
                 lived.violation = Some((seed, violation));
                 stop.store(true, Relaxed);
