@@ -1,11 +1,13 @@
-//! `cargo xtask simulate`: the shipped decisions of the client in random worlds that know the truth.
+//! `cargo xtask simulate`: the shipped decisions of client and target in random worlds that know the truth.
 //!
-//! A history is one test in one world. Whatever the client would print of it is held against what happened. A violation
-//! prints its seed, and what is left of its world once everything that it does not need is taken away.
+//! A history is one test of a client in one world, and the SYNs that come to a target in another. Whatever either would print of
+//! it is held against what happened. A violation prints its seed, and what is left of its world once everything that it does not
+//! need is taken away.
 
 mod claims;
 mod drive;
 mod held;
+mod host;
 mod mutations;
 mod path;
 mod target;
@@ -67,7 +69,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     println!("\nviolated: {violation}\nagain by: cargo xtask simulate --histories 1 --seed {seed}");
-    println!("{}", target::shrink(seed).unwrap_or_else(|| format!("{:#?}", shrink(seed))));
+    match one(&draw(seed), seed, &mut Met::new()) {
+        Some(_) => println!("{:#?}", shrink(seed)),
+        None => println!("{}", target::shrink(seed).unwrap_or_default()),
+    }
     Ok(ExitCode::FAILURE)
 }
 
@@ -86,12 +91,7 @@ fn live(options: &Options, seed: u64, begun: Instant) -> Lived {
             }
             let seed = seed.wrapping_add(number);
             lived.histories += 1;
-            let violation = one(&draw(seed), seed, &mut lived.met)
-                .or_else(|| {
-                    seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, &mut lived.met)).flatten()
-                })
-                .or_else(|| target::violated(seed, &mut lived.met));
-            if let Some(violation) = violation {
+            if let Some(violation) = violated(seed, &mut lived.met) {
                 lived.violation = Some((seed, violation));
                 stop.store(true, Relaxed);
             }
@@ -122,8 +122,18 @@ fn one(world: &World, seed: u64, met: &mut Met) -> Option<String> {
     claims::violated(world, &drive::run(world, seed), met)
 }
 
+/// The first claim that does not hold in any of the worlds of this seed.
+fn violated(seed: u64, met: &mut Met) -> Option<String> {
+    one(&draw(seed), seed, met)
+        .or_else(|| target::violated(seed, met))
+        .or_else(|| seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, met)).flatten())
+        .or_else(|| seed.is_multiple_of(HOST_EVERY).then(|| host::violated(seed, met)).flatten())
+}
+
 /// Every so many histories one of held connections is lived through, too.
 const HELD_EVERY: u64 = 8;
+/// And one of a host's interfaces.
+const HOST_EVERY: u64 = 64;
 
 /// The simplest world in which this seed still violates a claim.
 fn shrink(seed: u64) -> World {

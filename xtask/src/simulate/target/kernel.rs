@@ -10,7 +10,8 @@ use egw_probe_common::tag::{MAX_CLIENT, NO_TIMESTAMP, Tag, TagKey, TagRecord, Wa
 
 use super::super::world::Ns;
 
-/// SYNs that are nearer to each other are handled at once, by two processors, and may hand in their events in either order.
+/// SYNs of two sources that are nearer to each other are handled at once, by two processors, and may hand in their events in
+/// either order.
 const AT_ONCE: Duration = Duration::from_micros(2);
 
 /// The maps.
@@ -43,7 +44,7 @@ impl Kernel {
         self.record_tag(&syn, timestamp);
         let emitted = self.ring.len() < self.room;
         if emitted {
-            let at_once = |before: &SynSeen| syn.at.since(before.at) < AT_ONCE;
+            let at_once = |before: &SynSeen| before.source != syn.source && syn.at.since(before.at) < AT_ONCE;
             let behind = usize::from(swaps && self.ring.back().is_some_and(at_once));
             self.ring.insert(self.ring.len() - behind, syn);
         }

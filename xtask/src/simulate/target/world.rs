@@ -128,7 +128,7 @@ impl World {
         // Rarely so many SYNs that the counter wraps.
         let long = some(random, 0.004);
         let interval = if long { MS } else { pick(random, &[1, 1, 5, 10, 50, 100, 250]) * MS };
-        let span = if long { random.u64(4_000..9_000) } else { random.u64(20..150) } * interval;
+        let span = if long { random.u64(4_000..9_000) } else { random.u64(15..110) } * interval;
         let pods = if long { 1 } else { random.usize(1..5) };
         let rates = [0.0, 0.0, 0.0, 0.01, 0.05, 0.2];
         let kernel = some(random, 0.8);
@@ -144,7 +144,7 @@ impl World {
         Self {
             key: TagKey::derive(random.u64(0..3)),
             pods: (0..pods).map(|index| Pod::draw(random, index, span, interval)).collect(),
-            foreign: if some(random, 0.4) { random.u32(1..400) } else { 0 },
+            foreign: if some(random, 0.3) { random.u32(1..250) } else { 0 },
             span,
             delay: pick(random, &[50_000, MS, 20 * MS, 80 * MS]),
             jitter: pick(random, &[0, 20_000, 3 * MS, 60 * MS, 60 * MS, 900 * MS]),
