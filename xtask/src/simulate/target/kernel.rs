@@ -63,7 +63,7 @@ impl Kernel {
         }
     }
 
-    /// An acknowledgement of the SYN with this sequence number comes at `_now`.
+    /// An acknowledgement of the SYN with this sequence number comes at `_now`, which only a fault of `--mutations` goes by.
     pub(super) fn acknowledge(&mut self, sequence: u32, timestamp: u32, _now: Ns) {
         let Some(tag) = self.expected_tag(sequence).filter(|_| timestamp != NO_TIMESTAMP) else { return };
         let Some(waiting) = self.waiting.get_mut(&Waiting::slot(tag)) else { return };

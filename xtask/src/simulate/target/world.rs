@@ -126,7 +126,7 @@ impl World {
     /// A random one. Each feature is absent more often than not, so that their combinations stay readable.
     pub(super) fn draw(random: &mut fastrand::Rng) -> Self {
         // Rarely so many SYNs that the counter wraps.
-        let long = some(random, 0.004);
+        let long = some(random, 0.006);
         let interval = if long { MS } else { pick(random, &[1, 1, 5, 10, 50, 100, 250]) * MS };
         let span = if long { random.u64(4_000..9_000) } else { random.u64(15..110) } * interval;
         let pods = if long { 1 } else { random.usize(1..5) };
@@ -139,15 +139,25 @@ impl World {
         lacks.extend(
             windows(random, 0.2, span, 100 * MS).iter().map(|&(from, to)| (from, to, Lack::Processor)),
         );
+        let mut pods: Vec<Pod> = (0..pods).map(|index| Pod::draw(random, index, span, interval)).collect();
+        if long && some(random, 0.6) {
+            // Begun anew while the counter is about half around, and before all of the first process has come.
+            let begins = random.u64(1_000..3_500) * MS;
+            pods[0].lives = vec![(0, begins), (begins + random.u64(0..500 * MS), span)];
+        }
         let longest_turn = pick(random, &[30_000, 30_000, 5 * MS, 300 * MS]);
         let longest_wait = pick(random, &[20 * MS, 900 * MS, 900 * MS, 3 * SECOND]);
         Self {
             key: TagKey::derive(random.u64(0..3)),
-            pods: (0..pods).map(|index| Pod::draw(random, index, span, interval)).collect(),
+            pods,
             foreign: if some(random, 0.3) { random.u32(1..250) } else { 0 },
             span,
             delay: pick(random, &[50_000, MS, 20 * MS, 80 * MS]),
-            jitter: pick(random, &[0, 20_000, 3 * MS, 60 * MS, 60 * MS, 900 * MS]),
+            jitter: if long {
+                900 * MS
+            } else {
+                pick(random, &[0, 20_000, 3 * MS, 60 * MS, 60 * MS, 900 * MS])
+            },
             loss: pick(random, &rates),
             loss_back: pick(random, &rates),
             doubled: pick(random, &[0.0, 0.0, 0.02, 0.2]),
