@@ -8,8 +8,8 @@ mod traffic;
 mod truth;
 mod world;
 
+use self::world::World;
 use super::claims::Met;
-use world::World;
 
 fn draw(seed: u64) -> World {
     World::draw(&mut fastrand::Rng::with_seed(seed ^ 0x007a_76e7))

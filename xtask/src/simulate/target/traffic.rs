@@ -101,6 +101,24 @@ fn effective(pod: &Pod, at: Ns) -> bool {
     pod.policy.iter().any(|(from, to)| *from <= at && at < *to)
 }
 
+/// One that leaves from `port` at `sent`, by the address that its policy gives it then.
+fn attempt(index: usize, pod: &Pod, sent: Ns, sequence: u32, port: u16) -> Attempt {
+    let allowed = effective(pod, sent + 10_000);
+    let address = if allowed { egress(1) } else { node(index as u8) };
+    Attempt {
+        pod: Some(index),
+        life: 0,
+        sent,
+        source: SocketAddr::new(address, 10_000 + 4_000 * index as u16 + port),
+        sequence,
+        verdict: if allowed { Verdict::Allowed } else { Verdict::Denied },
+        arrivals: vec![],
+        observed: pod.observed,
+        accepted: None,
+        repeated: false,
+    }
+}
+
 impl Sender<'_> {
     fn pod(&mut self, index: usize, pod: &Pod) {
         // When the process has closed what it had on each port, and when the target has accepted it.
@@ -118,28 +136,11 @@ impl Sender<'_> {
                     Some(own) => Tag::new(own, number).expect("a number").encode(self.world.key),
                     None => self.random.u32(..),
                 };
-                let attempt = self.attempt(index, pod, sent, sequence, free as u16);
+                let attempt = attempt(index, pod, sent, sequence, free as u16);
                 let (closed, accepted) = self.connect(pod, Attempt { life, ..attempt }, ports[free].1);
                 number += 1;
                 ports[free] = (closed, accepted);
             }
-        }
-    }
-
-    fn attempt(&mut self, index: usize, pod: &Pod, sent: Ns, sequence: u32, port: u16) -> Attempt {
-        let allowed = effective(pod, sent + 10_000);
-        let address = if allowed { egress(1) } else { node(index as u8) };
-        Attempt {
-            pod: Some(index),
-            life: 0,
-            sent,
-            source: SocketAddr::new(address, 10_000 + 4_000 * index as u16 + port),
-            sequence,
-            verdict: if allowed { Verdict::Allowed } else { Verdict::Denied },
-            arrivals: vec![],
-            observed: pod.observed,
-            accepted: None,
-            repeated: false,
         }
     }
 

@@ -81,9 +81,9 @@ impl<'history> Truth<'history> {
             let attempt = &self.attempts[index];
             let Some(pod) = attempt.pod.filter(|_| attempt.sent <= now) else { continue };
             truth.pods.insert(pod);
-            let (_, last, lost) =
+            let (_, latest, lost) =
                 processes.entry((pod, attempt.life)).or_insert((attempt.sent, attempt.sent, 0));
-            *last = attempt.sent;
+            *latest = attempt.sent;
             let came = self.arrivals(attempt, now);
             truth.missing += u64::from(came.is_none());
             let taken = came.is_some() && (!self.world.kernel || self.said.seen[index]);

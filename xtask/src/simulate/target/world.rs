@@ -97,9 +97,10 @@ impl Pod {
         if some(random, 0.25) {
             let ends = random.u64(lives[0].0..=span);
             lives[0].1 = ends;
-            // Begun anew, and rarely before the other had ended.
+            // Begun anew, and rarely before the other had sent its last ones.
             let pause = random.u64(0..=span / 4);
-            let begins = if some(random, 0.85) { ends + pause } else { ends.saturating_sub(pause) };
+            let both = lives[0].0.max(ends.saturating_sub(pause + 2 * interval));
+            let begins = if some(random, 0.85) { ends + pause } else { both };
             lives.push((begins, begins + random.u64(1..=span)));
         }
         let switch = if some(random, 0.1) { 0 } else { random.u64(0..span) };
