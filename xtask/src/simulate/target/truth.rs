@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use egw_probe::document::verdict::Verdict;
-use egw_probe_common::tag::Tag;
+use egw_probe_common::tag::{COUNTER_MODULUS, Tag};
 
 use super::super::world::{Ns, SECOND};
 use super::drive::Said;
@@ -58,12 +58,10 @@ impl<'history> Truth<'history> {
         let mut came_around = BTreeSet::new();
         for (number, attempts) in &mut numbered {
             attempts.sort_by_key(|index| traffic.attempts[*index].sent);
+            let all = || attempts.iter().map(|index| &traffic.attempts[*index]);
+            let may = attempts.len() > usize::from(COUNTER_MODULUS) || all().any(|attempt| attempt.life > 0);
             let mut names = HashSet::new();
-            let mut names_new = |index: &usize| {
-                let attempt = &traffic.attempts[*index];
-                names.insert((attempt.source, attempt.sequence))
-            };
-            if !attempts.iter().all(&mut names_new) {
+            if may && !all().all(|attempt| names.insert((attempt.source, attempt.sequence))) {
                 came_around.insert(*number);
             }
         }
