@@ -234,15 +234,15 @@ impl Waiting {
     }
 
     /// Lets a SYN wait here. It is the first to arrive that is answered. So a copy of the one that waits, or has waited, changes
-    /// nothing; nor does one that was sent before it, and may be a copy of one that has waited before.
+    /// nothing; nor does one that its process sent before it, and may be a copy of one that has waited before. Timestamps do not
+    /// tell which was sent before: each connection's may begin anywhere.
     #[inline]
     pub fn wait(&mut self, counter: u16, port: u16, stamp_ns: u64, timestamp: u32) {
         let age_ns = stamp_ns.saturating_sub(self.stamp_ns);
-        let is_same = self.counter & !Self::ACKNOWLEDGED == counter && self.port == port;
-        let is_copy = is_same && age_ns <= Self::LONGEST_NS;
-        let is_newer =
-            timestamp.wrapping_sub(self.timestamp).cast_signed() > 0 || age_ns > Self::OVERTAKEN_NS;
-        if is_newer && !is_copy {
+        let behind = (self.counter & !Self::ACKNOWLEDGED).wrapping_sub(counter) % COUNTER_MODULUS;
+        let is_copy = behind == 0 && self.port == port && age_ns <= Self::LONGEST_NS;
+        let is_older = behind > 0 && behind < COUNTER_MODULUS / 2 && age_ns <= Self::OVERTAKEN_NS;
+        if !is_copy && !is_older {
             *self = Self { stamp_ns, timestamp, counter, port };
         }
     }
@@ -350,11 +350,15 @@ mod tests {
         waiting.wait(7, 4001, 11 * SECOND, 998);
         assert_eq!(waiting.acknowledge(7, 998 + 60_001), None, "another connection");
         assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(11 * SECOND));
-        // Of one that was here before, a copy that comes late, and its acknowledgement that had come before that.
-        waiting.wait(7, 4000, 12 * SECOND, u32::MAX - 1);
-        assert_eq!(waiting.acknowledge(7, 3), None);
-        waiting.wait(7, 4002, 13 * SECOND, 997);
-        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(13 * SECOND), "another clock");
+        // Of one that was here before, a copy that comes late, and its acknowledgement that had been sent before that.
+        waiting.wait(71, 4002, 12 * SECOND, 5);
+        waiting.wait(7, 4001, 12 * SECOND + 1, 998);
+        assert_eq!(waiting.acknowledge(7, 999), None);
+        assert_eq!(waiting.acknowledge(71, 6).map(|proof| proof.by_ns), Some(12 * SECOND));
+        // Another process.
+        waiting.wait(71, 4003, 13 * SECOND, 4);
+        waiting.wait(7, 4004, 15 * SECOND, 997);
+        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(15 * SECOND));
         let mut record = TagRecord::default();
         record.prove(proof);
         record.prove(Proof { lower_ns: 5, by_ns: 10 * SECOND });
