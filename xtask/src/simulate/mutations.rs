@@ -102,8 +102,8 @@ const MUTATIONS: [Mutation; 28] = [
     Mutation {
         what: "a copy of a SYN waits for the acknowledgement anew",
         file: "egw-probe-common/src/tag.rs",
-        right: "if is_newer && !is_copy {",
-        wrong: "if !is_copy || self.counter != counter {",
+        right: "if !is_copy && !is_older {",
+        wrong: "if self.counter != counter || self.port != port {",
     },
     Mutation {
         what: "a bracket is corrected whether that is proven or not",

@@ -90,9 +90,12 @@ const fn node(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
 }
 
-/// A timestamp clock at `at`, which counts milliseconds.
-fn timestamp(pod: &Pod, at: Ns) -> u32 {
+/// The timestamp clock of an attempt at `at`, which counts milliseconds.
+fn timestamp(pod: &Pod, attempt: &Attempt, at: Ns) -> u32 {
     let Some((offset, fast)) = pod.timestamps else { return 0 };
+    let name = attempt.sequence ^ u32::from(attempt.source.port());
+    // Far apart, whatever lies near by name.
+    let offset = if pod.own_timestamps { offset ^ name.wrapping_mul(0x9e37_79b1) } else { offset };
     let own = at as i64 + at as i64 / 1_000_000 * fast;
     offset.wrapping_add((own / MS as i64) as u32)
 }
@@ -170,6 +173,7 @@ impl Sender<'_> {
             ports: 0,
             policy: vec![],
             timestamps: Some((random.u32(..), 0)),
+            own_timestamps: false,
             answered: random.bool(),
             observed: true,
         };
@@ -219,7 +223,7 @@ impl Sender<'_> {
             if at >= closed || answers.iter().any(|answer| *answer <= at) {
                 break;
             }
-            let timestamp = timestamp(pod, at);
+            let timestamp = timestamp(pod, &attempt, at);
             let copies = 1 + u32::from(self.random.f64() < self.world.doubled);
             for _ in 0..copies {
                 let Some(arrived) = self.forward(at, attempt.verdict) else { continue };
@@ -256,7 +260,7 @@ impl Sender<'_> {
         let of = self.traffic.attempts.len();
         let reset = closed + self.world.delay;
         for answer in answers.iter().filter(|answer| **answer < closed) {
-            let timestamp = timestamp(pod, *answer);
+            let timestamp = timestamp(pod, attempt, *answer);
             let Some(arrived) = self.forward(*answer, attempt.verdict) else { continue };
             self.traffic.events.push(Event { at: arrived, of, what: What::Ack { timestamp } });
             return (arrived < reset).then_some(arrived);

@@ -39,10 +39,28 @@ pub(super) struct OfNumber {
     pub(super) missing: u64,
     pub(super) leaked: u64,
     pub(super) masqueraded: u64,
+    /// One has come of a process after those of a process that began after it.
+    pub(super) mixed: bool,
     /// No SYN has come more than a second, or more than 1,024 SYNs, after one that was sent later.
     pub(super) in_order: bool,
     /// Never were too many lost in a row.
     pub(super) few_lost: bool,
+}
+
+/// One process, and what has come of it first and last.
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    first: Ns,
+    latest: Ns,
+    came: (Ns, Ns),
+    /// SYNs that have not come since one came.
+    lost: usize,
+}
+
+impl Process {
+    const fn begun(first: Ns) -> Self {
+        Self { first, latest: first, came: (Ns::MAX, 0), lost: 0 }
+    }
 }
 
 impl<'history> Truth<'history> {
@@ -72,21 +90,22 @@ impl<'history> Truth<'history> {
     pub(super) fn of(&self, number: u16, now: Ns) -> OfNumber {
         let mut truth = OfNumber { few_lost: true, ..OfNumber::default() };
         let indices = self.numbered.get(&number).map_or(&[][..], Vec::as_slice);
-        // Of each process: its first and last SYN, and how many have not come since one came.
-        let mut processes: BTreeMap<(usize, usize), (Ns, Ns, usize)> = BTreeMap::new();
+        let mut processes: BTreeMap<(usize, usize), Process> = BTreeMap::new();
         let mut arrivals = vec![];
         for (sent, &index) in indices.iter().enumerate() {
             let attempt = &self.attempts[index];
             let Some(pod) = attempt.pod.filter(|_| attempt.sent <= now) else { continue };
             truth.pods.insert(pod);
-            let (_, latest, lost) =
-                processes.entry((pod, attempt.life)).or_insert((attempt.sent, attempt.sent, 0));
-            *latest = attempt.sent;
+            let process = processes.entry((pod, attempt.life)).or_insert(Process::begun(attempt.sent));
             let came = self.arrivals(attempt, now);
+            process.latest = attempt.sent;
             truth.missing += u64::from(came.is_none());
             let taken = came.is_some() && (!self.world.kernel || self.said.seen[index]);
-            *lost = if taken { 0 } else { *lost + 1 };
-            truth.few_lost &= *lost <= MOST_LOST;
+            process.lost = if taken { 0 } else { process.lost + 1 };
+            truth.few_lost &= process.lost <= MOST_LOST;
+            if let Some((first, last)) = came {
+                process.came = (process.came.0.min(first), process.came.1.max(last));
+            }
             arrivals.extend(came.map(|(first, last)| {
                 // Where one sent again is taken for what it is, only the first one matters.
                 let again = self.world.pods[pod].timeout > SECOND && !self.said.lost[index];
@@ -102,10 +121,13 @@ impl<'history> Truth<'history> {
         }
         truth.in_order = in_order(&arrivals);
         truth.processes = processes.len() as u64;
-        let spans: Vec<_> = processes.into_values().map(|(first, last, _)| (first, last)).collect();
-        truth.at_once = spans.iter().enumerate().any(|(index, (first, last))| {
-            spans[..index].iter().any(|(other_first, other_last)| first <= other_last && other_first <= last)
-        });
+        let mut processes: Vec<Process> = processes.into_values().collect();
+        processes.sort_by_key(|process| process.first);
+        let pairs = || processes.iter().zip(processes.iter().skip(1));
+        truth.at_once = pairs().any(|(before, next)| next.first <= before.latest);
+        processes.retain(|process| process.came.1 > 0);
+        let pairs = || processes.iter().zip(processes.iter().skip(1));
+        truth.mixed = pairs().any(|(before, next)| next.came.0 <= before.came.1);
         truth
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Pod {
     pub(super) policy: Vec<(Ns, Ns)>,
     /// Its clock of timestamps: where it began, and how much it runs fast, in millionths. Some have none.
     pub(super) timestamps: Option<(u32, i64)>,
+    /// Each connection's timestamps begin elsewhere.
+    pub(super) own_timestamps: bool,
     /// What answers a leaked SYN finds the way back.
     pub(super) answered: bool,
     /// Its SYNs come by an interface that is observed.
@@ -117,6 +119,7 @@ impl Pod {
             ports: if some(random, 0.3) { random.u16(2..80) } else { 4_000 },
             policy,
             timestamps: some(random, 0.95).then(|| (random.u32(..), random.i64(-500..=500))),
+            own_timestamps: random.bool(),
             answered: some(random, 0.8),
             observed: some(random, 0.97),
         }
