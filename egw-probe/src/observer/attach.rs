@@ -5,13 +5,13 @@ use std::io;
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, TcAttachType, XdpMode};
 use aya::util::KernelVersion;
 use egw_probe_common::packet::Link as Layer;
 
 use crate::config::choice::AttachMode;
-use crate::observer::clsact::{self, ClsactOwner};
+use crate::observer::clsact::{self, Claim};
 use crate::observer::error::{KernelError, into_io};
 use crate::observer::object::{self, Programs};
 use crate::observer::privilege;
@@ -98,7 +98,7 @@ pub(crate) fn kernel_has_tcx() -> bool {
 enum Held {
     // Dropping it closes the descriptor, and the kernel detaches.
     Link { _link: FdLink },
-    Filter { _owner: ClsactOwner },
+    Filter { _link: SchedClassifierLink },
 }
 
 /// One observed interface.
@@ -121,8 +121,9 @@ pub struct Attachment {
 
 /// The loaded programs and everything they are attached to. Dropping it detaches.
 pub(crate) struct Attacher {
-    // Before the object, so that it is dropped before it.
+    // Before the claim and the object, so that it is dropped before them.
     attached: BTreeMap<u32, Attached>,
+    clsact: io::Result<Claim>,
     ebpf: Ebpf,
     programs: Programs,
     requested: AttachMode,
@@ -144,7 +145,7 @@ impl Attacher {
         tcx: bool,
     ) -> Self {
         let ways = ways(requested, tcx);
-        Self { attached: BTreeMap::new(), ebpf, programs, requested, required, ways }
+        Self { attached: BTreeMap::new(), clsact: clsact::claim(), ebpf, programs, requested, required, ways }
     }
 
     /// Whether this interface is attached to.
@@ -257,8 +258,9 @@ impl Attacher {
 
     fn attach_clsact(&mut self, interface: &Interface) -> io::Result<Held> {
         let name = self.tc_name(interface);
+        let claim = self.clsact.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
         let program = object::tc(&mut self.ebpf, name).map_err(io::Error::other)?;
-        Ok(Held::Filter { _owner: clsact::attach(program, &interface.name)? })
+        Ok(Held::Filter { _link: clsact::attach(program, &interface.name, claim)? })
     }
 
     const fn tc_name(&self, interface: &Interface) -> &'static str {

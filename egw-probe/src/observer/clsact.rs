@@ -1,6 +1,6 @@
 //! TC filters at the clsact qdisc, for kernels before 6.6: the one way of attaching that outlives a killed process.
 //!
-//! Each filter's handle is a random number, and its owner holds an abstract Unix socket named after it. Both belong to
+//! The filters' handle is a random number, and their owner holds an abstract Unix socket named after it. Both belong to
 //! the network namespace, and the kernel closes the socket however the owner ends, so a filter whose socket is gone is
 //! stale. A process id and start time would not do: targets in two containers on the host's network may both be process
 //! 1 and cannot see each other.
@@ -24,30 +24,35 @@ const PRIORITY: u16 = 1;
 /// Names of our programs as the filters carry them.
 const PROGRAMS: [&str; 2] = ["egw_tc", "egw_tc_l3"];
 
-/// A filter and the socket that says it is in use. Dropping it removes the filter, then closes the socket.
-pub(super) struct ClsactOwner {
-    _link: SchedClassifierLink,
+/// The handle of all filters of this process, and the socket that says it is in use: made before the seccomp filter forbids
+/// Unix sockets, and dropped after the filters.
+#[derive(Debug)]
+pub(super) struct Claim {
+    handle: u32,
     _socket: UnixDatagram,
 }
 
-/// Attaches at the clsact qdisc of `interface`, which is created where it is missing and left there: others may use it.
-pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> io::Result<ClsactOwner> {
+/// Attaches at the clsact qdisc of `interface`, which is created where it is missing and left there: others may use it. Dropping
+/// the link removes the filter.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    interface: &str,
+    claim: &Claim,
+) -> io::Result<SchedClassifierLink> {
     match tc::qdisc_add_clsact(interface).map_err(tc_into_io) {
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
         Err(e) => return Err(e),
     }
-    let (handle, socket) = claim()?;
-    let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(handle), classid: None };
+    let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(claim.handle), classid: None };
     let id = program
         .attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(options))
         .map_err(into_io)?;
-    let link = program.take_link(id).map_err(into_io)?;
-    Ok(ClsactOwner { _link: link, _socket: socket })
+    program.take_link(id).map_err(into_io)
 }
 
-/// A handle that nobody uses, and the socket that keeps it.
-fn claim() -> io::Result<(u32, UnixDatagram)> {
+/// A handle that nobody uses in this network namespace.
+pub(super) fn claim() -> io::Result<Claim> {
     loop {
         let mut bytes = [0u8; 4];
         // SAFETY: the buffer is live and as long as said.
@@ -60,7 +65,7 @@ fn claim() -> io::Result<(u32, UnixDatagram)> {
             continue;
         }
         match bind(handle) {
-            Ok(socket) => return Ok((handle, socket)),
+            Ok(socket) => return Ok(Claim { handle, _socket: socket }),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
             Err(e) => return Err(e),
         }
@@ -115,10 +120,11 @@ mod tests {
 
     #[test]
     fn a_claimed_handle_is_taken_until_its_owner_is_gone() {
-        let (handle, socket) = claim().unwrap();
+        let claim = claim().unwrap();
+        let handle = claim.handle;
         assert_ne!(handle, 0);
         assert_eq!(bind(handle).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(socket);
+        drop(claim);
         assert!(bind(handle).is_ok());
     }
 }
