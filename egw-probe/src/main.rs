@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 #[cfg(feature = "report")]
 use egw_probe::program::Plan;
 use egw_probe::program::{self, ClientConfig, Command, ConfigError, Signals, Start, Stop, TargetConfig};
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
 struct Usage(String);
 
 fn run(start: Start) -> anyhow::Result<ExitCode> {
-    let signals = Signals::install()?;
+    let signals = Signals::install().context("SIGTERM and SIGINT cannot be taken over")?;
     let cli = match program::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Stop::Text(text)) => {

@@ -59,7 +59,7 @@ use crate::sys::metrics::Exposition;
 use crate::sys::page::{Answer, Page, Pages, SharedPage};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
-use crate::sys::{metrics as shared_metrics, net, output, progress};
+use crate::sys::{metrics as shared_metrics, net, output, progress, thread};
 
 /// The result could not be written: that is no verdict.
 const EXIT_LOST: u8 = 4;
@@ -246,12 +246,13 @@ impl Client<'_> {
         self.settling.settle()?;
         std::thread::scope(|scope| {
             let stop = &stop;
-            let holding = hold.map(|hold| {
-                scope.spawn(move || match wait_for_winner.recv() {
-                    Ok(()) => hold.run(stop).map(Some),
-                    Err(mpsc::RecvError) => Ok(None),
-                })
-            });
+            let hold_once_named = move |hold: Hold<'_>| match wait_for_winner.recv() {
+                Ok(()) => hold.run(stop).map(Some),
+                Err(mpsc::RecvError) => Ok(None),
+            };
+            let holding = hold
+                .map(|hold| thread::spawn_scoped(scope, "holding", move || hold_once_named(hold)))
+                .transpose()?;
             // With it goes the other end of the channel.
             let measured = prober.run();
             stop.store(true, Ordering::Relaxed);

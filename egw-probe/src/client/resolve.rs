@@ -1,7 +1,7 @@
 //! From the target's name to one address, before the test starts.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::config::error::ConfigError;
 use crate::sys::clock::Monotonic;
 use crate::sys::poller::timespec;
 use crate::sys::signals::Signals;
+use crate::sys::{net, thread};
 
 /// In a fresh Pod the resolver may come up later than we do.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -82,10 +83,9 @@ fn ask(host: String, port: u16) -> io::Result<Answers> {
     let (send, received) = mpsc::channel();
     let (ready, mut wake) = UnixStream::pair()?;
     ready.set_nonblocking(true)?;
-    std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+    thread::spawn("resolver", move || {
         loop {
-            let answer = (host.as_str(), port).to_socket_addrs();
-            let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
+            let answer = look_up(&host, port).map_err(|error| error.to_string());
             let done = answer.is_ok();
             // Nobody listens any more once the deadline has passed.
             if send.send(answer).is_err() || wake.write_all(&[0]).is_err() || done {
@@ -95,6 +95,16 @@ fn ask(host: String, port: u16) -> io::Result<Answers> {
         }
     })?;
     Ok(Answers { received, ready })
+}
+
+/// By the resolver, or, where it is an address with the name of an interface (RFC 4007), by that: C libraries open AF_UNIX sockets
+/// for its number.
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let Some((Ok(address), interface)) = host.split_once('%').map(|(address, name)| (address.parse(), name))
+    else {
+        return (host, port).to_socket_addrs().map(Iterator::collect);
+    };
+    Ok(vec![SocketAddrV6::new(address, port, 0, net::interface_index(interface)?).into()])
 }
 
 fn drain(mut ready: &UnixStream) {
@@ -155,6 +165,12 @@ mod tests {
             error.to_string(),
             "--external-target-addr: \"target.example:7\": has no address of the family of 192.0.2.9"
         );
+    }
+
+    #[test]
+    fn the_interface_of_a_scoped_address_becomes_its_number() {
+        assert_eq!(look_up("fe80::1%lo", 7).unwrap(), ["[fe80::1%1]:7".parse().unwrap()]);
+        assert_eq!(look_up("fe80::1%none", 7).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 
     #[test]

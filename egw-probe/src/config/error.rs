@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::{fmt, io};
 
+use crate::sys::net::Refused;
+
 /// A flag whose value makes no sense: what, where, and what to do. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{flag}: \"{value}\": {remedy}")]
@@ -19,18 +21,27 @@ impl ConfigError {
     }
 
     /// Why an address of `flag` cannot be listened on, and what to do.
-    pub fn listening(flag: &'static str, address: SocketAddr, error: &io::Error) -> Self {
-        let remedy = match error.kind() {
+    pub(crate) fn listening(flag: &'static str, address: SocketAddr, error: &Refused) -> Self {
+        let Refused { call, source } = error;
+        let remedy = match source.kind() {
             io::ErrorKind::AddrInUse => {
                 format!("port {} is in use: stop the other program, or choose another port", address.port())
             }
-            io::ErrorKind::PermissionDenied => {
+            // The kernel's own answer (ip(7)).
+            io::ErrorKind::PermissionDenied
+                if *call == "bind" && source.raw_os_error() == Some(libc::EACCES) =>
+            {
                 format!("port {} needs CAP_NET_BIND_SERVICE: choose one above 1023", address.port())
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => {
+                format!(
+                    "{call}(2) is forbidden here, by a seccomp profile most likely: {source}; let it allow {call}"
+                )
             }
             io::ErrorKind::AddrNotAvailable => {
                 "not an address of this host: `ip address` lists them".to_owned()
             }
-            _ => format!("cannot be listened on: {error}"),
+            _ => format!("cannot be listened on: {source}"),
         };
         Self::new(flag, address, remedy)
     }

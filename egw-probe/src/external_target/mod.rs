@@ -48,7 +48,7 @@ use crate::sys::net::{self, Bound, RESERVED_DESCRIPTORS};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
-use crate::sys::tcp;
+use crate::sys::{tcp, thread};
 
 /// Runs the target until a signal ends it.
 ///
@@ -144,7 +144,7 @@ fn address(config: &TargetConfig) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.listen_port.get()))
 }
 
-fn cannot_listen(config: &TargetConfig, error: &io::Error) -> ConfigError {
+fn cannot_listen(config: &TargetConfig, error: &net::Refused) -> ConfigError {
     ConfigError::listening("--listen-port", address(config), error)
 }
 
@@ -206,13 +206,18 @@ fn fail_if_short(shortfalls: &[(Shortfall, String)]) -> anyhow::Result<()> {
 /// Accepts until one of `ends` is ready.
 fn serve(shared: &Shared, listeners: &[TcpListener], ends: &Poller) -> io::Result<()> {
     std::thread::scope(|scope| {
-        let teller = shared.clients.as_ref().map(|clients| scope.spawn(|| tell_of_clients(shared, clients)));
-        let start_and_wait = || {
+        let mut teller = None;
+        let start_and_wait = |teller: &mut Option<_>| {
+            if let Some(clients) = &shared.clients {
+                *teller = Some(thread::spawn_scoped(scope, "teller", || tell_of_clients(shared, clients))?);
+            }
             for (index, listener) in listeners.iter().enumerate() {
+                let name = format!("accept-{index}");
                 std::thread::Builder::new()
-                    .name(format!("accept-{index}"))
+                    .name(name.clone())
                     .stack_size(256 * 1024)
-                    .spawn_scoped(scope, move || shared.accept_loop(listener, index))?;
+                    .spawn_scoped(scope, move || shared.accept_loop(listener, index))
+                    .map_err(|error| thread::refused(&name, &error))?;
             }
             if let Some(held) = &shared.held {
                 return held.close_loop(ends, &shared.metrics);
@@ -223,7 +228,7 @@ fn serve(shared: &Shared, listeners: &[TcpListener], ends: &Poller) -> io::Resul
             }
             Ok(())
         };
-        let ended = start_and_wait();
+        let ended = start_and_wait(&mut teller);
         shared.stop(listeners);
         if let Some(teller) = teller {
             teller.thread().unpark();

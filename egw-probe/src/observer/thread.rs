@@ -10,6 +10,7 @@ use crate::observer::metrics::KernelMetrics;
 use crate::observer::shared::{ObserverHandle, SynListener};
 use crate::observer::task::{KernelConfig, KernelObserver};
 use crate::sys::sandbox;
+use crate::sys::thread;
 
 /// A running kernel side.
 pub(crate) struct KernelThread {
@@ -31,39 +32,37 @@ impl KernelThread {
         let failed = |source| KernelError::System { doing: "starting the observer's thread", source };
         let (tell, told) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("observer".to_owned())
-            .spawn(move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                    Ok(runtime) => runtime,
-                    // Whoever started us waits for this, here and below.
-                    Err(source) => {
-                        let _ = tell.send(Err(failed(source)));
-                        return;
-                    }
-                };
-                let started = runtime.block_on(async {
-                    let observer = KernelObserver::start(&config, metrics, on_syn).await?;
-                    let needed = observer.needed_capabilities();
-                    let handle = observer.handle();
-                    sandbox::keep_only(&needed)
-                        .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
-                    let _ = tell.send(Ok((handle.clone(), needed)));
-                    let ended = observer
-                        .run(async {
-                            let _ = stopped.await;
-                        })
-                        .await;
-                    if let Err(error) = ended {
-                        handle.0.ended(&format!("it broke off, its figures stand still: {error}"));
-                    }
-                    Ok(())
-                });
-                if let Err(error) = started {
-                    let _ = tell.send(Err(error));
+        let thread = thread::spawn("observer", move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                // Whoever started us waits for this, here and below.
+                Err(source) => {
+                    let _ = tell.send(Err(failed(source)));
+                    return;
                 }
-            })
-            .map_err(failed)?;
+            };
+            let started = runtime.block_on(async {
+                let observer = KernelObserver::start(&config, metrics, on_syn).await?;
+                let needed = observer.needed_capabilities();
+                let handle = observer.handle();
+                sandbox::keep_only(&needed)
+                    .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
+                let _ = tell.send(Ok((handle.clone(), needed)));
+                let ended = observer
+                    .run(async {
+                        let _ = stopped.await;
+                    })
+                    .await;
+                if let Err(error) = ended {
+                    handle.0.ended(&format!("it broke off, its figures stand still: {error}"));
+                }
+                Ok(())
+            });
+            if let Err(error) = started {
+                let _ = tell.send(Err(error));
+            }
+        })
+        .map_err(failed)?;
         match told.recv() {
             Ok(Ok((handle, needed))) => Ok(Self { handle, needed, stop, thread }),
             Ok(Err(error)) => Err(error),

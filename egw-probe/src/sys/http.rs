@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::sys::page::{Answer, Page, Pages};
+use crate::sys::thread;
 
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,7 +181,7 @@ impl HttpThread {
     pub(crate) fn spawn(listener: std::net::TcpListener, pages: Arc<Pages>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
+        let thread = thread::spawn("http", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let served = runtime.and_then(|runtime| {
                 runtime.block_on(async {

@@ -16,3 +16,4 @@ pub(crate) mod sandbox;
 pub(crate) mod signals;
 pub(crate) mod sockopt;
 pub(crate) mod tcp;
+pub(crate) mod thread;

@@ -1,8 +1,11 @@
 //! Listening sockets and the descriptor limit: what both ends need from the kernel before they start.
 
+use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -14,11 +17,25 @@ const BACKLOG: i32 = 4096;
 /// Descriptors that neither probes nor held connections may use: HTTP, logs, the resolver.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 160;
 
+/// A system call on the way to a listening socket that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {source}")]
+pub(crate) struct Refused {
+    /// Its name.
+    pub call: &'static str,
+    /// What it answered.
+    pub source: io::Error,
+}
+
+fn refused(call: &'static str) -> impl Fn(io::Error) -> Refused {
+    move |source| Refused { call, source }
+}
+
 /// Listens on `address`. An unspecified IPv6 address takes IPv4 connections too, and becomes the unspecified IPv4
 /// address on a kernel without IPv6. A second listener on the same port fails, in this process or another.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, Refused> {
     let socket = bind(address, false)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG).map_err(refused("listen"))?;
     Ok(socket.into())
 }
 
@@ -31,10 +48,10 @@ pub(crate) struct Bound {
 }
 
 /// Binds `count` sockets to `address`. A listener of any other process makes this fail with `AddrInUse`.
-pub(crate) fn bind_group(address: SocketAddr, count: usize) -> io::Result<Bound> {
+pub(crate) fn bind_group(address: SocketAddr, count: usize) -> Result<Bound, Refused> {
     let first = bind(address, false)?;
-    let bound = first.local_addr()?.as_socket().unwrap_or(address);
-    let siblings = (1..count).map(|_| bind(bound, true)).collect::<io::Result<_>>()?;
+    let bound = first.local_addr().map_err(refused("getsockname"))?.as_socket().unwrap_or(address);
+    let siblings = (1..count).map(|_| bind(bound, true)).collect::<Result<_, _>>()?;
     Ok(Bound { first, siblings })
 }
 
@@ -48,34 +65,60 @@ impl Bound {
     ///
     /// The first one is without the option until it listens: so a process that listens on the port since it was bound makes
     /// this fail with `AddrInUse`, instead of sharing its connections with us in silence; from then on nobody else can.
-    pub(crate) fn listen(self) -> io::Result<Vec<TcpListener>> {
-        self.first.listen(BACKLOG)?;
-        self.first.set_reuse_port(true)?;
+    pub(crate) fn listen(self) -> Result<Vec<TcpListener>, Refused> {
+        self.first.listen(BACKLOG).map_err(refused("listen"))?;
+        self.first.set_reuse_port(true).map_err(refused("setsockopt"))?;
         for sibling in &self.siblings {
-            sibling.listen(BACKLOG)?;
+            sibling.listen(BACKLOG).map_err(refused("listen"))?;
         }
         Ok(std::iter::once(self.first).chain(self.siblings).map(TcpListener::from).collect())
     }
 }
 
-fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, Refused> {
     let dual_stack = address.is_ipv6() && address.ip().is_unspecified();
     let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
         Err(error) if dual_stack && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), reuse_port);
         }
-        other => other?,
+        other => other.map_err(refused("socket"))?,
     };
+    let set = refused("setsockopt");
     if dual_stack {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(false).map_err(&set)?;
     }
     // Connections of a predecessor that still wait out their time must not keep the port.
-    socket.set_reuse_address(true)?;
+    socket.set_reuse_address(true).map_err(&set)?;
     if reuse_port {
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(true).map_err(&set)?;
     }
-    socket.bind(&address.into())?;
+    socket.bind(&address.into()).map_err(refused("bind"))?;
     Ok(socket)
+}
+
+/// The number of an interface in this network namespace.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)
+        .or_else(|_| Socket::new(Domain::IPV4, Type::DGRAM, None))?;
+    Ok(name_to_index(socket, name)?)
+}
+
+/// In the place of the C library's (if_nametoindex(3)), for what calls it: musl's asks by a Unix socket, which the seccomp filter
+/// forbids, when aya attaches to an interface that has come back.
+///
+/// # Safety
+/// As of the C library's: a pointer to a name with its end.
+// SAFETY: the name and the type are those of the C library, and so is what it does.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn if_nametoindex(name: *const libc::c_char) -> libc::c_uint {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) };
+    let index = name.to_str().map_err(|_| Errno::NODEV.into()).and_then(interface_index);
+    index.unwrap_or_else(|error| {
+        // SAFETY: the address is that of this thread's errno, which the caller reads.
+        unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::ENODEV) };
+        0
+    })
 }
 
 /// SYNs and handshakes that the kernel of this network namespace dropped because a listener's accept queue was full
@@ -129,9 +172,9 @@ mod tests {
         let late = bind_group(address, 3).unwrap();
         let first = first.listen().unwrap();
         assert!(first.iter().all(|listener| listener.local_addr().unwrap() == address));
-        assert_eq!(late.listen().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(late.listen().unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
         let second = bind_group(address, 3).unwrap_err();
-        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(second.source.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
@@ -147,6 +190,16 @@ mod tests {
             let waiting = listener.incoming().take_while(Result::is_ok).count();
             assert!((50..150).contains(&waiting), "{waiting} of 200");
         }
+    }
+
+    #[test]
+    fn the_c_librarys_name_of_it_is_ours() {
+        // SAFETY: two names with their ends.
+        let [lo, none] = [c"lo", c"none"].map(|name| unsafe { libc::if_nametoindex(name.as_ptr()) });
+        assert_eq!((lo, none), (1, 0));
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::ENODEV));
+        let ours = if_nametoindex as unsafe extern "C" fn(_) -> _;
+        assert_eq!(ours as usize, libc::if_nametoindex as *const () as usize);
     }
 
     #[test]

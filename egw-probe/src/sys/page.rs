@@ -8,6 +8,8 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use tokio::sync::oneshot;
 
+use crate::sys::thread::refused;
+
 /// The answer to a GET of one path.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -82,24 +84,26 @@ impl SharedPage {
     /// A page that `make` makes. Its thread is there from now on: later there may be none to be had.
     pub(crate) fn new(mut make: impl FnMut() -> Page + Send + 'static) -> io::Result<Self> {
         let (waiting, arrivals) = mpsc::channel::<oneshot::Sender<Page>>();
-        thread::Builder::new().name("page".to_owned()).stack_size(256 * 1024).spawn(move || {
-            let mut next_at = Instant::now();
-            while let Ok(first) = arrivals.recv() {
-                thread::sleep(next_at.saturating_duration_since(Instant::now()));
-                let all = iter::once(first).chain(arrivals.try_iter());
-                let readers: Vec<_> = all.filter(|reader| !reader.is_closed()).collect();
-                if readers.is_empty() {
-                    continue;
+        let started =
+            thread::Builder::new().name("page".to_owned()).stack_size(256 * 1024).spawn(move || {
+                let mut next_at = Instant::now();
+                while let Ok(first) = arrivals.recv() {
+                    thread::sleep(next_at.saturating_duration_since(Instant::now()));
+                    let all = iter::once(first).chain(arrivals.try_iter());
+                    let readers: Vec<_> = all.filter(|reader| !reader.is_closed()).collect();
+                    if readers.is_empty() {
+                        continue;
+                    }
+                    let begun = Instant::now();
+                    let page = make();
+                    next_at = begun + Self::pause(page.body.len(), begun.elapsed());
+                    for reader in readers {
+                        // One that has gone meanwhile needs none.
+                        let _ = reader.send(page.clone());
+                    }
                 }
-                let begun = Instant::now();
-                let page = make();
-                next_at = begun + Self::pause(page.body.len(), begun.elapsed());
-                for reader in readers {
-                    // One that has gone meanwhile needs none.
-                    let _ = reader.send(page.clone());
-                }
-            }
-        })?;
+            });
+        started.map_err(|error| refused("page", &error))?;
         Ok(Self { waiting })
     }
 

@@ -6,6 +6,7 @@ mod synthetic;
 
 mod client;
 mod compatibility;
+mod denied;
 mod deploy;
 mod ebpf;
 mod faults;

@@ -28,6 +28,7 @@ use crate::sys::net::{RESERVED_DESCRIPTORS, local_port_range};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::progress::Progress;
 use crate::sys::signals::Signals;
+use crate::sys::thread;
 
 /// Keepalive checks that a connection may miss, as in the old program.
 const KEEPALIVE_RETRIES: u32 = 15;
@@ -133,7 +134,10 @@ fn oversee(
     signals: &Signals,
 ) -> io::Result<Vec<ShardReport>> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = shards.iter_mut().map(|shard| scope.spawn(|| shard.run())).collect();
+        let start = |shard| thread::spawn_scoped(scope, "stress", || Shard::run(shard));
+        let threads: io::Result<Vec<_>> = shards.iter_mut().map(start).collect();
+        // Those that run already need not go on without one that cannot be started.
+        let threads = threads.inspect_err(|_| plan.total.interrupted.store(true, Relaxed))?;
         let mut progress = Progress::default();
         while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             if wait(poller, signals, Monotonic::now() + GLANCE)? {
