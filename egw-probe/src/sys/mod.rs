@@ -13,6 +13,7 @@ pub(crate) mod page;
 pub(crate) mod poller;
 pub(crate) mod progress;
 pub(crate) mod sandbox;
+mod seccomp;
 pub(crate) mod signals;
 pub(crate) mod sockopt;
 pub(crate) mod tcp;
