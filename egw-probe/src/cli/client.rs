@@ -9,6 +9,7 @@ use ipnet::IpAddrRange;
 
 use crate::cli::addresses;
 use crate::cli::log::LogArgs;
+use crate::cli::rights::RightsArgs;
 use crate::config::choice::{Output, TagNumber, TickPhase};
 use crate::document::go;
 
@@ -42,6 +43,10 @@ pub struct ClientArgs {
     /// What is printed and served.
     #[command(flatten)]
     pub result: ResultArgs,
+
+    /// What it may still do once it is set up.
+    #[command(flatten)]
+    pub rights: RightsArgs,
 
     /// Flags of every command.
     #[command(flatten)]

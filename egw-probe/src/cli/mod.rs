@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod log;
 #[cfg(feature = "report")]
 pub(crate) mod report;
+pub(crate) mod rights;
 pub(crate) mod target;
 mod usage;
 

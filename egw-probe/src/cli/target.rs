@@ -8,6 +8,7 @@ use egw_probe_common::tag::MAX_CLIENT;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::cli::log::LogArgs;
+use crate::cli::rights::RightsArgs;
 use crate::config::choice::{AttachMode, Ebpf, Reply};
 use crate::document::go;
 
@@ -29,6 +30,10 @@ pub struct ExternalTargetArgs {
     /// Where /metrics, /healthz and /sources are served [default: [::]:2113, IPv4 too]
     #[arg(long, help_heading = "Result", value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
+
+    /// What it may still do once it is set up.
+    #[command(flatten)]
+    pub rights: RightsArgs,
 
     /// Flags of every command.
     #[command(flatten)]

@@ -59,6 +59,7 @@ use crate::sys::metrics::Exposition;
 use crate::sys::page::{Answer, Page, Pages, SharedPage};
 use crate::sys::sandbox::{self, Role};
 use crate::sys::signals::Signals;
+use crate::sys::user::NextUser;
 use crate::sys::{metrics as shared_metrics, net, output, progress, thread};
 
 /// The result could not be written: that is no verdict.
@@ -81,8 +82,10 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     let address = config.metrics_addr.address;
     let listener =
         net::listen(address).map_err(|error| ConfigError::listening("--metrics-addr", address, &error))?;
-    sandbox::keep_only(&needed(config)).context("cannot drop capabilities")?;
-    let settling = Settling::new(listener, registry, Arc::clone(&test_over));
+    let needed = needed(config);
+    let first = if config.user.changes() { &NextUser::NEEDED[..] } else { &[] };
+    sandbox::keep_only(&[first, &needed].concat()).context("cannot drop capabilities")?;
+    let settling = Settling::new(listener, registry, Arc::clone(&test_over), config.user, needed);
     if config.probe_timeout >= FIRST_SYN_RETRANSMISSION {
         tracing::warn!(
             "--probe-timeout {} reaches the kernel's first SYN retransmission (1s): a probe may be several SYNs; \
@@ -104,21 +107,31 @@ pub fn run(config: &ClientConfig, start: Start, signals: &Signals) -> anyhow::Re
     exit
 }
 
-/// What waits until the first SYN has left, because it would make every delay longer: the seccomp filter, and behind it the
-/// threads that serve HTTP. Until then nothing of a peer is read.
+/// What waits until the first SYN has left, because it would make every delay longer: another user, the seccomp filter, and
+/// behind them the threads that serve HTTP. Until then nothing of a peer is read.
 struct Settling {
     waiting: Cell<Option<(TcpListener, prometheus::Registry, Arc<AtomicBool>)>>,
     http: OnceCell<HttpThread>,
+    user: NextUser,
+    needed: Vec<Capability>,
 }
 
 impl Settling {
-    fn new(listener: TcpListener, registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> Self {
-        Self { waiting: Cell::new(Some((listener, registry, test_over))), http: OnceCell::new() }
+    fn new(
+        listener: TcpListener,
+        registry: prometheus::Registry,
+        test_over: Arc<AtomicBool>,
+        user: NextUser,
+        needed: Vec<Capability>,
+    ) -> Self {
+        let waiting = Cell::new(Some((listener, registry, test_over)));
+        Self { waiting, http: OnceCell::new(), user, needed }
     }
 
     /// Does it, unless it is done.
     fn settle(&self) -> anyhow::Result<()> {
         if let Some((listener, registry, test_over)) = self.waiting.take() {
+            sandbox::shed(self.user, &self.needed).context("cannot drop rights")?;
             sandbox::enter(Role::Client);
             let http = HttpThread::spawn(listener, pages(registry, test_over)?);
             let http = http.context("HTTP cannot be served")?;

@@ -10,7 +10,9 @@ use egw_probe_common::tag::{MAX_CLIENT, TagKey};
 use crate::cli::client::{ClientArgs, GateArgs, ProbingArgs, RouteArgs, StressArgs, WatchArgs};
 use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase};
 use crate::config::error::ConfigError;
+use crate::config::target::next_user;
 use crate::document::go::format_duration;
+use crate::sys::user::NextUser;
 
 /// The kernel retransmits a SYN for the first time after this long (`TCP_TIMEOUT_INIT`, include/net/tcp.h).
 pub(crate) const FIRST_SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
@@ -74,6 +76,8 @@ pub struct ClientConfig {
     pub labels: BTreeMap<String, String>,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
+    /// Whom the process becomes once the first SYN has left.
+    pub user: NextUser,
 }
 
 /// The tag of a client's SYNs.
@@ -143,7 +147,7 @@ impl TryFrom<ClientArgs> for ClientConfig {
     type Error = ConfigError;
 
     fn try_from(args: ClientArgs) -> Result<Self, ConfigError> {
-        let ClientArgs { probing, route, watching, stressing, gates, tagging, result, log: _ } = args;
+        let ClientArgs { probing, route, watching, stressing, gates, tagging, result, rights, log: _ } = args;
         let target = parse_target("--external-target-addr", &probing.external_target_addr)?;
         let stress = stressing.stress.then(|| stress(&stressing, route.source_addr, &target)).transpose()?;
         check_probing(&probing)?;
@@ -181,6 +185,7 @@ impl TryFrom<ClientArgs> for ClientConfig {
             client_id,
             labels: result.label.into_iter().collect(),
             metrics_addr: MetricsAddr::new(result.metrics_addr, 2112),
+            user: next_user(rights)?,
         })
     }
 }

@@ -5,9 +5,11 @@ use std::num::NonZeroU16;
 use egw_probe_common::tag::TagKey;
 use ipnet::IpNet;
 
+use crate::cli::rights::RightsArgs;
 use crate::cli::target::{EbpfArgs, ExternalTargetArgs};
 use crate::config::choice::{AttachMode, Ebpf, MetricsAddr, Reply, Selection};
 use crate::config::error::ConfigError;
+use crate::sys::user::NextUser;
 
 /// Everything `egw-probe external-target` is to do.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct TargetConfig {
     pub tags: Option<TagsConfig>,
     /// Where HTTP is served.
     pub metrics_addr: MetricsAddr,
+    /// Whom the process becomes once it is set up.
+    pub user: NextUser,
 }
 
 /// Which clients' tags are read.
@@ -52,7 +56,7 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
     type Error = ConfigError;
 
     fn try_from(args: ExternalTargetArgs) -> Result<Self, ConfigError> {
-        let ExternalTargetArgs { answer, observing, tagging, metrics_addr, log: _ } = args;
+        let ExternalTargetArgs { answer, observing, tagging, metrics_addr, rights, log: _ } = args;
         let reads_tags = tagging.tags || tagging.expect_clients.is_some();
         Ok(Self {
             allowed: answer.allowed_cidr,
@@ -65,8 +69,16 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
                 expected: tagging.expect_clients,
             }),
             metrics_addr: MetricsAddr::new(metrics_addr, 2113),
+            user: next_user(rights)?,
         })
     }
+}
+
+/// Whom the process becomes, of either end.
+pub(super) fn next_user(args: RightsArgs) -> Result<NextUser, ConfigError> {
+    NextUser::of_this_process(args.user).map_err(|remedy| {
+        ConfigError::new("--user", args.user.map(|user| user.to_string()).unwrap_or_default(), remedy)
+    })
 }
 
 fn ebpf(args: EbpfArgs) -> Result<Option<EbpfConfig>, ConfigError> {

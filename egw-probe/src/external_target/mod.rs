@@ -71,8 +71,8 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         ends.add(&*alarm, 1, EventFlags::IN)?;
     }
     // All that needs a right has been done. Threads started from here on have only what is left.
-    sandbox::keep_only(kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
-        .context("cannot drop capabilities")?;
+    sandbox::shed(config.user, kernel.as_ref().map_or(&[], |kernel| &kernel.needed))
+        .context("cannot drop rights")?;
     sandbox::enter(Role::ExternalTarget);
     // Only now: whatever is accepted, the kernel side has seen from its first SYN on.
     let listening = Monotonic::now();
@@ -182,6 +182,7 @@ fn start_kernel(
                 clients.syn(syn.sequence, syn.class, syn.at, retransmitted);
             })
         }),
+        config.user,
     );
     match kernel {
         Ok(kernel) => {

@@ -9,8 +9,8 @@ use crate::observer::error::KernelError;
 use crate::observer::metrics::KernelMetrics;
 use crate::observer::shared::{ObserverHandle, SynListener};
 use crate::observer::task::{KernelConfig, KernelObserver};
-use crate::sys::sandbox;
-use crate::sys::thread;
+use crate::sys::user::NextUser;
+use crate::sys::{sandbox, thread};
 
 /// A running kernel side.
 pub(crate) struct KernelThread {
@@ -23,11 +23,12 @@ pub(crate) struct KernelThread {
 }
 
 impl KernelThread {
-    /// Loads and attaches; returns once it is in force.
+    /// Loads and attaches; returns once it is in force, and its thread has become `user`.
     pub(crate) fn start(
         config: KernelConfig,
         metrics: KernelMetrics,
         on_syn: Option<SynListener>,
+        user: NextUser,
     ) -> Result<Self, KernelError> {
         let failed = |source| KernelError::System { doing: "starting the observer's thread", source };
         let (tell, told) = mpsc::channel();
@@ -45,8 +46,8 @@ impl KernelThread {
                 let observer = KernelObserver::start(&config, metrics, on_syn).await?;
                 let needed = observer.needed_capabilities();
                 let handle = observer.handle();
-                sandbox::keep_only(&needed)
-                    .map_err(|source| KernelError::System { doing: "dropping capabilities", source })?;
+                sandbox::shed(user, &needed)
+                    .map_err(|source| KernelError::System { doing: "dropping rights", source })?;
                 let _ = tell.send(Ok((handle.clone(), needed)));
                 let ended = observer
                     .run(async {

@@ -18,3 +18,4 @@ pub(crate) mod signals;
 pub(crate) mod sockopt;
 pub(crate) mod tcp;
 pub(crate) mod thread;
+pub(crate) mod user;

@@ -1,4 +1,4 @@
-//! What the process may still ask of the kernel once it is set up: no capabilities but those it goes on using,
+//! What the process may still ask of the kernel once it is set up: as nobody, without capabilities but those it goes on using,
 //! without new privileges, behind a seccomp filter over all threads.
 
 use std::io;
@@ -6,15 +6,8 @@ use std::io;
 use caps::{CapSet, Capability};
 
 use crate::sys::seccomp;
-
-/// Which end the process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// `egw-probe client`.
-    Client,
-    /// `egw-probe external-target`: may also use the BPF maps, links and programs that it holds.
-    ExternalTarget,
-}
+pub(crate) use crate::sys::seccomp::Role;
+use crate::sys::user::NextUser;
 
 /// Drops every capability of the calling thread but `keep`, for good: effective, permitted, inheritable and ambient.
 pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
@@ -30,6 +23,13 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
         caps::clear(None, CapSet::Inheritable)
     };
     drop().map_err(io::Error::other)
+}
+
+/// The calling thread becomes `user`, with no capabilities but `keep`. Users and capabilities belong to the thread in Linux:
+/// each that runs already does it for itself, and those that follow inherit it.
+pub(crate) fn shed(user: NextUser, keep: &[Capability]) -> io::Result<()> {
+    user.enter()?;
+    keep_only(keep)
 }
 
 /// Puts every thread of the process under the filter of `role`, for good. Where the kernel has no seccomp, or somebody

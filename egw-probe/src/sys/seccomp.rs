@@ -10,7 +10,14 @@ use seccompiler::{
     SeccompRule,
 };
 
-use crate::sys::sandbox::Role;
+/// Which end the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `egw-probe client`.
+    Client,
+    /// `egw-probe external-target`: may also use the BPF maps, links and programs that it holds.
+    ExternalTarget,
+}
 
 /// Whatever their arguments.
 const COMMON: &[i64] = &[

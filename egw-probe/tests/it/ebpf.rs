@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Instant;
@@ -10,30 +9,19 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::common::told::as_root;
-use crate::common::{PATIENCE, Program, free_port, http, measure, metric, status, target, wait_for};
+use crate::common::{
+    ForEverybody, PATIENCE, Program, free_port, http, measure, metric, status, target, wait_for,
+};
 use crate::kernel::net::{Pair, V4, inside, pong_from};
 use crate::kernel::program::{metric_inside, target_in};
 
 /// The program without any right: as nobody, where this test itself has rights. From a place that nobody may enter.
-fn without_rights(args: &[&str]) -> Command {
-    let program = env!("CARGO_BIN_EXE_egw-probe");
-    if !rustix::process::geteuid().is_root() {
-        let mut command = Command::new(program);
-        command.args(args);
-        return command;
+fn without_rights(copy: &ForEverybody, args: &[&str]) -> Command {
+    let mut command = copy.command(args);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
     }
-    let copy = std::env::temp_dir().join(format!("egw-probe-test-{}-{}", std::process::id(), free_port()));
-    std::fs::copy(program, &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(&copy);
-    command.args(args).uid(65_534).gid(65_534);
     command
-}
-
-fn remove_copy(command: &Command) {
-    if command.get_program() != env!("CARGO_BIN_EXE_egw-probe") {
-        let _ = std::fs::remove_file(command.get_program());
-    }
 }
 
 const MISSING: &str = "missing CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON";
@@ -43,11 +31,11 @@ fn without_rights_the_target_warns_once_and_answers_from_userspace() {
     let (port, http_port) = (free_port(), free_port());
     let (listen, metrics) = (format!("--listen-port={port}"), format!("--metrics-addr=[::]:{http_port}"));
     let args = ["external-target", "--allowed-cidr=127.0.0.0/8", "--ebpf", &listen, &metrics];
-    let mut command = without_rights(&args);
+    let copy = ForEverybody::new();
+    let mut command = without_rights(&copy, &args);
     let program = Program::start_command(&mut command);
     let http_at = ([127, 0, 0, 1], http_port).into();
     wait_for("the target", || status(http_at, "/healthz") == 200);
-    remove_copy(&command);
     let (code, _, _) = measure(&format!("127.0.0.1:{port}"), &[]);
     assert_eq!(code, 0);
     let in_userspace = "egw_probe_target_ebpf_info{interface=\"\",mode=\"userspace\"}";
@@ -68,9 +56,9 @@ fn what_is_required_and_not_to_be_had_fails_with_the_same_words_and_code_1() {
     let listen = format!("--listen-port={}", free_port());
     let args =
         ["external-target", "--allowed-cidr=::/0", "--ebpf=required", &listen, "--metrics-addr=127.0.0.1:0"];
-    let mut command = without_rights(&args);
+    let copy = ForEverybody::new();
+    let mut command = without_rights(&copy, &args);
     let output = Program::start_command(&mut command).finish();
-    remove_copy(&command);
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{line}");
     assert!(line.starts_with("error: --ebpf: no kernel timestamps: ") && line.contains(MISSING), "{line}");

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::told::{as_root, skip};
-use crate::common::{Program, free_port, measure, metric, status, target, wait_for};
+use crate::common::{Program, all_threads, free_port, measure, metric, status, target, wait_for};
 
 /// Runs a shell script in a mount namespace of its own, where it may mount what it likes.
 fn in_mount_namespace(script: &str) -> Output {
@@ -27,16 +26,6 @@ fn in_mount_namespace(script: &str) -> Output {
 
 /// Puts a copy in the place of /etc, in the mount namespace of a script, which may then write what it likes there.
 const OWN_ETC: &str = "mount -t tmpfs none /mnt; cp -a /etc/. /mnt; mount --bind /mnt /etc";
-
-fn all_threads(pid: u32, field: &str) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of_one = |task: PathBuf| {
-        let status = fs::read_to_string(task.join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
-        line.trim().to_owned()
-    };
-    tasks.map(|task| of_one(task.unwrap().path())).collect()
-}
 
 #[test]
 fn every_thread_of_both_ends_is_without_rights_and_under_a_seccomp_filter() {

@@ -229,7 +229,8 @@ fn a_host_that_cannot_be_read_any_more_ends_what_is_required() {
         return;
     }
     let pair = Pair::new("blind");
-    let target = target_in(&pair, &FLAGS);
+    // Limits of another user's process take CAP_SYS_RESOURCE.
+    let target = target_in(&pair, &[&FLAGS[..], &["--user=0"]].concat());
     deafen(&pair, &target);
     // No descriptor for another socket.
     let none = Rlimit { current: Some(0), maximum: Some(0) };

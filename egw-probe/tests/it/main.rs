@@ -13,6 +13,9 @@ mod faults;
 mod held_up;
 mod hostile;
 mod hostile_packets;
+// By the registers of its processor.
+#[cfg(target_arch = "x86_64")]
+mod inside;
 mod kernel_attach;
 mod kernel_detach;
 mod kernel_frames;
@@ -34,5 +37,8 @@ mod report_live;
 mod report_page;
 #[cfg(feature = "report")]
 mod report_scale;
+mod rights;
 mod stress;
+#[cfg(target_arch = "x86_64")]
+mod taken_over;
 mod target;

@@ -10,6 +10,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+#[cfg(target_arch = "x86_64")]
+use crate::inside::{Inside, attempts};
 use crate::{http, machine, skip};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -162,11 +164,15 @@ struct Container {
 }
 
 impl Container {
-    /// A line of the process's status.
-    fn status(&self, field: &str) -> String {
+    fn pid(&self) -> Pid {
         let state: Value =
             serde_json::from_slice(&run(Command::new("runc").args(["state", &self.id])).stdout).unwrap();
-        let pid = Pid::from_raw(state["pid"].as_i64().unwrap() as i32);
+        Pid::from_raw(state["pid"].as_i64().unwrap() as i32)
+    }
+
+    /// A line of the process's status.
+    fn status(&self, field: &str) -> String {
+        let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim_start_matches(':').trim().to_owned()
@@ -239,10 +245,30 @@ fn with_the_three_capabilities_the_kernel_observes(image: &Image) {
     let metrics = image.page(2113, "/metrics");
     let counted = metrics.lines().find_map(|line| line.strip_prefix(syns)).unwrap();
     assert_eq!(counted, document["probes"]["sent"].to_string(), "the kernel counted what the client sent");
+    for name in ["process_open_fds ", "process_resident_memory_bytes "] {
+        assert!(metrics.contains(name), "{metrics}");
+    }
     let clients: Value = serde_json::from_str(&image.page(2113, "/clients")).unwrap();
     assert_eq!(clients["clients"][0]["client"], 7, "tagged by the file's capability: {clients}");
+    #[cfg(target_arch = "x86_64")]
+    a_taken_over_process_gets_sockets(&target);
     let end = target.end();
     assert!(end.status.success(), "{end:?}");
+}
+
+/// The column of the image in docs/security.md.
+#[cfg(target_arch = "x86_64")]
+fn a_taken_over_process_gets_sockets(target: &Container) {
+    let inside = Inside::of(target.pid().as_raw().cast_unsigned());
+    for (what, got) in attempts(&inside, 2) {
+        let expected = match what {
+            "open a TCP socket" | "open a UDP socket" => None,
+            // Nothing is there.
+            "read /etc/shadow" | "read /etc/passwd" => Some(libc::ENOENT),
+            _ => Some(libc::EPERM),
+        };
+        assert_eq!(got, expected, "{what}");
+    }
 }
 
 fn without_any_it_falls_back_and_names_them(image: &Image) {

@@ -3,6 +3,10 @@
 #[path = "../../src/http.rs"]
 mod http;
 mod image;
+// Of its processor's registers.
+#[cfg(target_arch = "x86_64")]
+#[path = "../../../egw-probe/tests/it/inside.rs"]
+mod inside;
 mod lab;
 
 use std::io::Write as _;

@@ -6,6 +6,7 @@ pub(crate) mod told;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -201,6 +202,42 @@ pub(crate) fn measure_and_peak(target: &str, flags: &[&str]) -> (i32, Value, Str
     let stderr = String::from_utf8(output.stderr).unwrap();
     let document = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().unwrap(), document, stderr, peak)
+}
+
+/// A copy of the program in a place that everybody may enter; it goes when the test lets go of it.
+pub(crate) struct ForEverybody(std::path::PathBuf);
+
+impl ForEverybody {
+    pub(crate) fn new() -> Self {
+        let name = format!("egw-probe-test-{}-{}", std::process::id(), free_port());
+        let copy = std::env::temp_dir().join(name);
+        std::fs::copy(env!("CARGO_BIN_EXE_egw-probe"), &copy).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(copy)
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.0);
+        command.args(args);
+        command
+    }
+}
+
+impl Drop for ForEverybody {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A line of the status of each thread of a process.
+pub(crate) fn all_threads(pid: u32, field: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_one = |task: std::path::PathBuf| {
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.trim().to_owned()
+    };
+    tasks.map(|task| of_one(task.unwrap().path())).collect()
 }
 
 /// A peer of the test's own making: `serve` gets each connection with its number, on a thread of its own.
