@@ -30,6 +30,7 @@ pub(super) struct Truth<'history> {
 
 /// What is true of one number.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that have nothing to do with each other")]
 pub(super) struct OfNumber {
     pub(super) pods: BTreeSet<usize>,
     /// Processes that have sent.
