@@ -110,7 +110,7 @@ fn meet(entry: &ClientEntry, of: &OfNumber, met: &mut Met) {
     count("target: bracket by an earlier handshake", by(PathDelay::SameClient));
     count("target: bracket not corrected", !entry.bracket.corrected);
     count("target: bracket without a leak", entry.bracket.lower_ns.is_none());
-    count("target: SYN overtaken by more than a second", !of.in_order);
+    count("target: SYN overtaken by more than a second", !of.prompt);
 }
 
 /// What a client's counters tell.
@@ -138,7 +138,7 @@ fn bracket(world: &World, entry: &ClientEntry, of: &OfNumber, met: &mut Met) -> 
     let one = of.pods.iter().next().filter(|_| of.pods.len() == 1)?;
     let pod = &world.pods[*one];
     let one_syn_each = pod.timeout <= SECOND;
-    if let Some(flapped) = entry.flapped_at_ns.filter(|_| one_syn_each && of.in_order)
+    if let Some(flapped) = entry.flapped_at_ns.filter(|_| one_syn_each && of.prompt)
         && !pod.policy.iter().any(|(_, off)| off + START <= flapped)
     {
         return Some("a flap of a policy that stayed in force".to_owned());
@@ -153,7 +153,7 @@ fn bracket(world: &World, entry: &ClientEntry, of: &OfNumber, met: &mut Met) -> 
     let excludes = entry.bracket.lower_ns.is_some_and(|lower| lower >= switch);
     *met.entry("target: bracket not corrected that excludes the switch").or_default() +=
         u64::from(excludes && !entry.bracket.corrected);
-    (excludes && entry.bracket.corrected && one_syn_each && of.in_order && !of.mixed)
+    (excludes && entry.bracket.corrected && one_syn_each && of.prompt && !of.mixed)
         .then(|| format!("the lower end is not before the switch at {switch} ns"))
 }
 

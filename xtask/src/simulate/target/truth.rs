@@ -42,7 +42,9 @@ pub(super) struct OfNumber {
     pub(super) masqueraded: u64,
     /// One has come of a process after those of a process that began after it.
     pub(super) mixed: bool,
-    /// No SYN has come more than a second, or more than 1,024 SYNs, after one that was sent later.
+    /// No SYN has come more than a second after one that was sent later.
+    pub(super) prompt: bool,
+    /// Nor more than 1,024 SYNs after it.
     pub(super) in_order: bool,
     /// Never were too many lost in a row.
     pub(super) few_lost: bool,
@@ -120,7 +122,8 @@ impl<'history> Truth<'history> {
                 }
             }
         }
-        truth.in_order = in_order(&arrivals);
+        truth.prompt = prompt(&arrivals);
+        truth.in_order = truth.prompt && in_order(&arrivals);
         truth.processes = processes.len() as u64;
         let mut processes: Vec<Process> = processes.into_values().collect();
         processes.sort_by_key(|process| process.first);
@@ -144,14 +147,17 @@ impl<'history> Truth<'history> {
 
 /// Whether none of these, each with its place in sent order, its first and its last arrival, came too long after one that was sent
 /// later.
-fn in_order(arrivals: &[(usize, Ns, Ns)]) -> bool {
+fn prompt(arrivals: &[(usize, Ns, Ns)]) -> bool {
     let mut earliest_later = Ns::MAX;
-    for (_, first, last) in arrivals.iter().rev() {
-        if last.saturating_sub(SECOND) > earliest_later {
-            return false;
-        }
+    arrivals.iter().rev().all(|(_, first, last)| {
+        let is_prompt = last.saturating_sub(SECOND) <= earliest_later;
         earliest_later = earliest_later.min(*first);
-    }
+        is_prompt
+    })
+}
+
+/// Whether none of these came after too many that were sent later.
+fn in_order(arrivals: &[(usize, Ns, Ns)]) -> bool {
     if arrivals.last().is_none_or(|(sent, ..)| *sent <= MOST_OVERTAKING) {
         return true;
     }

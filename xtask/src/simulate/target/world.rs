@@ -90,6 +90,24 @@ fn windows(random: &mut fastrand::Rng, share: f64, span: Ns, longest: Ns) -> Vec
     (0..count).map(|_| window(random)).collect()
 }
 
+/// Times in which packets wait for a neighbour's address. With `at_switch` the way that the Pod's policy switches to begins so.
+fn waits(
+    random: &mut fastrand::Rng,
+    span: Ns,
+    longest: Ns,
+    pod: &Pod,
+    at_switch: f64,
+) -> Vec<(Ns, Ns, Verdict)> {
+    let mut waits: Vec<_> = windows(random, 0.25, span, longest)
+        .into_iter()
+        .map(|(from, to)| (from, to, pick(random, &[Verdict::Allowed, Verdict::Denied])))
+        .collect();
+    if let Some((switch, _)) = pod.policy.first().filter(|_| some(random, at_switch)) {
+        waits.push((*switch, switch + random.u64(10 * MS..900 * MS), Verdict::Allowed));
+    }
+    waits
+}
+
 impl Pod {
     fn draw(random: &mut fastrand::Rng, index: usize, span: Ns, interval: Ns) -> Self {
         let tagged = some(random, 0.8);
@@ -129,12 +147,20 @@ impl Pod {
 impl World {
     /// A random one. Each feature is absent more often than not, so that their combinations stay readable.
     pub(super) fn draw(random: &mut fastrand::Rng) -> Self {
-        // Rarely so many SYNs that the counter wraps.
+        // Rarely one Pod sends so many SYNs that its counter wraps, or that its slots are used again by jumbled ones.
         let long = some(random, 0.006);
-        let interval = if long { MS } else { pick(random, &[1, 1, 5, 10, 50, 100, 250]) * MS };
-        let span = if long { random.u64(4_000..9_000) } else { random.u64(15..110) } * interval;
-        let pods = if long { 1 } else { random.usize(1..5) };
+        let jumbled = long || some(random, 0.03);
+        let (interval, ticks, pods) = match (long, jumbled) {
+            (true, _) => (MS, random.u64(4_000..9_000), 1),
+            (false, true) => (5 * MS, random.u64(150..350), 1),
+            (false, false) => {
+                let interval = pick(random, &[1, 1, 5, 10, 50, 100, 250]) * MS;
+                (interval, random.u64(15..110), random.usize(1..5))
+            }
+        };
+        let span = ticks * interval;
         let rates = [0.0, 0.0, 0.0, 0.01, 0.05, 0.2];
+        let jitters = [0, 20_000, 3 * MS, 60 * MS, 60 * MS, 900 * MS];
         let kernel = some(random, 0.8);
         let mut lacks: Vec<(Ns, Ns, Lack)> = windows(random, 0.2, span, 15 * SECOND)
             .into_iter()
@@ -144,7 +170,10 @@ impl World {
             windows(random, 0.2, span, 100 * MS).iter().map(|&(from, to)| (from, to, Lack::Processor)),
         );
         let mut pods: Vec<Pod> = (0..pods).map(|index| Pod::draw(random, index, span, interval)).collect();
-        if long && some(random, 0.6) {
+        if jumbled {
+            pods[0] = Pod { timeout: 900 * MS, answered: true, ..pods[0].clone() };
+        }
+        if long && random.bool() {
             // Begun anew while the counter is about half around, and before all of the first process has come.
             let begins = random.u64(1_000..3_500) * MS;
             pods[0].lives = vec![(0, begins), (begins + random.u64(0..500 * MS), span)];
@@ -153,22 +182,14 @@ impl World {
         let longest_wait = pick(random, &[20 * MS, 900 * MS, 900 * MS, 3 * SECOND]);
         Self {
             key: TagKey::derive(random.u64(0..3)),
-            pods,
             foreign: if some(random, 0.3) { random.u32(1..250) } else { 0 },
             span,
             delay: pick(random, &[50_000, MS, 20 * MS, 80 * MS]),
-            jitter: if long {
-                900 * MS
-            } else {
-                pick(random, &[0, 20_000, 3 * MS, 60 * MS, 60 * MS, 900 * MS])
-            },
+            jitter: pick(random, &jitters[if jumbled { 5 } else { 0 }..]),
             loss: pick(random, &rates),
             loss_back: pick(random, &rates),
-            doubled: pick(random, &[0.0, 0.0, 0.02, 0.2]),
-            waits: windows(random, 0.25, span, longest_wait)
-                .into_iter()
-                .map(|(from, to)| (from, to, pick(random, &[Verdict::Allowed, Verdict::Denied])))
-                .collect(),
+            doubled: pick(random, &[0.0, 0.0, 0.02, 0.2, 0.2][if jumbled { 2 } else { 0 }..]),
+            waits: waits(random, span, longest_wait, &pods[0], if jumbled { 0.8 } else { 0.15 }),
             outages: windows(random, 0.2, span, span / 5),
             kernel,
             keeps_syns: !kernel || some(random, 0.6),
@@ -178,6 +199,7 @@ impl World {
             lacks,
             slow_accept: [0; 2].map(|_| random.u64(0..=longest_turn)),
             listening: if some(random, 0.1) { random.u64(0..span / 4) } else { 0 },
+            pods,
         }
     }
 
