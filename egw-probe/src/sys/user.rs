@@ -5,7 +5,9 @@ use std::sync::Once;
 use std::{fmt, io};
 
 use caps::Capability;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, parent_process_death_signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
 use rustix::thread::{
     Gid, Uid, set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -104,7 +106,8 @@ impl NextUser {
                 Err(io::Error::new(error.kind(), format!("cannot become user {user}: {error}")))
             }
             Err(error) => {
-                TOLD.call_once(|| tracing::warn!("still root: cannot become user {user}: {error}"));
+                let who = if user_ids() == [user.uid; 3] { "its groups stay" } else { "still root" };
+                TOLD.call_once(|| tracing::warn!("{who}: cannot become user {user}: {error}"));
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -116,10 +119,13 @@ impl User {
     fn become_it(self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         set_keep_capabilities(true)?;
+        // The kernel forgets it with the user (prctl(2)); whoever asked for it still means it.
+        let with_parent = parent_process_death_signal()?;
         // Each by itself: one that is refused makes no other worth less.
         let groups = set_thread_groups(&[]);
         let group = set_thread_res_gid(gid, gid, gid);
         set_thread_res_uid(uid, uid, uid)?;
+        set_parent_process_death_signal(with_parent)?;
         // Whatever fs.suid_dumpable says.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         Ok(groups.and(group)?)
