@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::sys::page::{Answer, Page, Pages};
+use crate::sys::tcp::outstanding_bytes;
 use crate::sys::thread;
 
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
@@ -57,7 +58,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>, shutdown: im
                 conversations.retain(|conversation: &Conversation| !conversation.task.is_finished());
             }
             if conversations.len() == CONNECTION_CAP
-                && let Some(gone) = conversations.remove(first_to_go(&conversations))
+                && let Some(gone) = conversations.remove(first_to_go(&conversations, source))
             {
                 gone.task.abort();
                 // Closes its descriptor, and gives everybody else a turn to ask.
@@ -95,13 +96,28 @@ impl Conversation {
             // Whoever says nothing costs no more than this.
             let says_something = tokio::time::timeout(REQUEST_TIMEOUT, stream.readable());
             if let Ok(Ok(())) = says_something.await {
-                // Only what is held for a slow reader would grow without it.
-                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-                converse(stream, pages).await;
+                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, deliver(stream, pages)).await;
             }
         });
         Self { task, source, asked }
     }
+}
+
+/// Answers, and waits until all of the answer has arrived. What the kernel holds of it counts as this connection's for so long:
+/// once closed, it would keep that for as long as the peer says that it has no room yet.
+async fn deliver(stream: TcpStream, pages: Arc<Pages>) -> io::Result<()> {
+    const GLANCE: Duration = Duration::from_millis(20);
+    let socket = SockRef::from(&stream);
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // Whatever ends this early throws away what is left, by RST.
+    socket.set_linger(Some(Duration::ZERO))?;
+    let stream = converse(stream, pages).await;
+    let socket = SockRef::from(&stream);
+    socket.shutdown(Shutdown::Write)?;
+    while outstanding_bytes(&stream)? > 0 {
+        tokio::time::sleep(GLANCE).await;
+    }
+    socket.set_linger(None)
 }
 
 /// What counts as one source: an address, or the network that an IPv6 host has to itself.
@@ -112,11 +128,11 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Of the sources that have the most connections, the oldest that has not asked yet, or else the oldest: whoever asks at once
-/// gets its answer, whoever dribbles has had its time.
-fn first_to_go(conversations: &VecDeque<Conversation>) -> usize {
+/// Of the sources that have the most connections, one more from `newcomer` included, the oldest that has not asked yet, or else
+/// the oldest: whoever asks at once gets its answer, whoever dribbles has had its time.
+fn first_to_go(conversations: &VecDeque<Conversation>, newcomer: IpAddr) -> usize {
     // A list, because most often there are few of them.
-    let mut counts: Vec<(IpAddr, u32)> = vec![];
+    let mut counts: Vec<(IpAddr, u32)> = vec![(newcomer, 1)];
     for Conversation { source, .. } in conversations {
         match counts.iter_mut().find(|(counted, _)| counted == source) {
             Some((_, count)) => *count += 1,
@@ -131,13 +147,13 @@ fn first_to_go(conversations: &VecDeque<Conversation>) -> usize {
     silent.or_else(|| of_the_most().next()).map_or(0, |(index, _)| index)
 }
 
-/// Answers the one request of a connection, within the limits.
-pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pages>) {
+/// Answers the one request of a connection, within the limits, and gives the connection back.
+pub async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pages: Arc<Pages>) -> S {
     let service = service_fn(move |request| {
         let found = find(&request, &*pages);
-        async { Ok::<_, Infallible>(respond(found.page().await)) }
+        Box::pin(async { Ok::<_, Infallible>(respond(found.page().await)) })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .keep_alive(false)
         // Who has asked and closes its half (`nc -N`) still wants its answer.
         .half_close(true)
@@ -146,7 +162,9 @@ pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<Pa
         .max_buf_size(REQUEST_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+    let over = poll_fn(|context| connection.poll_without_shutdown(context));
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, over).await;
+    connection.into_parts().io.into_inner()
 }
 
 fn find(request: &Request<Incoming>, pages: &Pages) -> Answer {
@@ -222,11 +240,17 @@ mod tests {
 
     #[test]
     fn whoever_holds_the_most_makes_room_and_of_its_connections_the_oldest_silent_one() {
-        let first = |sources: &[_]| first_to_go(&all_of(sources));
+        let newcomer = IpAddr::from([192, 0, 2, 9]);
+        let first = |sources: &[_]| first_to_go(&all_of(sources), newcomer);
         assert_eq!(first(&[(1, false), (2, true), (2, false), (2, false)]), 2);
         assert_eq!(first(&[(1, false), (2, true), (2, true)]), 1, "all of its have asked");
         assert_eq!(first(&[(1, true), (2, false), (3, false)]), 1, "as many each: by age");
         assert_eq!(first(&[(1, true), (2, true)]), 0);
+        assert_eq!(
+            first(&[(1, false), (9, true), (3, false)]),
+            1,
+            "with the newcomer its source has the most"
+        );
     }
 
     #[test]

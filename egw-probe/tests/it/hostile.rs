@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -294,4 +294,29 @@ fn thousands_of_http_connections_that_dribble_do_not_keep_prometheus_out() {
     drop(dribbling);
     let restored = rustix::process::Rlimit { current: soft, maximum: hard };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, restored).unwrap();
+}
+
+#[test]
+fn a_reader_that_never_reads_holds_its_answer_for_ten_seconds_and_no_longer() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let ask = |path: &str| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // Less than a page has.
+        socket.set_recv_buffer_size(1).unwrap();
+        socket.connect(&target.http.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        stream
+    };
+    let (mut slow, mut never) = (ask("/metrics"), ask("/metrics"));
+    std::thread::sleep(Duration::from_secs(3));
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with('\n') && answer.len() > 4_000, "whole, for one who reads late: {answer}");
+    std::thread::sleep(Duration::from_secs(9));
+    // Closed with all that it held, although the page had fitted into the send buffer and the connection was over for HTTP.
+    let mut rest = Vec::new();
+    let error = never.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(rest.len() < answer.len(), "{} bytes", rest.len());
 }
