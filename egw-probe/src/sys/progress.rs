@@ -86,8 +86,8 @@ fn write_without_waiting(file: impl AsFd, bytes: &[u8]) -> rustix::io::Result<()
 pub(crate) fn clear() {
     let mut shown = LINE_SHOWN.lock();
     if std::mem::take(&mut *shown) {
-        // A terminal that is gone takes no line, and needs none.
-        let _ = io::stderr().write_all(CLEAR.as_bytes());
+        // A terminal that is gone, or held (Ctrl-S), takes no line, and needs none.
+        let _ = write_without_waiting(io::stderr(), CLEAR.as_bytes());
     }
 }
 
@@ -109,7 +109,7 @@ impl Progress {
         self.last = Some(now);
         let mut shown = LINE_SHOWN.lock();
         *shown = true;
-        let _ = write!(io::stderr(), "{CLEAR}{}", line());
+        let _ = write_without_waiting(io::stderr(), format!("{CLEAR}{}", line()).as_bytes());
     }
 }
 
