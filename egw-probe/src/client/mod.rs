@@ -221,7 +221,8 @@ impl Client<'_> {
             self.metrics.failed_tests.inc();
         }
         self.test_over.store(true, Ordering::Relaxed);
-        let lost = print(self.config.output, &result::without_probes(self.config, self.start, outcome))?;
+        let mut document = result::without_probes(self.config, self.start, outcome);
+        let lost = print(self.config.output, &mut document)?;
         let stays = timed_out && !self.config.exit;
         if stays {
             self.signals.wait();
@@ -284,18 +285,24 @@ impl Client<'_> {
             Ok(Some(further)) => targets.extend(further),
             // What was measured is printed, whatever becomes of the stress test.
             other => {
-                self.over(probed, None)?;
-                return other.map(|_| ExitCode::FAILURE).map_err(Into::into);
+                let over = self.over(probed, None)?;
+                return other.map(|_| Over { failed: true, ..over }.exit_code()).map_err(Into::into);
             }
         }
         let ways = Ways { targets: &targets, sources: &stress.sources, route: &self.config.route };
-        let mut exit_code = ExitCode::SUCCESS;
-        stress::run(stress, ways, self.descriptors, self.metrics, self.signals, |report| {
+        let mut exit_code = None;
+        let ran = stress::run(stress, ways, self.descriptors, self.metrics, self.signals, |report| {
             let over = self.over(probed, Some(report))?;
-            exit_code = over.exit_code();
+            exit_code = Some(over.exit_code());
             anyhow::Ok(over.stays)
-        })?;
-        Ok(exit_code)
+        });
+        match (ran, exit_code) {
+            (Err(error), None) => {
+                self.over(probed, None)?;
+                Err(error)
+            }
+            (ran, exit_code) => ran.map(|()| exit_code.unwrap_or(ExitCode::SUCCESS)),
+        }
     }
 
     /// The test is over: prints the result.
@@ -304,14 +311,10 @@ impl Client<'_> {
         let Probed { target, measured, held } = probed;
         let mut document =
             result::document(self.config, self.start, target.to_string(), measured, held.clone(), stress);
-        let lost_lines = progress::lost_log_lines();
-        if lost_lines > 0 {
-            document.warnings.push(format!("{lost_lines} log lines were lost: stderr took no more"));
-        }
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
         }
-        let lost = print(self.config.output, &document)?;
+        let lost = print(self.config.output, &mut document)?;
         Ok(Over {
             lost,
             failed: match document.outcome {
@@ -448,7 +451,11 @@ fn pages(registry: prometheus::Registry, test_over: Arc<AtomicBool>) -> anyhow::
 }
 
 /// Prints the result. Tells if it was lost.
-fn print(form: Output, document: &ResultDocument) -> serde_json::Result<bool> {
+fn print(form: Output, document: &mut ResultDocument) -> serde_json::Result<bool> {
+    let lost_lines = progress::lost_log_lines();
+    if lost_lines > 0 {
+        document.warnings.push(format!("{lost_lines} log lines were lost: stderr took no more"));
+    }
     let text = match form {
         Output::Text => summary::text(document),
         Output::Json => serde_json::to_string(document)? + "\n",

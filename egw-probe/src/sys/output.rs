@@ -13,7 +13,7 @@ use crate::sys::progress;
 
 /// The result could not be written, and is lost.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nothing was written to standard output: {}", io::Error::from(*.0))]
+#[error("standard output took no whole result: {}", io::Error::from(*.0))]
 pub(crate) struct Lost(Errno);
 
 /// Writes `text` to standard output. If that is a file and has no room for all of it, the part that got there is taken away
