@@ -104,7 +104,8 @@ fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     else {
         return (host, port).to_socket_addrs().map(Iterator::collect);
     };
-    Ok(vec![SocketAddrV6::new(address, port, 0, net::interface_index(interface)?).into()])
+    let number = interface.parse().or_else(|_| net::interface_index(interface))?;
+    Ok(vec![SocketAddrV6::new(address, port, 0, number).into()])
 }
 
 fn drain(mut ready: &UnixStream) {
@@ -169,7 +170,9 @@ mod tests {
 
     #[test]
     fn the_interface_of_a_scoped_address_becomes_its_number() {
-        assert_eq!(look_up("fe80::1%lo", 7).unwrap(), ["[fe80::1%1]:7".parse().unwrap()]);
+        for host in ["fe80::1%lo", "fe80::1%1"] {
+            assert_eq!(look_up(host, 7).unwrap(), ["[fe80::1%1]:7".parse().unwrap()]);
+        }
         assert_eq!(look_up("fe80::1%none", 7).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 
