@@ -42,7 +42,7 @@ pub(crate) enum FetchError {
     #[error("the answer broke off: {0}")]
     Broken(String),
     /// It went on and on.
-    #[error("the answer is longer than {} MiB, and none of this program's pages is", .0 >> 20)]
+    #[error("the answer is longer than {} MiB", .0 >> 20)]
     TooLong(u64),
 }
 
