@@ -105,7 +105,8 @@ fn a_client_that_stays_for_its_scrapers_stays_though_its_result_is_lost() {
     // What it says of the loss is its last line.
     let mut said = BufReader::new(client.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains("the result is lost")));
-    assert_eq!((status(serve, "/readyz"), metric(serve, pongs)), (200, Some(1.0)));
+    // A second tick may have come before the first pong.
+    assert!(status(serve, "/readyz") == 200 && metric(serve, pongs) >= Some(1.0));
     kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(4));
 }
