@@ -67,7 +67,8 @@ pub(super) fn siege(bench: &Bench) -> Result<Table> {
         "/healthz, each 50 ms: answered; p50, p99, longest",
         "/metrics, each 500 ms, asked 50 ms late: the same",
         "resident memory, MiB",
-        "memory of its group, the kernel's included, MiB",
+        "memory of its control group, MiB",
+        "more in TCP's buffers of this machine, MiB; orphans",
         "/sources, bytes",
         "SYNs of the flood",
         "frames dropped before the stack",
@@ -98,7 +99,9 @@ fn besiege(bench: &Bench, besieged: &Besieged, seconds: u64) -> Result<Vec<Strin
     let mut client = hosts.start_client(&bench.program, &watch.collect::<Vec<_>>())?;
     let dropped_before = hosts.received()?[1];
     let end = Instant::now() + Duration::from_secs(seconds);
-    let (scraped, healthy, resident, sent) = attack(&hosts, target.id(), end)?;
+    let before = in_tcp()?;
+    let Seen { scraped, healthy, resident, sent, in_tcp } = attack(&hosts, target.id(), end)?;
+    let more = [0, 1].map(|at| in_tcp[at].saturating_sub(before[at]));
     client.wait(Instant::now() + Duration::from_secs(10), &bench.interrupt)?;
     let result: Value = serde_json::from_str(&client.output()?)?;
     let dropped = hosts.received()?[1] - dropped_before;
@@ -112,14 +115,27 @@ fn besiege(bench: &Bench, besieged: &Besieged, seconds: u64) -> Result<Vec<Strin
         scraped.show(),
         format!("{:.1}", resident / 1024.0),
         format!("{peak:.1} of {}", besieged.memory >> 20),
+        format!("{:.1}; {}", more[0] as f64 * 4096.0 / 1024.0 / 1024.0, more[1]),
         page.to_string(),
         format!("{sent}, {:.0} per second", sent as f64 / seconds as f64),
         dropped.to_string(),
     ])
 }
 
-/// All attacks at once until `end`: what the scraper and the kubelet saw meanwhile, the most memory in KiB, and the SYNs sent.
-fn attack(hosts: &Hosts, target: u32, end: Instant) -> Result<(Asked, Asked, f64, u64)> {
+/// What was seen meanwhile.
+struct Seen {
+    scraped: Asked,
+    healthy: Asked,
+    /// The most, in KiB.
+    resident: f64,
+    /// SYNs of the flood.
+    sent: u64,
+    /// The most of [`in_tcp`].
+    in_tcp: [u64; 2],
+}
+
+/// All attacks at once until `end`.
+fn attack(hosts: &Hosts, target: u32, end: Instant) -> Result<Seen> {
     let header = ethernet(hosts)?;
     let peer = &hosts.peer;
     std::thread::scope(|scope| {
@@ -135,10 +151,12 @@ fn attack(hosts: &Hosts, target: u32, end: Instant) -> Result<(Asked, Asked, f64
         let flood = scope.spawn(move || peer.run(|| Ok(pour(0, header, end, Some(FLOOD_PER_SECOND))?)));
         let scraper = scope.spawn(move || peer.run(|| Ok(ask(SCRAPER, "/metrics", ROUND_TRIP, 500, end))));
         let kubelet = scope.spawn(move || peer.run(|| Ok(ask(KUBELET, "/healthz", Duration::ZERO, 50, end))));
-        let mut resident = 0.0_f64;
+        let (mut resident, mut most) = (0.0_f64, [0; 2]);
         while Instant::now() < end {
             hosts.pause(Duration::from_millis(200))?;
             resident = resident.max(resident_kib(target)?);
+            let now = in_tcp()?;
+            most = [0, 1].map(|at| now[at].max(most[at]));
         }
         for attack in attacks {
             attack.join().expect("an attack does not panic")?;
@@ -146,7 +164,7 @@ fn attack(hosts: &Hosts, target: u32, end: Instant) -> Result<(Asked, Asked, f64
         let asked =
             |thread: ScopedJoinHandle<'_, Result<Asked>>| thread.join().expect("asking does not panic");
         let sent = flood.join().expect("the flood does not panic")?;
-        Ok((asked(scraper)?, asked(kubelet)?, resident, sent))
+        Ok(Seen { scraped: asked(scraper)?, healthy: asked(kubelet)?, resident, sent, in_tcp: most })
     })
 }
 
@@ -235,8 +253,10 @@ fn idle(end: Instant) {
     });
 }
 
-/// Readers that ask for the longest page and never read; one that is thrown out comes back.
+/// Readers that ask for the longest page and never read. Each comes back after ten seconds, and keeps what it had: what was closed
+/// would stay with the kernel for as long as nobody takes it.
 fn never_read(end: Instant) {
+    const AGAIN: Duration = Duration::from_secs(10);
     let reader = || -> Result<Socket> {
         let mut socket = socket(ATTACKER)?;
         socket.set_recv_buffer_size(1)?;
@@ -244,15 +264,25 @@ fn never_read(end: Instant) {
         socket.write_all(b"GET /sources HTTP/1.1\r\nHost: x\r\n\r\n")?;
         Ok(socket)
     };
-    let mut readers: Vec<Option<Socket>> = (0..READERS).map(|_| reader().ok()).collect();
+    let mut all = vec![];
     while Instant::now() < end {
-        for slot in &mut readers {
-            if slot.as_ref().is_none_or(|socket| !matches!(socket.take_error(), Ok(None))) {
-                *slot = reader().ok();
-            }
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        all.extend((0..READERS).map(|_| reader().ok()));
+        std::thread::sleep(AGAIN.min(end.saturating_duration_since(Instant::now())));
     }
+}
+
+/// Pages of memory in TCP's buffers, and sockets that nobody holds any more, of the whole machine.
+fn in_tcp() -> Result<[u64; 2]> {
+    let text = fs::read_to_string("/proc/net/sockstat")?;
+    let words: Vec<&str> =
+        text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default().split(' ').collect();
+    let after = |name: &str| {
+        words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)?.parse().ok())
+    };
+    after("mem")
+        .zip(after("orphan"))
+        .map(|(pages, orphans)| [pages, orphans])
+        .context("sockstat tells nothing of TCP")
 }
 
 /// Asks for a page each so many milliseconds, `late` after each connection, and times the answers from the request on.
