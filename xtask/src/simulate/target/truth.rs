@@ -40,8 +40,8 @@ pub(super) struct OfNumber {
     pub(super) missing: u64,
     pub(super) leaked: u64,
     pub(super) masqueraded: u64,
-    /// One has come of a process after those of a process that began after it.
-    pub(super) mixed: bool,
+    /// The first that came of a process came no more than a second after the last of the process before it.
+    pub(super) close: bool,
     /// No SYN has come more than a second after one that was sent later.
     pub(super) prompt: bool,
     /// Nor more than 1,024 SYNs after it.
@@ -131,7 +131,7 @@ impl<'history> Truth<'history> {
         truth.at_once = pairs().any(|(before, next)| next.first <= before.latest);
         processes.retain(|process| process.came.1 > 0);
         let pairs = || processes.iter().zip(processes.iter().skip(1));
-        truth.mixed = pairs().any(|(before, next)| next.came.0 <= before.came.1);
+        truth.close = pairs().any(|(before, next)| next.came.0 <= before.came.1 + SECOND);
         truth
     }
 
