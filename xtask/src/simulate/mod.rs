@@ -35,9 +35,29 @@ pub(crate) struct Options {
     /// End after so many seconds, however many histories that are
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
+    /// Whose worlds
+    #[arg(long, value_enum, default_value_t = Worlds::All)]
+    worlds: Worlds,
     /// Put faults into the decisions, one at a time, and see that each is found
     #[arg(long, conflicts_with_all = ["seconds"])]
     mutations: bool,
+}
+
+/// Whose decisions are driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Worlds {
+    /// The client's and the target's
+    All,
+    /// The client's, held connections included
+    Client,
+    /// The target's, a host's interfaces included
+    Target,
+}
+
+impl Worlds {
+    fn have(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
 }
 
 /// What was lived through.
@@ -91,7 +111,7 @@ fn live(options: &Options, seed: u64, begun: Instant) -> Lived {
             }
             let seed = seed.wrapping_add(number);
             lived.histories += 1;
-            if let Some(violation) = violated(seed, &mut lived.met) {
+            if let Some(violation) = violated(options.worlds, seed, &mut lived.met) {
                 lived.violation = Some((seed, violation));
                 stop.store(true, Relaxed);
             }
@@ -123,11 +143,19 @@ fn one(world: &World, seed: u64, met: &mut Met) -> Option<String> {
 }
 
 /// The first claim that does not hold in any of the worlds of this seed.
-fn violated(seed: u64, met: &mut Met) -> Option<String> {
-    one(&draw(seed), seed, met)
-        .or_else(|| target::violated(seed, met))
-        .or_else(|| seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, met)).flatten())
-        .or_else(|| seed.is_multiple_of(HOST_EVERY).then(|| host::violated(seed, met)).flatten())
+fn violated(worlds: Worlds, seed: u64, met: &mut Met) -> Option<String> {
+    let of_client = |met: &mut Met| {
+        let held =
+            |met: &mut Met| seed.is_multiple_of(HELD_EVERY).then(|| held::violated(seed, met)).flatten();
+        one(&draw(seed), seed, met).or_else(|| held(met))
+    };
+    let of_target = |met: &mut Met| {
+        let host =
+            |met: &mut Met| seed.is_multiple_of(HOST_EVERY).then(|| host::violated(seed, met)).flatten();
+        target::violated(seed, met).or_else(|| host(met))
+    };
+    let client = worlds.have(Worlds::Client).then(|| of_client(met)).flatten();
+    client.or_else(|| worlds.have(Worlds::Target).then(|| of_target(met)).flatten())
 }
 
 /// Every so many histories one of held connections is lived through, too.
@@ -155,7 +183,8 @@ mod tests {
 
     #[test]
     fn histories_of_one_seed_violate_no_claim_and_meet_everything() {
-        let options = Options { histories: 3_000, seed: Some(1), seconds: None, mutations: false };
+        let options =
+            Options { histories: 3_000, seed: Some(1), seconds: None, worlds: Worlds::All, mutations: false };
         let lived = live(&options, 1, Instant::now());
         assert_eq!(lived.violation, None);
         let never: Vec<_> = lived.met.iter().filter(|(_, times)| **times == 0).collect();

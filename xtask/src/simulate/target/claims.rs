@@ -130,7 +130,8 @@ fn counted(world: &World, truth: &Truth<'_>, entry: &ClientEntry, of: &OfNumber)
     if entry.restarts >= of.processes {
         return Some("more processes are told than there were".to_owned());
     }
-    (entry.conflict && !of.at_once).then(|| "a conflict of processes that did not send at once".to_owned())
+    (entry.conflict && !of.at_once && !of.close)
+        .then(|| "a conflict of processes that did not send at once".to_owned())
 }
 
 /// Where a client's policy became effective.
