@@ -154,7 +154,7 @@ fn bracket(world: &World, entry: &ClientEntry, of: &OfNumber, met: &mut Met) -> 
     let excludes = entry.bracket.lower_ns.is_some_and(|lower| lower >= switch);
     *met.entry("target: bracket not corrected that excludes the switch").or_default() +=
         u64::from(excludes && !entry.bracket.corrected);
-    (excludes && entry.bracket.corrected && one_syn_each && of.prompt && !of.close)
+    (excludes && entry.bracket.corrected && one_syn_each && of.in_order && !of.close)
         .then(|| format!("the lower end is not before the switch at {switch} ns"))
 }
 
