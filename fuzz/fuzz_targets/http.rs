@@ -45,7 +45,7 @@ fn answer(bytes: &[u8], size: usize) -> Option<(u16, String)> {
             let _ = reads.read_to_end(&mut text).await;
             text
         };
-        let all = async { tokio::join!(converse(server, pages), asks, hears).2 };
+        let all = async { tokio::join!(async { drop(converse(server, pages).await) }, asks, hears).2 };
         tokio::time::timeout(PATIENCE, all).await.expect("the conversation ends")
     });
     let text = String::from_utf8(text).expect("text");
