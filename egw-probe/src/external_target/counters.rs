@@ -463,7 +463,7 @@ mod tests {
             all.extend(run(at, length));
             at += 100 * length + 1_500;
         }
-        let (_, restarts, conflict) = facts(&taken(all.into_iter()));
+        let (_, restarts, conflict) = facts(&taken(all));
         assert_eq!((restarts, conflict), (6, false));
     }
 
