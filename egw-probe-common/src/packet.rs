@@ -143,8 +143,6 @@ pub struct Ack {
     pub sequence: u32,
     /// Where in the packet its TCP header begins.
     pub tcp_at: u16,
-    /// Host order.
-    pub source_port: u16,
 }
 
 /// Why a packet is not a SYN to the listen port. Every one of them lets it pass.
@@ -258,11 +256,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     let tcp_at = offset + header_len;
     let tcp = tcp(packet, tcp_at, total_len.checked_sub(header_len), listen_port)?;
     if tcp.is_ack {
-        return Ok(Segment::Ack(Ack {
-            sequence: tcp.sequence,
-            tcp_at: tcp_at as u16,
-            source_port: tcp.source_port,
-        }));
+        return Ok(Segment::Ack(Ack { sequence: tcp.sequence, tcp_at: tcp_at as u16 }));
     }
     // Nobody's address (RFC 1122 section 3.2.1.3); Linux drops these (ip_route_input_slow).
     if matches!(header.byte::<12>(), 0 | 224..=239) || header.be32::<12>() == u32::MAX {
@@ -290,11 +284,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize, listen_port: u16) -> Resu
     let tcp_at = offset + IPV6_LEN + extensions_len;
     let tcp = tcp(packet, tcp_at, payload_len.checked_sub(extensions_len), listen_port)?;
     if tcp.is_ack {
-        return Ok(Segment::Ack(Ack {
-            sequence: tcp.sequence,
-            tcp_at: tcp_at as u16,
-            source_port: tcp.source_port,
-        }));
+        return Ok(Segment::Ack(Ack { sequence: tcp.sequence, tcp_at: tcp_at as u16 }));
     }
     let addresses = packet.read::<32>(offset + 8).ok_or(Pass::Truncated)?;
     let source = Address::from_words([addresses.word::<0>(), addresses.word::<8>()]);

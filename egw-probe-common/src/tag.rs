@@ -247,13 +247,12 @@ impl Waiting {
         }
     }
 
-    /// Takes in an acknowledgement with this timestamp of the SYN with this counter from this
-    /// port. Only the first one proves anything.
+    /// Takes in an acknowledgement with this timestamp of the SYN with this counter. Only the first one proves anything.
     #[inline]
-    pub fn acknowledge(&mut self, counter: u16, port: u16, timestamp: u32) -> Option<Proof> {
+    pub fn acknowledge(&mut self, counter: u16, timestamp: u32) -> Option<Proof> {
         let by_ns = self.stamp_ns;
         let waited = timestamp.wrapping_sub(self.timestamp);
-        if by_ns == 0 || self.counter != counter || self.port != port || waited > Self::LONGEST_MS {
+        if by_ns == 0 || self.counter != counter || waited > Self::LONGEST_MS {
             return None;
         }
         self.counter |= Self::ACKNOWLEDGED;
@@ -337,30 +336,29 @@ mod tests {
     fn an_acknowledged_syn_left_after_its_arrival_less_what_the_client_waited() {
         const SECOND: u64 = 1_000_000_000;
         let mut waiting = Waiting::default();
-        assert_eq!(waiting.acknowledge(0, 4000, 5), None, "nobody waits");
+        assert_eq!(waiting.acknowledge(0, 5), None, "nobody waits");
         waiting.wait(7, 4000, 9 * SECOND, u32::MAX - 1);
         // The same SYN again, and an acknowledgement of another one.
         waiting.wait(7, 4000, 10 * SECOND, 998);
-        assert_eq!(waiting.acknowledge(8, 4000, 3), None);
-        assert_eq!(waiting.acknowledge(7, 4001, 3), None, "from another port");
-        assert_eq!(waiting.acknowledge(7, 4000, u32::MAX - 2), None, "before it was sent");
+        assert_eq!(waiting.acknowledge(8, 3), None);
+        assert_eq!(waiting.acknowledge(7, u32::MAX - 2), None, "before it was sent");
         let proof = Proof { lower_ns: 9 * SECOND - 6 * 1_001_000, by_ns: 9 * SECOND };
-        assert_eq!(waiting.acknowledge(7, 4000, 3), Some(proof));
-        assert_eq!(waiting.acknowledge(7, 4000, 3), None, "once");
+        assert_eq!(waiting.acknowledge(7, 3), Some(proof));
+        assert_eq!(waiting.acknowledge(7, 3), None, "once");
         waiting.wait(7, 4000, 11 * SECOND, 998);
-        assert_eq!(waiting.acknowledge(7, 4000, 999), None, "a copy is not answered again");
+        assert_eq!(waiting.acknowledge(7, 999), None, "a copy is not answered again");
         waiting.wait(7, 4001, 11 * SECOND, 998);
-        assert_eq!(waiting.acknowledge(7, 4001, 998 + 60_001), None, "another connection");
-        assert_eq!(waiting.acknowledge(7, 4001, 998).map(|proof| proof.by_ns), Some(11 * SECOND));
+        assert_eq!(waiting.acknowledge(7, 998 + 60_001), None, "another connection");
+        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(11 * SECOND));
         // Of one that was here before, a copy that comes late, and its acknowledgement that had been sent before that.
         waiting.wait(71, 4002, 12 * SECOND, 5);
         waiting.wait(7, 4001, 12 * SECOND + 1, 998);
-        assert_eq!(waiting.acknowledge(7, 4001, 999), None);
-        assert_eq!(waiting.acknowledge(71, 4002, 6).map(|proof| proof.by_ns), Some(12 * SECOND));
+        assert_eq!(waiting.acknowledge(7, 999), None);
+        assert_eq!(waiting.acknowledge(71, 6).map(|proof| proof.by_ns), Some(12 * SECOND));
         // Another process.
         waiting.wait(71, 4003, 13 * SECOND, 4);
         waiting.wait(7, 4004, 15 * SECOND, 997);
-        assert_eq!(waiting.acknowledge(7, 4004, 998).map(|proof| proof.by_ns), Some(15 * SECOND));
+        assert_eq!(waiting.acknowledge(7, 998).map(|proof| proof.by_ns), Some(15 * SECOND));
         let mut record = TagRecord::default();
         record.prove(proof);
         record.prove(Proof { lower_ns: 5, by_ns: 10 * SECOND });

@@ -41,7 +41,7 @@ pub(crate) fn observe<P: Packet>(
             if let Some(tag) = expected_tag(ack.sequence.wrapping_sub(1))
                 && let Some(timestamp) = packet::timestamp_of_ack(packet, ack.tcp_at)
             {
-                acknowledge(tag, ack.source_port, timestamp);
+                acknowledge(tag, timestamp);
             }
             Ok(())
         }
@@ -193,10 +193,10 @@ fn record_tag(syn: &Syn, class: u8, now_ns: u64, timestamp: u32, counters: &mut 
 
 /// What the acknowledgement of a tagged SYN proves.
 #[inline(never)]
-fn acknowledge(tag: Tag, port: u16, timestamp: u32) {
+fn acknowledge(tag: Tag, timestamp: u32) {
     let Some(waiting) = WAITING.get_ptr_mut(Waiting::slot(tag)) else { return };
     // SAFETY: array elements live as long as the map.
-    let Some(proof) = (unsafe { (*waiting).acknowledge(tag.counter(), port, timestamp) }) else { return };
+    let Some(proof) = (unsafe { (*waiting).acknowledge(tag.counter(), timestamp) }) else { return };
     if let Some(record) = TAGS.get_ptr_mut(u32::from(tag.client())) {
         // SAFETY: as above.
         unsafe { (*record).prove(proof) };

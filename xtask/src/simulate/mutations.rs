@@ -96,8 +96,8 @@ const MUTATIONS: [Mutation; 28] = [
     Mutation {
         what: "a SYN's way is no longer than from its SYN-ACK to the acknowledgement",
         file: "xtask/src/simulate/target/kernel.rs",
-        right: "waiting.acknowledge(tag.counter(), port, timestamp)",
-        wrong: "waiting.acknowledge(tag.counter(), port, waiting.timestamp + ((_now - waiting.stamp_ns) / 1_000_000) as u32)",
+        right: "waiting.acknowledge(tag.counter(), timestamp)",
+        wrong: "waiting.acknowledge(tag.counter(), waiting.timestamp + ((_now - waiting.stamp_ns) / 1_000_000) as u32)",
     },
     Mutation {
         what: "a copy of a SYN waits for the acknowledgement anew",

@@ -148,7 +148,7 @@ impl Target<'_> {
                 }
             }
             What::Ack { timestamp } if self.world.kernel => {
-                self.kernel.acknowledge(attempt.sequence, attempt.source.port(), timestamp, START + now);
+                self.kernel.acknowledge(attempt.sequence, timestamp, START + now);
             }
             What::Accept if self.world.kernel => {
                 let sequence = self.world.keeps_syns.then_some(attempt.sequence);

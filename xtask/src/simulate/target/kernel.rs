@@ -64,10 +64,10 @@ impl Kernel {
     }
 
     /// An acknowledgement of the SYN with this sequence number comes at `_now`, which only a fault of `--mutations` goes by.
-    pub(super) fn acknowledge(&mut self, sequence: u32, port: u16, timestamp: u32, _now: Ns) {
+    pub(super) fn acknowledge(&mut self, sequence: u32, timestamp: u32, _now: Ns) {
         let Some(tag) = self.expected_tag(sequence).filter(|_| timestamp != NO_TIMESTAMP) else { return };
         let Some(waiting) = self.waiting.get_mut(&Waiting::slot(tag)) else { return };
-        let Some(proof) = waiting.acknowledge(tag.counter(), port, timestamp) else { return };
+        let Some(proof) = waiting.acknowledge(tag.counter(), timestamp) else { return };
         self.proofs += 1;
         self.tags.entry(tag.client()).or_default().prove(proof);
     }
