@@ -10,7 +10,7 @@ use egw_probe_common::tag::{MAX_CLIENT, TagKey};
 use crate::cli::client::{ClientArgs, GateArgs, ProbingArgs, RouteArgs, StressArgs, WatchArgs};
 use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase};
 use crate::config::error::ConfigError;
-use crate::config::target::next_user;
+use crate::config::rights::next_user;
 use crate::document::go::format_duration;
 use crate::sys::user::NextUser;
 

@@ -3,4 +3,5 @@
 pub(crate) mod choice;
 pub(crate) mod client;
 pub(crate) mod error;
+mod rights;
 pub(crate) mod target;

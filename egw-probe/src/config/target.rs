@@ -5,10 +5,10 @@ use std::num::NonZeroU16;
 use egw_probe_common::tag::TagKey;
 use ipnet::IpNet;
 
-use crate::cli::rights::RightsArgs;
 use crate::cli::target::{EbpfArgs, ExternalTargetArgs};
 use crate::config::choice::{AttachMode, Ebpf, MetricsAddr, Reply, Selection};
 use crate::config::error::ConfigError;
+use crate::config::rights::next_user;
 use crate::sys::user::NextUser;
 
 /// Everything `egw-probe external-target` is to do.
@@ -72,13 +72,6 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
             user: next_user(rights)?,
         })
     }
-}
-
-/// Whom the process becomes, of either end.
-pub(super) fn next_user(args: RightsArgs) -> Result<NextUser, ConfigError> {
-    NextUser::of_this_process(args.user).map_err(|remedy| {
-        ConfigError::new("--user", args.user.map(|user| user.to_string()).unwrap_or_default(), remedy)
-    })
 }
 
 fn ebpf(args: EbpfArgs) -> Result<Option<EbpfConfig>, ConfigError> {
