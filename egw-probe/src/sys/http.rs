@@ -147,7 +147,7 @@ fn first_to_go(conversations: &VecDeque<Conversation>, newcomer: IpAddr) -> usiz
     silent.or_else(|| of_the_most().next()).map_or(0, |(index, _)| index)
 }
 
-/// Answers the one request of a connection, within the limits, and gives the connection back.
+/// Answers the one request of a connection, and gives the connection back. How long that may take is the caller's affair.
 pub async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pages: Arc<Pages>) -> S {
     let service = service_fn(move |request| {
         let found = find(&request, &*pages);
@@ -162,8 +162,7 @@ pub async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pages: Arc<P
         .max_buf_size(REQUEST_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     // What goes wrong here is the peer's affair: it hung up, dribbled, or spoke something else.
-    let over = poll_fn(|context| connection.poll_without_shutdown(context));
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, over).await;
+    let _ = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     connection.into_parts().io.into_inner()
 }
 
