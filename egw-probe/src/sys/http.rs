@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::sys::page::{Answer, Page, Pages};
-use crate::sys::tcp::outstanding_bytes;
+use crate::sys::tcp::is_delivering;
 use crate::sys::thread;
 
 /// A connection that has not got its answer after this long is closed, wherever it is: slow headers, slow reader.
@@ -114,7 +114,7 @@ async fn deliver(stream: TcpStream, pages: Arc<Pages>) -> io::Result<()> {
     let stream = converse(stream, pages).await;
     let socket = SockRef::from(&stream);
     socket.shutdown(Shutdown::Write)?;
-    while outstanding_bytes(&stream)? > 0 {
+    while is_delivering(&stream)? {
         tokio::time::sleep(GLANCE).await;
     }
     socket.set_linger(None)

@@ -99,6 +99,16 @@ pub(crate) fn timestamp(socket: impl AsFd) -> io::Result<u32> {
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether something of a connection that was shut down for writing has not been acknowledged, and still may be: not so once the
+/// peer has reset it, whatever was in its queue then.
+pub(crate) fn is_delivering(socket: impl AsFd) -> io::Result<bool> {
+    /// States of `tcpi_state` (include/net/tcp_states.h) in which the FIN waits for its acknowledgement.
+    const FIN_WAIT1: u8 = 4;
+    const LAST_ACK: u8 = 9;
+    const CLOSING: u8 = 11;
+    info(socket).map(|info| matches!(info.tcpi_state, FIN_WAIT1 | LAST_ACK | CLOSING))
+}
+
 /// Bytes that the other end has not acknowledged, those not even sent included (`SIOCOUTQ`, tcp(7)).
 pub(crate) fn outstanding_bytes(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;

@@ -320,3 +320,20 @@ fn a_reader_that_never_reads_holds_its_answer_for_ten_seconds_and_no_longer() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(rest.len() < answer.len(), "{} bytes", rest.len());
 }
+
+#[test]
+fn who_resets_once_it_has_its_answer_holds_no_place() {
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", target.program.id())).unwrap().count();
+    let before = open();
+    for _ in 0..100 {
+        let socket = connect(target.http);
+        (&socket).write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        (&socket).read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+        reset(socket);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(open() < before + 10, "{} descriptors, {before} before", open());
+}
