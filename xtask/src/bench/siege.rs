@@ -346,3 +346,19 @@ impl Drop for Cage {
         let _ = fs::remove_dir(&self.folder);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_besieged_in_what_its_manifest_grants() {
+        let manifests = ["target-ebpf/kustomization.yaml", "target-userspace/external-target.yaml"];
+        for (manifest, besieged) in manifests.iter().zip(BESIEGED) {
+            let path = format!("{}/../deploy/components/{manifest}", env!("CARGO_MANIFEST_DIR"));
+            let text = fs::read_to_string(path).unwrap();
+            let granted = format!("limits: {{memory: {}Mi}}", besieged.memory >> 20);
+            assert!(text.contains(&granted), "{manifest}: {granted}");
+        }
+    }
+}
