@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use egw_probe_common::tag::MAX_CLIENT;
@@ -44,10 +45,15 @@ pub struct ExternalTargetArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Answering")]
 pub struct AnswerArgs {
-    /// Sources that get a pong; repeatable or comma-separated, IPv4 and IPv6
-    #[arg(long, value_name = "CIDR", required = true, value_delimiter = ',',
-          action = ArgAction::Append, value_parser = parse_cidr)]
+    /// Sources that get a pong; repeatable or comma-separated, IPv4 and IPv6, up to a million of each
+    #[arg(long, value_name = "CIDR", required_unless_present = "allowed_cidr_file", value_delimiter = ',',
+          action = ArgAction::Append, value_parser = written_cidr)]
     pub allowed_cidr: Vec<IpNet>,
+
+    /// More of them, from a file that is read once, at the start: one a line or comma-separated, # begins a comment;
+    /// repeatable
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub allowed_cidr_file: Vec<PathBuf>,
 
     /// TCP port to listen on, on every address
     #[arg(long, value_name = "PORT", default_value = "1337",
@@ -107,23 +113,32 @@ fn parse_port(text: &str) -> Result<NonZeroU16, &'static str> {
     text.parse().map_err(|_| "not a port: write a number from 1 to 65535")
 }
 
-/// Reads `address/length`; host bits are masked, as in Go. A bare address is a mistake there too.
+/// Reads `address/length`; host bits are masked, as in Go.
 pub fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    written_cidr(text).map(network_of)
+}
+
+/// Reads `address/length`, and keeps the host bits. A bare address is a mistake, as in Go.
+pub(crate) fn written_cidr(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     if let Ok(address) = text.parse::<IpAddr>() {
         let length = if address.is_ipv4() { 32 } else { 128 };
         return Err(format!("the prefix length is missing: write {address}/{length}"));
     }
-    let net = address_and_length(text)
-        .ok_or("not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64")?;
-    Ok(match net.trunc() {
+    let net = address_and_length(text);
+    net.ok_or_else(|| "not a CIDR: write address/length, as in 203.0.113.0/24 or 2001:db8::/64".to_owned())
+}
+
+/// The network that a CIDR means: without its host bits.
+pub(crate) fn network_of(written: IpNet) -> IpNet {
+    match written.trunc() {
         // Sources in 4-in-6 mapped form are IPv4 addresses, so a CIDR of them is one of IPv4.
         IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
             Some(address) => Ipv4Net::new_assert(address, mapped.prefix_len() - 96).into(),
             None => mapped.into(),
         },
         net => net,
-    })
+    }
 }
 
 /// By the standard library's reading of an address, which, as Go's and unlike ipnet's, refuses octets with leading zeros: some

@@ -5,7 +5,8 @@ use std::num::NonZeroU16;
 use egw_probe_common::tag::TagKey;
 use ipnet::IpNet;
 
-use crate::cli::target::{EbpfArgs, ExternalTargetArgs};
+use crate::cli::target::{EbpfArgs, ExternalTargetArgs, network_of};
+use crate::config::allowed;
 use crate::config::choice::{AttachMode, Ebpf, MetricsAddr, Reply, Selection};
 use crate::config::error::ConfigError;
 use crate::config::rights::next_user;
@@ -16,6 +17,8 @@ use crate::sys::user::NextUser;
 pub struct TargetConfig {
     /// Sources that get a pong.
     pub allowed: Vec<IpNet>,
+    /// CIDRs that were written with host bits, each with the network that it means.
+    pub with_host_bits: Vec<(IpNet, IpNet)>,
     /// TCP port to listen on.
     pub listen_port: NonZeroU16,
     /// Keep allowed connections open.
@@ -58,8 +61,11 @@ impl TryFrom<ExternalTargetArgs> for TargetConfig {
     fn try_from(args: ExternalTargetArgs) -> Result<Self, ConfigError> {
         let ExternalTargetArgs { answer, observing, tagging, metrics_addr, rights, log: _ } = args;
         let reads_tags = tagging.tags || tagging.expect_clients.is_some();
+        let written = allowed::written(answer.allowed_cidr, &answer.allowed_cidr_file)?;
+        let has_host_bits = written.iter().filter(|written| **written != written.trunc());
         Ok(Self {
-            allowed: answer.allowed_cidr,
+            with_host_bits: has_host_bits.map(|written| (*written, network_of(*written))).collect(),
+            allowed: written.into_iter().map(network_of).collect(),
             listen_port: answer.listen_port,
             keep_open: answer.keep_open,
             reply: answer.reply,

@@ -43,7 +43,7 @@ use crate::observer::thread::KernelThread;
 use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
 use crate::sys::http::HttpThread;
-use crate::sys::log::RateLimit;
+use crate::sys::log::{RateLimit, few};
 use crate::sys::net::{self, Bound, RESERVED_DESCRIPTORS};
 use crate::sys::poller::{EventFlags, Poller};
 use crate::sys::sandbox::{self, Role};
@@ -113,10 +113,13 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
 }
 
 fn announce(config: &TargetConfig) {
-    let allowed: Vec<String> = config.allowed.iter().map(ToString::to_string).collect();
+    if !config.with_host_bits.is_empty() {
+        let meant = config.with_host_bits.iter().map(|(written, net)| format!("{written} means {net}"));
+        tracing::warn!("allowed CIDRs with host bits set: {}", few(&meant.collect::<Vec<_>>()));
+    }
     tracing::info!(
         port = config.listen_port,
-        allowed = allowed.join(","),
+        allowed = few(&config.allowed),
         keep_open = config.keep_open,
         "listening on every address"
     );

@@ -93,14 +93,6 @@ pub enum KernelError {
         /// aya's error.
         source: MapError,
     },
-    /// More allowed CIDRs or own addresses than the map holds.
-    #[error("more than {max} {what}")]
-    TooMany {
-        /// What there is too much of.
-        what: &'static str,
-        /// How many there may be.
-        max: u32,
-    },
     /// Interfaces or addresses could not be read from the kernel.
     #[error("netlink: {doing}: {source}")]
     Netlink {

@@ -17,9 +17,6 @@ use crate::observer::privilege;
 /// The object that `cargo xtask ebpf` built from `egw-probe-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/egw-probe.bpf.o");
 
-/// CIDRs that fit in each family's map.
-pub(crate) const MAX_CIDRS: u32 = 4096;
-
 /// Own addresses that the program can know: those of a host with as many services in IPVS mode.
 pub const MAX_OWN: u32 = 65_536;
 
@@ -103,6 +100,8 @@ fn load_object(object: &[u8], settings: &Settings) -> Result<(Ebpf, Programs), K
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("SOURCES", settings.max_sources)
         .map_max_entries("OWN", settings.max_own)
+        .map_max_entries("ALLOWED_V4", room(&settings.allowed, IpAddr::is_ipv4))
+        .map_max_entries("ALLOWED_V6", room(&settings.allowed, IpAddr::is_ipv6))
         .map_max_entries("WAITING", (u32::from(tag_clients) + 1) * SLOTS)
         .load(object)
         .map_err(|error| load_error(&error))?;
@@ -151,17 +150,18 @@ fn missing(kind: &str, name: &str) -> KernelError {
     KernelError::Object { what: format!("it has no {kind} {name}") }
 }
 
+/// Entries that the trie of a family needs; the kernel makes none without any.
+fn room(allowed: &[IpNet], family: fn(&IpAddr) -> bool) -> u32 {
+    let count = allowed.iter().filter(|net| family(&net.addr())).count();
+    u32::try_from(count).unwrap_or(u32::MAX).max(1)
+}
+
 fn fill_allowed(ebpf: &mut Ebpf, allowed: &[IpNet]) -> Result<(), KernelError> {
-    let v4: Vec<_> = allowed.iter().filter(|n| n.addr().is_ipv4()).collect();
-    let v6: Vec<_> = allowed.iter().filter(|n| n.addr().is_ipv6()).collect();
-    if v4.len().max(v6.len()) > MAX_CIDRS as usize {
-        return Err(KernelError::TooMany { what: "CIDRs of one family in --allowed-cidr", max: MAX_CIDRS });
-    }
     let mut trie: LpmTrie<&mut MapData, [u8; 4], u32> = ebpf
         .map_mut("ALLOWED_V4")
         .and_then(|m| m.try_into().ok())
         .ok_or_else(|| missing("map", "ALLOWED_V4"))?;
-    for net in v4 {
+    for net in allowed {
         if let IpAddr::V4(address) = net.network() {
             let key = Key::new(u32::from(net.prefix_len()), address.octets());
             trie.insert(&key, 1, 0).map_err(|source| KernelError::Map { map: "ALLOWED_V4", source })?;
@@ -171,7 +171,7 @@ fn fill_allowed(ebpf: &mut Ebpf, allowed: &[IpNet]) -> Result<(), KernelError> {
         .map_mut("ALLOWED_V6")
         .and_then(|m| m.try_into().ok())
         .ok_or_else(|| missing("map", "ALLOWED_V6"))?;
-    for net in v6 {
+    for net in allowed {
         if let IpAddr::V6(address) = net.network() {
             let key = Key::new(u32::from(net.prefix_len()), address.octets());
             trie.insert(&key, 1, 0).map_err(|source| KernelError::Map { map: "ALLOWED_V6", source })?;

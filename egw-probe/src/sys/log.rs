@@ -69,9 +69,24 @@ impl RateLimit {
     }
 }
 
+/// The first few of a list, comma-separated, and how many more there are: no line carries thousands.
+pub(crate) fn few<T: ToString>(all: &[T]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = all.len() - shown.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(",") + &rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_list_the_first_few_are_shown_and_the_others_counted() {
+        assert_eq!(few(&[1, 2]), "1,2");
+        assert_eq!(few(&(0..100_000).collect::<Vec<_>>()), "0,1,2,3,4,5,6,7 and 99992 more");
+    }
 
     #[test]
     fn a_few_lines_a_second_pass_and_the_rest_is_counted() {

@@ -98,6 +98,49 @@ fn the_kernel_counts_stamps_and_keeps_no_right() {
 }
 
 #[test]
+fn a_hundred_thousand_cidrs_of_each_family_mean_the_same_to_the_kernel_and_to_userspace() {
+    if !as_root() {
+        return;
+    }
+    // Every second address, so that no two can be joined.
+    let of_ipv4 = (0..100_000_u32).map(|number| std::net::Ipv4Addr::from_bits(0x7f00_0001 + 2 * number));
+    let of_ipv6 = (0..100_000_u128).map(|number| std::net::Ipv6Addr::from_bits(1 + 2 * number));
+    let lines: String = of_ipv4
+        .map(|address| format!("{address}/32\n"))
+        .chain(of_ipv6.map(|address| format!("{address}/128\n")))
+        .collect();
+    let file = std::env::temp_dir().join(format!("egw-probe-cidrs-{}", std::process::id()));
+    std::fs::write(&file, lines).unwrap();
+    let allowed = format!("--allowed-cidr-file={}", file.display());
+    let target = target(&[&allowed, "--ebpf=required", "--interface=lo"]);
+    std::fs::remove_file(&file).unwrap();
+    // The last of the IPv4 list and its neighbour, and ::1.
+    for (address, source, code) in [
+        ("127.0.0.1", "127.3.13.63", 0),
+        ("127.0.0.1", "127.3.13.62", 1),
+        ("127.0.0.1", "127.3.13.65", 1),
+        ("[::1]", "::1", 0),
+    ] {
+        let source = format!("--source-addr={source}");
+        let flags = [&source[..], "--tick-phase=0s", "--interval=1s", "--test-timeout=1s"];
+        assert_eq!(measure(&format!("{address}:{}", target.port), &flags).0, code, "{source}");
+    }
+    let series = |class: &str| format!("egw_probe_target_syns_total{{class=\"{class}\",kind=\"first\"}}");
+    for (class, verdict) in [("allowed", "allowed"), ("denied", "denied")] {
+        let accepted = format!("egw_probe_target_connections_total{{verdict=\"{verdict}\"}}");
+        wait_for("the kernel's count", || {
+            metric(target.http, &series(class)) == metric(target.http, &accepted)
+        });
+    }
+    assert_eq!(metric(target.http, &series("allowed")), Some(2.0));
+    assert!(metric(target.http, &series("denied")) >= Some(2.0));
+    target.program.signal(Signal::TERM);
+    let log = String::from_utf8(target.program.finish().stderr).unwrap();
+    let longest = log.lines().map(str::len).max();
+    assert!(longest < Some(400) && log.contains("127.0.0.1/32") && log.contains("and 199992 more"), "{log}");
+}
+
+#[test]
 fn whoever_connects_while_the_target_starts_is_observed_from_the_first_connection_on() {
     const SERVED: usize = 100;
     if !as_root() {

@@ -61,6 +61,46 @@ fn sources_tells_who_came() {
     assert!(ns(&sources[1], "last_accept_ns") <= page["now_monotonic_ns"].as_u64().unwrap());
 }
 
+#[test]
+fn host_bits_are_masked_and_the_network_is_named_in_a_warning() {
+    let target = target(&["--allowed-cidr=127.0.0.77/24,192.0.2.0/24,::ffff:198.51.100.9/120"]);
+    assert_eq!(told(&target, Ipv4Addr::LOCALHOST.into()).0, "pong\n");
+    target.program.signal(Signal::TERM);
+    let log = String::from_utf8(target.program.finish().stderr).unwrap();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    let expected = "allowed CIDRs with host bits set: 127.0.0.77/24 means 127.0.0.0/24,::ffff:198.51.100.9/120 means \
+                    198.51.100.0/24";
+    assert!(warned.len() == 1 && warned[0].ends_with(expected), "{log}");
+}
+
+#[test]
+fn allowed_cidrs_may_come_from_a_file_named_by_a_flag_or_the_environment() {
+    let refused = |args: &[&str], variable: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_egw-probe"));
+        command.arg("external-target").args(args);
+        command.envs(variable.map(|value| ("EGW_PROBE_ALLOWED_CIDR_FILE", value)));
+        let output = Program::start_command(&mut command).finish();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let file = std::env::temp_dir().join(format!("egw-probe-allowed-{}", std::process::id()));
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "# the gateways\n192.0.2.0/24\n\n127.0.0.9/32, 127.0.0.10/32\n").unwrap();
+    let by_flag = format!("--allowed-cidr-file={path}");
+    let target = target(&[&by_flag, "--allowed-cidr=127.0.0.11/32"]);
+    for (last, reply) in [(9, "pong\n"), (10, "pong\n"), (11, "pong\n"), (12, "")] {
+        assert_eq!(told(&target, Ipv4Addr::new(127, 0, 0, last).into()).0, reply);
+    }
+    std::fs::write(&file, "192.0.2.0/24\n127.0.0.9\n").unwrap();
+    let wrong = format!("\"{path}:2\": \"127.0.0.9\": the prefix length is missing: write 127.0.0.9/32\n");
+    assert_eq!(refused(&[&by_flag], None), format!("error: --allowed-cidr-file: {wrong}"));
+    assert!(refused(&[], Some(path)).ends_with(&wrong));
+    std::fs::write(&file, "# none yet\n").unwrap();
+    assert!(refused(&[&by_flag], None).contains("no CIDR in it: every source would be denied"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(refused(&[&by_flag], None).contains("cannot be read: No such file or directory"));
+}
+
 /// A connection from `source`, announcing a segment size of 777: its reply, and its timestamp once that has come.
 fn told(target: &Target, source: IpAddr) -> (String, u32) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
