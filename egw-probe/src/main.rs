@@ -34,19 +34,29 @@ fn run(start: Start) -> anyhow::Result<ExitCode> {
         }
         Err(Stop::Usage(line)) => return Err(Usage(line).into()),
     };
-    match cli.command {
+    let ran = run_command(cli.command, start, &signals);
+    ran.map_err(|mut error| {
+        if let Some(error) = error.downcast_mut::<ConfigError>() {
+            error.name_variable(&cli.from_environment);
+        }
+        error
+    })
+}
+
+fn run_command(command: Command, start: Start, signals: &Signals) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Client(args) => {
             program::start_log(args.log.log_level, args.log.log_format);
-            program::client(&ClientConfig::try_from(*args)?, start, &signals)
+            program::client(&ClientConfig::try_from(*args)?, start, signals)
         }
         Command::ExternalTarget(args) => {
             program::start_log(args.log.log_level, args.log.log_format);
-            program::external_target(&TargetConfig::try_from(args)?, &signals)
+            program::external_target(&TargetConfig::try_from(args)?, signals)
         }
         #[cfg(feature = "report")]
         Command::Report(args) => {
             program::start_log(args.log.log_level, args.log.log_format);
-            program::report(&Plan::try_from(*args)?, &signals)
+            program::report(&Plan::try_from(*args)?, signals)
         }
     }
 }

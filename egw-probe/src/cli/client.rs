@@ -10,8 +10,8 @@ use ipnet::IpAddrRange;
 use crate::cli::addresses;
 use crate::cli::log::LogArgs;
 use crate::cli::rights::RightsArgs;
-use crate::config::choice::{Output, TagNumber, TickPhase};
-use crate::document::go;
+use crate::config::choice::{Output, TagNumber, TickPhase, WatchLength};
+use crate::document::go::{self, GoError};
 
 /// Flags of `egw-probe client`.
 #[derive(Debug, Args)]
@@ -98,10 +98,10 @@ pub struct RouteArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watch")]
 pub struct WatchArgs {
-    /// Go on after the winner and record disruptions, for DURATION or until SIGTERM
+    /// Go on after the winner and record disruptions, for DURATION or (true, 0) until SIGTERM; false does not
     #[arg(long, value_name = "DURATION", default_missing_value = "0", num_args = 0..=1,
-          require_equals = true, value_parser = go::parse_duration)]
-    pub watch: Option<Duration>,
+          require_equals = true, value_parser = parse_watch)]
+    pub watch: Option<WatchLength>,
 
     /// With --watch: hold this many connections open to a target with --keep-open, and record stalls and losses
     #[arg(long, value_name = "CONNECTIONS", default_value = "0",
@@ -231,6 +231,16 @@ fn parse_phase(text: &str) -> Result<TickPhase, String> {
         return Ok(TickPhase::Random);
     }
     go::parse_duration(text).map(TickPhase::Fixed).map_err(|error| format!("{error}, or random"))
+}
+
+fn parse_watch(text: &str) -> Result<WatchLength, GoError> {
+    // As a duration first: 0 has always been one without an end.
+    match (go::parse_duration(text), go::parse_bool(text)) {
+        (Ok(Duration::ZERO), _) | (_, Ok(true)) => Ok(WatchLength::Unbounded),
+        (Ok(length), _) => Ok(WatchLength::For(length)),
+        (Err(_), Ok(false)) => Ok(WatchLength::Off),
+        (Err(error), Err(_)) => Err(error),
+    }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), &'static str> {

@@ -2,6 +2,7 @@
 
 mod addresses;
 pub(crate) mod client;
+pub(crate) mod environment;
 pub(crate) mod log;
 #[cfg(feature = "report")]
 pub(crate) mod report;
@@ -12,9 +13,11 @@ mod usage;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
 use crate::cli::client::ClientArgs;
+use crate::cli::environment::variable_of;
 #[cfg(feature = "report")]
 use crate::cli::report::ReportArgs;
 use crate::cli::target::ExternalTargetArgs;
@@ -26,6 +29,10 @@ pub struct Cli {
     /// Which of the two ends to run, or a report.
     #[command(subcommand)]
     pub command: Command,
+
+    /// The flags whose values come from the environment.
+    #[arg(skip)]
+    pub from_environment: Vec<String>,
 }
 
 /// The two ends of a measurement, and what came of many.
@@ -64,21 +71,32 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     if cfg!(not(feature = "report")) && args.get(1).is_some_and(|word| word == "report") {
         return Err(Stop::Usage(NO_REPORT.to_owned()));
     }
-    let matches = command().try_get_matches_from(args);
-    matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
+    let parsed = command().try_get_matches_from(&args).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok(Cli { from_environment: from_environment(&matches), ..cli })
+    });
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error.to_string()),
-        _ => Stop::Usage(usage::one_line(&error)),
+        _ => Stop::Usage(usage::one_line(&error, &args)),
     })
 }
 
-/// The command line, in which every flag also comes from the environment: `--interval` from `EGW_PROBE_INTERVAL`.
+fn from_environment(matches: &ArgMatches) -> Vec<String> {
+    let Some((_, of_command)) = matches.subcommand() else { return vec![] };
+    let read = |id: &&Id| of_command.value_source(id.as_str()) == Some(ValueSource::EnvVariable);
+    of_command.ids().filter(read).map(|id| format!("--{}", id.as_str().replace('_', "-"))).collect()
+}
+
+/// The command line, in which every flag also comes from the environment: `--interval` from `EGW_PROBE_INTERVAL`. An empty variable
+/// says nothing: manifests set those that they have no value for.
 pub fn command() -> clap::Command {
-    let from_environment = |arg: clap::Arg| match arg.get_long() {
-        Some(long) => {
-            let name = format!("EGW_PROBE_{}", long.replace('-', "_").to_uppercase());
-            arg.env(name).hide_env(true)
+    let from_environment = |arg: clap::Arg| {
+        let variable = arg.get_long().map(variable_of);
+        let says_something = |name: &String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match variable.filter(says_something) {
+            Some(variable) => arg.env(variable).hide_env(true),
+            None => arg,
         }
-        None => arg,
     };
     Cli::command().mut_subcommands(|subcommand| {
         let subcommand = subcommand.mut_args(from_environment);
@@ -162,6 +180,27 @@ mod tests {
         ] {
             assert_eq!(
                 client(&format!("--external-target-addr=a:1 {form}")).stressing.stress,
+                expected,
+                "{form}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_watch_takes_a_duration_or_a_boolean() {
+        use crate::config::choice::WatchLength::{For, Off, Unbounded};
+        for (form, expected) in [
+            ("", None),
+            ("--watch", Some(Unbounded)),
+            ("--watch=true", Some(Unbounded)),
+            ("--watch=1", Some(Unbounded)),
+            ("--watch=0", Some(Unbounded)),
+            ("--watch=0s", Some(Unbounded)),
+            ("--watch=false", Some(Off)),
+            ("--watch=10m", Some(For(Duration::from_mins(10)))),
+        ] {
+            assert_eq!(
+                client(&format!("--external-target-addr=a:1 {form}")).watching.watch,
                 expected,
                 "{form}"
             );

@@ -1,11 +1,14 @@
 //! A mistake on the command line, told in one line: what, where, and what to do.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::cli::environment::variable_of;
 use crate::document::go;
 
-/// What, where, and what to do, in one line.
-pub(super) fn one_line(error: &clap::Error) -> String {
+/// What, where, and what to do, in one line. `args` tell whether a flag was given, or its variable.
+pub(super) fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     let text_of = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
@@ -18,13 +21,14 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     match error.kind() {
         ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            format!("{flag_name}: \"{value}\": {reason}")
+            format!("{}: \"{value}\": {reason}", with_variable(&flag_name, args))
         }
         ErrorKind::InvalidValue if value.is_empty() => {
             format!("{flag_name}: a value is missing: write {flag}")
         }
         ErrorKind::InvalidValue => {
             let known = text_of(ContextKind::ValidValue).unwrap_or_default();
+            let flag_name = with_variable(&flag_name, args);
             format!("{flag_name}: \"{value}\" is none of its values: write one of {known}")
         }
         ErrorKind::UnknownArgument => unknown(&flag, text_of(ContextKind::SuggestedArg)),
@@ -45,6 +49,16 @@ pub(super) fn one_line(error: &clap::Error) -> String {
             first.strip_prefix("error: ").unwrap_or(first).to_owned()
         }
     }
+}
+
+/// The flag; and its variable, if that gave the value: who writes the flag overrides it.
+fn with_variable(flag: &str, args: &[OsString]) -> String {
+    let gives = |word: &OsString| {
+        word.to_str()
+            .and_then(|word| word.strip_prefix(flag))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    if args.iter().any(gives) { flag.to_owned() } else { format!("{flag} (from {})", variable_of(flag)) }
 }
 
 const SEE_HELP: &str = "; --help lists what there is";

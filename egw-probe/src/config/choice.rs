@@ -73,6 +73,17 @@ pub enum TagNumber {
     Auto,
 }
 
+/// What `--watch` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchLength {
+    /// Not to watch, as without the flag.
+    Off,
+    /// Until a signal.
+    Unbounded,
+    /// So long.
+    For(Duration),
+}
+
 /// Where the tick grid begins, from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TickPhase {

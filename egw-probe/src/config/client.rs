@@ -8,7 +8,7 @@ use std::time::Duration;
 use egw_probe_common::tag::{MAX_CLIENT, TagKey};
 
 use crate::cli::client::{ClientArgs, GateArgs, ProbingArgs, RouteArgs, StressArgs, WatchArgs};
-use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase};
+use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase, WatchLength};
 use crate::config::error::ConfigError;
 use crate::config::rights::next_user;
 use crate::document::go::format_duration;
@@ -151,8 +151,8 @@ impl TryFrom<ClientArgs> for ClientConfig {
         let target = parse_target("--external-target-addr", &probing.external_target_addr)?;
         let stress = stressing.stress.then(|| stress(&stressing, route.source_addr, &target)).transpose()?;
         check_probing(&probing)?;
-        check_gates(&gates, watching.watch.is_some())?;
         let watch = watch(&watching, stress.is_some())?;
+        check_gates(&gates, watch.is_some())?;
         let client_id = result.client_id.unwrap_or_else(host_name);
         Ok(Self {
             route: checked_route(route, &target)?,
@@ -240,18 +240,22 @@ fn check_gates(args: &GateArgs, watches: bool) -> Result<(), ConfigError> {
 }
 
 fn watch(args: &WatchArgs, stress: bool) -> Result<Option<WatchConfig>, ConfigError> {
-    if args.hold > 0 && args.watch.is_none() {
-        return Err(ConfigError::new(
-            "--hold",
-            args.hold,
-            "held connections are followed by a watch: add --watch",
-        ));
-    }
-    if args.watch.is_some() && stress {
+    let duration = match args.watch {
+        Some(WatchLength::For(duration)) => Some(duration),
+        Some(WatchLength::Unbounded) => None,
+        Some(WatchLength::Off) | None if args.hold > 0 => {
+            return Err(ConfigError::new(
+                "--hold",
+                args.hold,
+                "held connections are followed by a watch: add --watch",
+            ));
+        }
+        Some(WatchLength::Off) | None => return Ok(None),
+    };
+    if stress {
         return Err(ConfigError::new("--watch", "set", "not together with --stress: run two clients"));
     }
-    let until = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    Ok(args.watch.map(|duration| WatchConfig { duration: until(duration), hold: args.hold }))
+    Ok(Some(WatchConfig { duration, hold: args.hold }))
 }
 
 fn checked_route(args: RouteArgs, target: &TargetAddr) -> Result<Route, ConfigError> {

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::{fmt, io};
 
+use crate::cli::environment::variable_of;
 use crate::sys::net::Refused;
 
 /// A flag whose value makes no sense: what, where, and what to do. Exit code 2.
 #[derive(Debug, thiserror::Error)]
-#[error("{flag}: \"{value}\": {remedy}")]
+#[error("{flag}{from}: \"{value}\": {remedy}")]
 pub struct ConfigError {
     flag: &'static str,
+    /// Empty, or the variable.
+    from: String,
     value: String,
     remedy: String,
 }
@@ -17,7 +20,14 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error of `flag` with `value`; `remedy` says what was wrong and what to write instead.
     pub fn new(flag: &'static str, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
-        Self { flag, value: value.to_string(), remedy: remedy.into() }
+        Self { flag, from: String::new(), value: value.to_string(), remedy: remedy.into() }
+    }
+
+    /// Names the variable, if the flag is one of these, whose values come from the environment.
+    pub fn name_variable(&mut self, from_environment: &[String]) {
+        if from_environment.iter().any(|flag| flag == self.flag) {
+            self.from = format!(" (from {})", variable_of(self.flag));
+        }
     }
 
     /// Why an address of `flag` cannot be listened on, and what to do.

@@ -218,22 +218,6 @@ fn bad_input_is_one_line_and_exit_code_2() {
     }
 }
 
-#[test]
-fn flags_come_from_the_environment_too() {
-    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_egw-probe"));
-    command
-        .arg("client")
-        .env("EGW_PROBE_EXTERNAL_TARGET_ADDR", format!("127.0.0.1:{}", target.port))
-        .env("EGW_PROBE_EXIT", "true")
-        .env("EGW_PROBE_OUTPUT", "json")
-        .env("EGW_PROBE_CLIENT_ID", "from-env")
-        .env("EGW_PROBE_METRICS_ADDR", "127.0.0.1:0");
-    let output = Program::start_command(&mut command).finish();
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &document["client_id"]), (Some(0), &"from-env".into()));
-}
-
 /// Answers pong, but between `from` and `to` after its first connection does what `disrupt` says.
 fn disrupted_peer(from: Duration, to: Duration, disrupt: fn(std::net::TcpStream)) -> SocketAddr {
     let begun = std::sync::OnceLock::new();

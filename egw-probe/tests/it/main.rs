@@ -9,6 +9,7 @@ mod compatibility;
 mod denied;
 mod deploy;
 mod ebpf;
+mod environment;
 mod faults;
 mod held_up;
 mod hostile;
