@@ -19,6 +19,7 @@ use crate::config::choice::Reply;
 use crate::document::verdict::Verdict;
 use crate::external_target::clients::ClientTable;
 use crate::external_target::metrics::TargetMetrics;
+use crate::external_target::newcomers::Newcomers;
 use crate::external_target::opening::Opening;
 use crate::external_target::reply::{self, PONG, Room, Seen};
 use crate::external_target::sources::Sources;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub held: Option<Held>,
     /// Who has connected.
     pub sources: Sources,
+    /// Which denied sources the log has told of.
+    pub newcomers: Arc<Newcomers>,
     /// The kernel side, where it is in force: learns of accepted connections, knows when their SYNs came.
     pub kernel: Option<ObserverHandle>,
     /// Where tags in SYNs go, if they are read.
@@ -130,7 +133,9 @@ impl Shared {
         if let Some(kernel) = &self.kernel {
             kernel.accepted(source, opening.map(|opening| opening.sequence), now);
         }
-        self.sources.note(index, source.ip(), verdict, now);
+        if self.sources.note(index, source.ip(), verdict, now) && verdict == Verdict::Denied {
+            self.newcomers.denied(source.ip(), now);
+        }
         tracing::debug!(%source, verdict = verdict.name(), "connection");
     }
 

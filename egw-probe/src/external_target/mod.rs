@@ -6,6 +6,7 @@ pub(crate) mod accept;
 pub(crate) mod clients;
 pub(crate) mod counters;
 pub(crate) mod metrics;
+pub(crate) mod newcomers;
 pub(crate) mod opening;
 pub(crate) mod pages;
 pub(crate) mod reply;
@@ -30,8 +31,9 @@ use crate::document::verdict::Verdict;
 use crate::external_target::accept::{Held, Shared};
 use crate::external_target::clients::ClientTable;
 use crate::external_target::metrics::TargetMetrics;
+use crate::external_target::newcomers::Newcomers;
 use crate::external_target::pages::{pages, refresh_clients};
-use crate::external_target::sources::Sources;
+use crate::external_target::sources::{Sources, read_kernel, top_denied};
 use crate::external_target::verdict::AllowedSources;
 use crate::observer::correlate::SynKind;
 use crate::observer::metrics::KernelMetrics;
@@ -64,7 +66,9 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     let clients = config.tags.map(|tags| Arc::new(ClientTable::new(tags.expected, tags.key)));
     let required = config.ebpf.as_ref().is_some_and(|ebpf| ebpf.required);
     let alarm = Arc::new(Bell::new()?);
-    let kernel = start_kernel(config, kernel_metrics, clients.clone(), &alarm)?;
+    let newcomers = Arc::new(Newcomers::new());
+    let on_syn = syn_listener(clients.clone(), Arc::clone(&newcomers));
+    let kernel = start_kernel(config, kernel_metrics, on_syn, clients.as_deref(), &alarm)?;
     let ends = Poller::new()?;
     ends.add(signals, 0, EventFlags::IN)?;
     if required {
@@ -86,6 +90,7 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         reply: config.reply,
         held: config.keep_open.then(|| hold_up_to(descriptors)).transpose()?,
         sources: Sources::new(listeners.len()),
+        newcomers,
         kernel: kernel.as_ref().map(|kernel| kernel.handle.clone()),
         clients,
         metrics,
@@ -101,6 +106,15 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
     if let Some(http) = http {
         http.stop();
     }
+    end(&shared, kernel, required)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the kernel side, and says what came.
+fn end(shared: &Shared, kernel: Option<KernelThread>, required: bool) -> anyhow::Result<()> {
+    // While its maps can be read.
+    let of_kernel = shared.kernel.as_ref().map(read_kernel);
+    let denied_sources = top_denied(&shared.sources.page(Monotonic::now(), of_kernel));
     if let Some(kernel) = kernel {
         // With `required` a shortfall is what has ended it.
         let fallen_short = if required { kernel.handle.shortfalls() } else { vec![] };
@@ -108,8 +122,9 @@ pub fn run(config: &TargetConfig, signals: &Signals) -> anyhow::Result<ExitCode>
         fail_if_short(&fallen_short)?;
     }
     let count = |verdict| shared.metrics.connections(verdict).get();
-    tracing::info!(allowed = count(Verdict::Allowed), denied = count(Verdict::Denied), "stopped by a signal");
-    Ok(ExitCode::SUCCESS)
+    let (allowed, denied) = (count(Verdict::Allowed), count(Verdict::Denied));
+    tracing::info!(allowed, denied, denied_sources, "stopped by a signal");
+    Ok(())
 }
 
 fn announce(config: &TargetConfig) {
@@ -156,11 +171,24 @@ fn hold_up_to(descriptors: u64) -> anyhow::Result<Held> {
     Held::new(usize::try_from(most).unwrap_or(usize::MAX)).context("cannot hold connections")
 }
 
+/// Hears of every SYN that the kernel side sees, also of those whose answer cannot get home.
+fn syn_listener(clients: Option<Arc<ClientTable>>, newcomers: Arc<Newcomers>) -> SynListener {
+    Arc::new(move |syn, kind| {
+        if let Some(clients) = &clients {
+            clients.syn(syn.sequence, syn.class, syn.at, kind == SynKind::Retransmit);
+        }
+        if syn.class == Verdict::Denied {
+            newcomers.denied(syn.source.ip(), syn.at);
+        }
+    })
+}
+
 /// The kernel side if it is wanted and to be had. Says in either case what is in force.
 fn start_kernel(
     config: &TargetConfig,
     metrics: KernelMetrics,
-    clients: Option<Arc<ClientTable>>,
+    on_syn: SynListener,
+    clients: Option<&ClientTable>,
     alarm: &Arc<Bell>,
 ) -> anyhow::Result<Option<KernelThread>> {
     metrics.userspace_only();
@@ -172,19 +200,14 @@ fn start_kernel(
             interfaces: ebpf.interfaces.clone(),
             attach: ebpf.attach,
             required: ebpf.required,
-            tags: clients.as_ref().map(|clients| clients.settings()),
+            tags: clients.map(ClientTable::settings),
             alarm: Some(Arc::clone(alarm)),
             max_own: MAX_OWN,
             without_tcx: false,
             trace: tracing::enabled!(tracing::Level::TRACE),
         },
         metrics,
-        clients.map(|clients| -> SynListener {
-            Arc::new(move |syn, kind| {
-                let retransmitted = kind == SynKind::Retransmit;
-                clients.syn(syn.sequence, syn.class, syn.at, retransmitted);
-            })
-        }),
+        Some(on_syn),
         config.user,
     );
     match kernel {

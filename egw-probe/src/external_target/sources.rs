@@ -107,16 +107,17 @@ impl Sources {
         Self { parts: (0..loops).map(|_| part()).collect() }
     }
 
-    /// Notes a connection accepted by loop number `part`.
-    pub(crate) fn note(&self, part: usize, address: IpAddr, verdict: Verdict, now: Monotonic) {
+    /// Notes a connection accepted by loop number `part`; whether its source is new to that loop.
+    pub(crate) fn note(&self, part: usize, address: IpAddr, verdict: Verdict, now: Monotonic) -> bool {
         let mut part = self.parts[part].lock();
         if let Some(record) = part.records.get_mut(&address) {
             record.connections += 1;
             record.last = now;
-            return;
+            return false;
         }
         let record = Record { verdict, connections: 1, first: now, last: now };
         part.evicted += u64::from(part.records.push(address, record).is_some());
+        true
     }
 
     /// The largest sources, for `/sources`.
@@ -153,10 +154,51 @@ impl Sources {
     }
 }
 
+/// The denied sources with the most SYNs, or, where the kernel side does not tell, connections; `None` if there are none.
+pub(crate) fn top_denied(page: &SourcesPage) -> Option<String> {
+    const SHOWN: usize = 5;
+    let is_denied = |verdict| verdict == Verdict::Denied;
+    let by_syns = page.kernel.as_ref().filter(|kernel| kernel.error.is_none());
+    let (unit, counts, unlisted): (_, Vec<_>, _) = if let Some(kernel) = by_syns {
+        let denied = kernel.sources.iter().filter(|source| is_denied(source.class));
+        ("SYNs", denied.map(|source| (source.address, source.syns)).collect(), kernel.unlisted)
+    } else {
+        let denied = page.sources.iter().filter(|source| is_denied(source.verdict));
+        ("connections", denied.map(|source| (source.address, source.connections)).collect(), page.unlisted)
+    };
+    let shown = counts.iter().take(SHOWN).map(|(address, count)| format!("{address} ({count} {unit})"));
+    let mut words: Vec<String> = shown.collect();
+    let others = counts.len() as u64 - words.len() as u64 + unlisted.denied.sources;
+    if others > 0 {
+        let total = counts.iter().skip(SHOWN).map(|(_, count)| count).sum::<u64>() + unlisted.denied.total;
+        words.push(format!("{others} more ({total} {unit})"));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::document::sources::Rest;
+
+    #[test]
+    fn the_top_denied_sources_are_named_and_the_others_counted() {
+        let sources = Sources::new(1);
+        let now = Monotonic::from_ns(1);
+        assert_eq!(top_denied(&sources.page(now, None)), None);
+        for number in 0..600_u32 {
+            for _ in 0..=number.saturating_sub(594) {
+                sources.note(0, IpAddr::V4((0x0a00_0000 + number).into()), Verdict::Denied, now);
+            }
+        }
+        sources.note(0, address(1), Verdict::Allowed, now);
+        let told = top_denied(&sources.page(now, None)).unwrap();
+        assert_eq!(
+            told,
+            "10.0.2.87 (6 connections), 10.0.2.86 (5 connections), 10.0.2.85 (4 connections), 10.0.2.84 (3 connections), \
+             10.0.2.83 (2 connections), 595 more (595 connections)"
+        );
+    }
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])

@@ -9,6 +9,7 @@ use egw_probe::workbench::sys::Monotonic;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
+use crate::common::told::as_root;
 use crate::common::{Program, Target, free_port, http, metric, status, target, wait_for};
 
 #[test]
@@ -163,6 +164,38 @@ fn a_denied_peer_that_talks_first_is_told_so_before_anything_else() {
         let mut reply = Vec::new();
         let _ = stream.read_to_end(&mut reply);
         assert!(reply.starts_with(b"denied\nsource=127.0.0.1:"), "{reply:?}");
+    }
+}
+
+#[test]
+fn each_new_denied_source_is_a_line_of_the_targets_log_and_its_end_names_the_top_ones() {
+    let mut ways = vec![(&[][..], "connections")];
+    if as_root() {
+        ways.push((&["--ebpf=required", "--interface=lo"], "SYNs"));
+    }
+    for (flags, unit) in ways {
+        let target = target(&[&["--allowed-cidr=127.0.0.1/32"], flags].concat());
+        let from = |last: u8, count: usize| {
+            for _ in 0..count {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                let source = SocketAddr::new(IpAddr::from([127, 0, 0, last]), 0);
+                socket.bind(&source.into()).unwrap();
+                socket.connect(&SocketAddr::from(([127, 0, 0, 1], target.port)).into()).unwrap();
+                (&socket).read_to_end(&mut Vec::new()).unwrap();
+            }
+        };
+        (1..=8).for_each(|last| from(last, usize::from(last)));
+        let denied = "egw_probe_target_connections_total{verdict=\"denied\"}";
+        wait_for("every connection to be counted", || metric(target.http, denied) == Some(35.0));
+        target.program.signal(Signal::TERM);
+        let log = String::from_utf8(target.program.finish().stderr).unwrap();
+        let new: Vec<&str> = log.lines().filter(|line| line.contains("new denied source")).collect();
+        // Seven came within a moment, and five lines are what a second may have.
+        assert!((5..=7).contains(&new.len()) && new[0].contains("source=127.0.0.2"), "{unit}: {log}");
+        let last = log.lines().last().unwrap();
+        let top = [8, 7, 6, 5, 4].map(|last| format!("127.0.0.{last} ({last} {unit})")).join(", ");
+        assert!(last.contains(&format!("{top}, 2 more (5 {unit})")), "{unit}: {last}");
+        assert!(last.contains("allowed=1 denied=35"), "{last}");
     }
 }
 
