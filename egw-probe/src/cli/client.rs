@@ -85,11 +85,11 @@ pub struct ProbingArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct RouteArgs {
-    /// Connect from this local address
+    /// Connect from this local address; one that is not there yet is waited for, up to the test timeout
     #[arg(long, value_name = "IP")]
     pub source_addr: Option<IpAddr>,
 
-    /// Connect through this interface (SO_BINDTODEVICE)
+    /// Connect through this interface (SO_BINDTODEVICE); one that is not there yet is waited for, too
     #[arg(long, value_name = "INTERFACE")]
     pub bind_device: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! `egw-probe client`: probes the target until it answers, and tells how long that took.
 //!
 //! Data goes one way: pacer -> probe -> outcome -> in flight -> bracket -> result, metrics. Only [`prober`],
-//! [`probe`], [`stress`] and [`resolve`] touch a socket; the rest takes values and returns values.
+//! [`probe`], [`stress`], [`resolve`] and [`route`] touch a socket; the rest takes values and returns values.
 
 pub(crate) mod bracket;
 pub(crate) mod disruptions;
@@ -21,6 +21,7 @@ pub(crate) mod record;
 pub(crate) mod reply;
 pub(crate) mod resolve;
 pub(crate) mod result;
+pub(crate) mod route;
 pub(crate) mod stall;
 pub(crate) mod stress;
 pub(crate) mod summary;
@@ -28,7 +29,6 @@ pub(crate) mod tagging;
 pub(crate) mod telling;
 
 use std::cell::{Cell, OnceCell};
-use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,7 @@ use crate::client::probe::Destination;
 use crate::client::prober::{Measurement, Prober, Setup};
 use crate::client::probing::Ended;
 use crate::client::resolve::{Resolved, resolve};
+use crate::client::route::Awaited;
 use crate::client::stress::lanes::Ways;
 use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
@@ -197,7 +198,13 @@ impl Client<'_> {
             Err(outcome) => return self.end_without_probes(outcome),
         };
         let destination = Destination::new(target, &self.config.route);
-        try_route(&destination, self.config)?;
+        let settle = || self.settling.settle();
+        let deadline = self.start.monotonic + self.config.test_timeout;
+        match route::wait_for(&destination, &self.config.route, deadline, self.signals, settle)? {
+            Awaited::There => {}
+            Awaited::Interrupted => return self.end_without_probes(TestOutcome::Interrupted),
+            Awaited::NotInTime => return self.end_without_probes(TestOutcome::TimedOut),
+        }
         let sources = self.config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
         try_sources(target, sources, &self.config.route)?;
         let (measured, held) = self.probe(&destination)?;
@@ -214,7 +221,7 @@ impl Client<'_> {
         Ok(over.exit_code())
     }
 
-    /// The name never resolved, or a signal came before.
+    /// The name never resolved, the route never was there, or a signal came before.
     fn end_without_probes(&self, outcome: TestOutcome) -> anyhow::Result<ExitCode> {
         let timed_out = outcome == TestOutcome::TimedOut;
         if timed_out {
@@ -384,26 +391,6 @@ fn try_sources(target: SocketAddr, sources: &[IpAddr], route: &Route) -> Result<
         }
     }
     Ok(())
-}
-
-/// Opens and closes a socket by the user's route, so that a wrong one is told before the test.
-fn try_route(destination: &Destination, config: &ClientConfig) -> Result<(), ConfigError> {
-    let Err(error) = destination.socket() else { return Ok(()) };
-    Err(match (&config.route.source_addr, &config.route.bind_device, error.kind()) {
-        (Some(source), _, io::ErrorKind::AddrNotAvailable) => {
-            ConfigError::new("--source-addr", source, "not an address of this host: `ip address` lists them")
-        }
-        (_, Some(device), _) => ConfigError::new(
-            "--bind-device",
-            device,
-            format!("cannot be bound to: {error}; CAP_NET_RAW may be missing"),
-        ),
-        _ => ConfigError::new(
-            "--external-target-addr",
-            destination.target,
-            format!("no socket for it: {error}"),
-        ),
-    })
 }
 
 /// What tags the SYNs, if they are to be and can be.

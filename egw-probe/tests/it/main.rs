@@ -39,6 +39,7 @@ mod report_page;
 #[cfg(feature = "report")]
 mod report_scale;
 mod rights;
+mod route;
 mod stress;
 #[cfg(target_arch = "x86_64")]
 mod taken_over;
