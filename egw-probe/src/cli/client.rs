@@ -172,7 +172,7 @@ pub struct GateArgs {
     #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_delay: Option<Duration>,
 
-    /// Gate for --exit: fail if more probes leaked before the winner
+    /// Gate for --exit: fail if more leaked: probes before the winner, connections of --stress and --hold
     #[arg(long, value_name = "PROBES")]
     pub max_leaked: Option<u64>,
 

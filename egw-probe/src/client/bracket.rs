@@ -124,6 +124,11 @@ impl Judge {
         }
     }
 
+    /// Whether this target annotates its replies, as far as is known.
+    pub fn annotates(&self) -> bool {
+        self.annotates
+    }
+
     /// What becomes of a probe that ended like this, by what is known of the target.
     pub fn outcome_of(&self, probe: &Probe) -> Outcome {
         match probe.outcome() {

@@ -118,6 +118,8 @@ impl HeldMetrics {
 /// Metrics of the stress test.
 #[derive(Debug, Clone)]
 pub(crate) struct StressMetrics {
+    /// Connections that the target denied.
+    pub leaked: IntCounter,
     /// By operation; no series before the test starts.
     connections: IntCounterVec,
     latency: Histogram,
@@ -146,6 +148,10 @@ impl StressMetrics {
                 "Stress dials that failed, by reason",
                 "reason",
                 DialFailure::ALL.map(DialFailure::name),
+            )?,
+            leaked: new.counter(
+                "egw_probe_stress_leaked_total",
+                "Stress connections that the target denied: it saw a source outside its CIDRs",
             )?,
             lost: new.counter_each(
                 "egw_probe_stress_lost_total",

@@ -298,7 +298,9 @@ impl Client<'_> {
         }
         let ways = Ways { targets: &targets, sources: &stress.sources, route: &self.config.route };
         let mut exit_code = None;
-        let ran = stress::run(stress, ways, self.descriptors, self.metrics, self.signals, |report| {
+        let annotates = probed.measured.found.judge.annotates();
+        let known = stress::Known { descriptors: self.descriptors, annotates };
+        let ran = stress::run(stress, ways, known, self.metrics, self.signals, |report| {
             let over = self.over(probed, Some(report))?;
             exit_code = Some(over.exit_code());
             anyhow::Ok(over.stays)

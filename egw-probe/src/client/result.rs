@@ -24,6 +24,7 @@ pub(crate) fn document(
     stress: Option<StressReport>,
 ) -> ResultDocument {
     let (judge, watch) = (&measured.found.judge, &measured.found.watch);
+    let failed_gates = failed_gates(config.gates, measured, held.as_ref(), stress.as_ref());
     let seconds = |length: Option<Duration>| length.map(|length| length.as_secs_f64());
     let (timeline, timeline_omitted_probes) = judge.timeline();
     ResultDocument {
@@ -58,7 +59,7 @@ pub(crate) fn document(
         stress,
         timeline: timeline.to_vec(),
         timeline_omitted_probes,
-        failed_gates: failed_gates(config.gates, measured),
+        failed_gates,
         warnings: warnings(config, measured),
         ..without_probes(config, start, TestOutcome::Interrupted)
     }
@@ -136,7 +137,12 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
     }
 }
 
-fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
+fn failed_gates(
+    gates: Gates,
+    measured: &Measurement,
+    held: Option<&HoldReport>,
+    stress: Option<&StressReport>,
+) -> Vec<String> {
     let mut failed = Vec::new();
     if let (Some(max), Some(delay)) = (gates.delay, measured.found.judge.delay())
         && delay > max
@@ -144,10 +150,14 @@ fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
         let delay = format_duration(delay);
         failed.push(format!("--max-delay {}: the masquerade delay was {delay}", format_duration(max)));
     }
-    let leaked = measured.found.judge.before_winner().of(Outcome::Leaked);
-    if let Some(max) = gates.leaked.filter(|max| leaked > *max) {
-        failed.push(format!("--max-leaked {max}: {leaked} probes leaked"));
-    }
+    failed.extend(gates.leaked.and_then(|max| {
+        let probes = measured.found.judge.before_winner().of(Outcome::Leaked);
+        let (stress, held) = (stress.map_or(0, |stress| stress.leaked), held.map_or(0, |held| held.leaked));
+        failed_leak_gate(
+            max,
+            [(probes, "probes"), (stress, "stress connections"), (held, "held connections")],
+        )
+    }));
     let (_, total) = measured.found.watch.disruptions();
     let longest = measured.found.watch.longest_upper();
     if let Some(max) = gates.disruption.filter(|max| longest > max.as_secs_f64()) {
@@ -165,6 +175,14 @@ fn failed_gates(gates: Gates, measured: &Measurement) -> Vec<String> {
         failed.push("the watch ended inside a disruption".to_owned());
     }
     failed
+}
+
+/// The gate holds for all phases together; those without a leak are left out of the words.
+fn failed_leak_gate(max: u64, phases: [(u64, &str); 3]) -> Option<String> {
+    let leaked = phases.iter().map(|(count, _)| count).sum::<u64>();
+    let words = phases.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let words: Vec<String> = words.collect();
+    (leaked > max).then(|| format!("--max-leaked {max}: {} leaked", words.join(" and ")))
 }
 
 /// A share of skipped ticks above which the numbers are called weak: 1 in 100.

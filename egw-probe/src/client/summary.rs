@@ -161,6 +161,12 @@ fn stress_rows(stress: &StressReport) -> Vec<Row> {
     let failed_by = by(stress.failed_by.iter().map(|(reason, count)| (reason.name(), *count)).collect());
     let lost = format!("{closed} closed by themselves{closed_by}, {failed} failed{failed_by}");
     let mut rows = vec![("stress", format!("{opened} opened in {}, {lost}", seconds(*opening_seconds)))];
+    if stress.leaked > 0 {
+        rows.push((
+            "",
+            format!("of these {} leaked: the target saw a source outside its CIDRs", stress.leaked),
+        ));
+    }
     rows.push(("", format!("most open at a time {peak_open}, answered {}", stress.answered)));
     if let Some(Quantiles { min, p50, p99, max, .. }) = stress.latency_seconds {
         let [min, p50, p99, max] = [min, p50, p99, max].map(seconds);

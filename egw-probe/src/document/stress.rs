@@ -18,6 +18,8 @@ pub struct StressReport {
     pub opened: u64,
     /// Of these, closed by themselves before the test was over.
     pub closed: u64,
+    /// Connections that the target denied: it saw a source outside its CIDRs. It closes them, so they are among `closed`, too.
+    pub leaked: u64,
     /// Dials that failed.
     pub failed: u64,
     /// How long successful dials took; null if there was none.
@@ -57,6 +59,7 @@ impl StressReport {
     pub fn add(&mut self, other: Self) {
         self.opened += other.opened;
         self.closed += other.closed;
+        self.leaked += other.leaked;
         self.failed += other.failed;
         self.answered += other.answered;
         self.unsettled += other.unsettled;
@@ -118,6 +121,9 @@ pub struct Closing {
     pub target: String,
     /// Whether the target had answered on it.
     pub answered: bool,
+    /// Whether the target denied it.
+    #[serde(default)]
+    pub leaked: bool,
     /// How.
     pub reason: LossReason,
 }

@@ -41,6 +41,7 @@ mod report_scale;
 mod rights;
 mod route;
 mod stress;
+mod stress_leaks;
 #[cfg(target_arch = "x86_64")]
 mod taken_over;
 mod target;

@@ -3,6 +3,7 @@
 //! As the old program: connections are dialled and kept, and the test ends after 3 failed dials. A kept connection
 //! costs a descriptor, a registration with epoll and a few bytes in a table: no task and no buffer.
 
+pub(crate) mod heard;
 pub(crate) mod lanes;
 pub(crate) mod limit;
 pub(crate) mod series;
@@ -55,12 +56,21 @@ pub(crate) fn check_descriptors(config: &StressConfig, descriptors: u64) -> Resu
     }
 }
 
+/// What the stress test goes by that is known before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// Descriptors that the process may open.
+    pub descriptors: u64,
+    /// The target annotates its replies, and so denies by a line of its own.
+    pub annotates: bool,
+}
+
 /// Runs the stress test. Then calls `over` with what came of it, with all connections open; goes on counting those that
 /// close, until a signal comes, if `over` wants that.
 pub(crate) fn run<E: From<io::Error>>(
     config: &StressConfig,
     ways: Ways<'_>,
-    descriptors: u64,
+    known: Known,
     metrics: &ClientMetrics,
     signals: &Signals,
     over: impl FnOnce(StressReport) -> Result<bool, E>,
@@ -80,7 +90,8 @@ pub(crate) fn run<E: From<io::Error>>(
         begun,
         end: config.duration.map(|duration| begun + duration),
         wanted: config.connections.unwrap_or(u64::MAX),
-        most: descriptors.saturating_sub(RESERVED_DESCRIPTORS),
+        most: known.descriptors.saturating_sub(RESERVED_DESCRIPTORS),
+        annotates: known.annotates,
         max_failed: config.max_failed,
         keepalive: config.keepalive.map(keepalive),
         total: Total::default(),
@@ -106,8 +117,8 @@ pub(crate) fn run<E: From<io::Error>>(
         local_port_range: range,
         ..combine(reports, &plan, ways.targets.len() as u64, lanes, range)
     };
-    let StressReport { opened, closed, failed, .. } = report;
-    tracing::info!(opened, closed, failed, "stress test over");
+    let StressReport { opened, closed, leaked, failed, .. } = report;
+    tracing::info!(opened, closed, leaked, failed, "stress test over");
     if over(report)? && !plan.total.interrupted.load(Relaxed) {
         watch(&mut shards, &poller, signals)?;
     }
@@ -222,7 +233,8 @@ fn combine(
         failed_by: &all.failed_by,
         open: all.opened - all.closed,
         unanswered: if all.answered > 0 { unanswered } else { 0 },
-        closed: all.closed,
+        // What the target denied, and therefore closed, says nothing of a limit.
+        closed: all.closed.saturating_sub(all.leaked),
         lanes,
         targets,
         port_range,

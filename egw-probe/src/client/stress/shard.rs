@@ -12,6 +12,7 @@ use socket2::{Socket, TcpKeepalive};
 
 use crate::client::failure::{dial_failure, loss_reason};
 use crate::client::metrics::ClientMetrics;
+use crate::client::stress::heard::Heard;
 use crate::client::stress::lanes::Lanes;
 use crate::client::stress::series::{Event, Series};
 use crate::document::quantiles::Quantiles;
@@ -42,6 +43,8 @@ pub(crate) struct Plan<'a> {
     pub wanted: u64,
     /// Connections that the descriptors allow, dials under way included.
     pub most: u64,
+    /// The target annotates its replies.
+    pub annotates: bool,
     /// Failed dials that end the test.
     pub max_failed: u64,
     /// Checks on idle connections.
@@ -102,7 +105,7 @@ enum Slot {
     Open {
         socket: Socket,
         lane: u16,
-        answered: bool,
+        heard: Heard,
         /// Since the first dial.
         since_milliseconds: u32,
     },
@@ -207,7 +210,7 @@ impl<'a> Shard<'a> {
         // What happened while nobody looked.
         self.wait(Monotonic::now())?;
         let patience = Monotonic::now() + LAST_ANSWERS;
-        while self.report.answered > 0 && self.unanswered > 0 && Monotonic::now() < patience {
+        while self.unanswered > 0 && Monotonic::now() < patience {
             self.wait(patience)?;
         }
         self.report.unsettled = self.in_flight as u64;
@@ -377,7 +380,7 @@ impl<'a> Shard<'a> {
         self.slots[slot as usize] = Slot::Open {
             socket,
             lane: dial.lane,
-            answered: false,
+            heard: Heard::default(),
             since_milliseconds: u32::try_from(at.as_millis()).unwrap_or(u32::MAX),
         };
         self.plan.total.opened.fetch_add(1, Relaxed);
@@ -404,37 +407,71 @@ impl<'a> Shard<'a> {
     /// What happens on an open connection: the target's answer, or the end.
     fn follow(&mut self, slot: u32, flags: EventFlags, gone: bool, now: Monotonic) {
         let place = &mut self.slots[slot as usize];
-        let Slot::Open { socket, answered, lane, since_milliseconds } = place else { return };
+        let Slot::Open { socket, heard, lane, since_milliseconds } = place else { return };
         // Taken before anything is read: a read would take it away.
         let error = if gone { socket.take_error().ok().flatten() } else { None };
-        if flags.contains(EventFlags::IN) && discard(socket) && !*answered {
-            *answered = true;
-            self.unanswered -= 1;
-            self.report.answered += 1;
+        let mut denied = false;
+        if flags.contains(EventFlags::IN) {
+            let had_answered = heard.anything();
+            denied = read(socket, heard);
+            if !had_answered && heard.anything() {
+                self.unanswered -= 1;
+                self.report.answered += 1;
+            }
+        }
+        let reason = loss_reason(error.as_ref());
+        let (heard, lane, since) = (*heard, *lane, Duration::from_millis(u64::from(*since_milliseconds)));
+        let by_close = gone && heard.is_denied_by_close(reason, self.plan.annotates);
+        if denied || by_close {
+            self.leak(now);
         }
         if !gone {
             return;
         }
         let at = now.since(self.plan.begun);
-        let closing = Closing {
-            at_seconds: at.as_secs_f64(),
-            open_seconds: at
-                .saturating_sub(Duration::from_millis(u64::from(*since_milliseconds)))
-                .as_secs_f64(),
-            target: self.lanes.target(*lane).to_string(),
-            answered: *answered,
-            reason: loss_reason(error.as_ref()),
-        };
-        self.unanswered -= u64::from(!*answered);
+        self.unanswered -= u64::from(!heard.anything());
         self.release(slot);
-        self.plan.total.open.fetch_sub(1, Relaxed);
-        self.plan.total.taken.fetch_sub(1, Relaxed);
-        self.plan.total.closed.fetch_add(1, Relaxed);
+        self.close(
+            Closing {
+                at_seconds: at.as_secs_f64(),
+                open_seconds: at.saturating_sub(since).as_secs_f64(),
+                target: self.lanes.target(lane).to_string(),
+                answered: heard.anything(),
+                leaked: heard.is_denied() || by_close,
+                reason,
+            },
+            now,
+        );
+    }
+
+    /// The target has denied a connection.
+    fn leak(&mut self, now: Monotonic) {
+        self.report.leaked += 1;
+        self.plan.metrics.stress.leaked.inc();
+        if let Some(Pass { held_back }) = self.log.pass(now) {
+            let leaked = self.report.leaked;
+            tracing::warn!(
+                leaked,
+                held_back,
+                "stress connection leaked: the target saw a source outside its CIDRs"
+            );
+        }
+    }
+
+    /// Counts a connection that has closed by itself.
+    fn close(&mut self, closing: Closing, now: Monotonic) {
+        let total = &self.plan.total;
+        total.open.fetch_sub(1, Relaxed);
+        total.taken.fetch_sub(1, Relaxed);
+        total.closed.fetch_add(1, Relaxed);
         self.report.closed += 1;
         *self.report.closed_by.entry(closing.reason).or_default() += 1;
-        self.series.note(at, Event::Closed);
+        self.series.note(now.since(self.plan.begun), Event::Closed);
         self.plan.metrics.stress.closed(closing.reason);
-        if let Some(Pass { held_back }) = self.log.pass(now) {
+        // A leak has been told of.
+        if !closing.leaked
+            && let Some(Pass { held_back }) = self.log.pass(now)
+        {
             let Closing { reason, open_seconds, .. } = closing;
             let closed = self.report.closed;
             tracing::warn!(reason = reason.name(), open_seconds, closed, held_back, "connection lost");
@@ -445,16 +482,17 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// Reads and throws away what the target sent; whether there was something.
-fn discard(socket: &Socket) -> bool {
-    let mut scratch = [MaybeUninit::<u8>::uninit(); 512];
-    let mut any = false;
+/// Reads what the target sent, and keeps only what that means; whether it was a denial.
+fn read(socket: &Socket, heard: &mut Heard) -> bool {
+    let mut room = [MaybeUninit::<u8>::uninit(); 512];
+    let mut denied = false;
     // Edge-triggered: until there is no more.
-    while let Ok((_, length)) = recv(socket, &mut scratch, RecvFlags::DONTWAIT) {
-        any |= length > 0;
-        if length < scratch.len() {
+    while let Ok((bytes, _)) = recv(socket, &mut room, RecvFlags::DONTWAIT) {
+        let length = bytes.0.len();
+        denied |= heard.read(bytes.0);
+        if length < 512 {
             break;
         }
     }
-    any
+    denied
 }

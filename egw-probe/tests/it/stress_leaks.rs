@@ -1,0 +1,72 @@
+//! Stress connections that a gateway does not translate: the target denies them, the client counts them.
+
+use std::net::SocketAddr;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::common::{Program, free_port, measure, metric, status, target, wait_for};
+
+/// Sixty connections from three sources in turn, one of which is denied.
+const FLAGS: [&str; 4] = [
+    "--stress",
+    "--stress-connections=60",
+    "--stress-concurrency=4",
+    "--stress-source-addr=127.0.0.5,127.0.0.9,127.0.0.6",
+];
+const ALLOWED: &str = "--allowed-cidr=127.0.0.1/32,127.0.0.5/32,127.0.0.6/32";
+
+#[test]
+fn connections_that_the_target_denies_are_leaked_and_the_gate_counts_them() {
+    for reply in ["--reply=annotated", "--reply=pong"] {
+        let target = target(&[ALLOWED, "--keep-open", reply]);
+        let address = format!("127.0.0.1:{}", target.port);
+        for (gate, code) in [("--max-leaked=20", 0), ("--max-leaked=19", 1)] {
+            let (got, document, log) = measure(&address, &[&FLAGS[..], &[gate]].concat());
+            let stress = &document["stress"];
+            assert_eq!(got, code, "{reply}: {document}\n{log}");
+            for (key, expected) in [("opened", 60), ("leaked", 20), ("closed", 20), ("failed", 0)] {
+                assert_eq!(stress[key], expected, "{key} {reply}: {stress}");
+            }
+            let closings = stress["closings"].as_array().unwrap();
+            assert!(
+                closings.len() == 20 && closings.iter().all(|closing| closing["leaked"] == true),
+                "{stress}"
+            );
+            let failed = json!(["--max-leaked 19: 20 stress connections leaked"]);
+            assert_eq!(document["failed_gates"], if code == 0 { json!([]) } else { failed });
+            assert!(
+                log.contains("stress connection leaked: the target saw a source outside its CIDRs"),
+                "{log}"
+            );
+            assert!(!log.contains("connection lost"), "{log}");
+        }
+        let denied = metric(target.http, "egw_probe_target_connections_total{verdict=\"denied\"}");
+        assert_eq!(denied, Some(40.0), "as many as the target denied");
+    }
+}
+
+#[test]
+fn leaked_connections_are_a_metric_and_a_line_of_the_summary() {
+    let target = target(&[ALLOWED, "--keep-open"]);
+    let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (to, serve) =
+        (format!("--external-target-addr=127.0.0.1:{}", target.port), format!("--metrics-addr={http}"));
+    let client = Program::start(&[&["client", &to, &serve], &FLAGS[..]].concat());
+    wait_for("the end of the stress test", || status(http, "/readyz") == 200);
+    assert_eq!(metric(http, "egw_probe_stress_leaked_total"), Some(20.0));
+    assert_eq!(metric(http, "egw_scale_test_stress_connections_total{operation=\"close\"}"), Some(20.0));
+    client.signal(Signal::TERM);
+    let told = String::from_utf8(client.finish().stdout).unwrap();
+    assert!(told.contains("of these 20 leaked: the target saw a source outside its CIDRs"), "{told}");
+}
+
+#[test]
+fn what_closes_in_order_after_a_pong_or_without_a_byte_on_an_annotating_target_is_no_leak() {
+    // Without --keep-open a target closes everything it has answered.
+    let target = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let (code, document, log) =
+        measure(&format!("127.0.0.1:{}", target.port), &[&FLAGS[..], &["--max-leaked=0"]].concat());
+    let stress = &document["stress"];
+    assert_eq!((code, &stress["leaked"], &stress["closed"]), (0, &json!(0), &json!(60)), "{stress}\n{log}");
+}
