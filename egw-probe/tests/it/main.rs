@@ -11,6 +11,7 @@ mod deploy;
 mod ebpf;
 mod environment;
 mod faults;
+mod gateway;
 mod held_up;
 mod hostile;
 mod hostile_packets;

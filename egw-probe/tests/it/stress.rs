@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -10,32 +9,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common;
-use crate::common::told::as_root;
 use crate::common::{Program, measure, peer, target};
-
-/// Runs `work` in a network namespace of its own, with `lo` up; says that the test is skipped where that takes root.
-fn alone(work: impl FnOnce() + Send) {
-    if !as_root() {
-        return;
-    }
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            // SAFETY: a system call without memory; it moves only this thread, which ends with the test.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
-            run("ip link set lo up");
-            work();
-        });
-        if let Err(panic) = inside.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn run(command: &str) {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::gateway::{Gateway, alone};
 
 fn set_port_range(range: &str) {
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap();
@@ -256,64 +231,10 @@ fn a_target_that_ends_is_the_limit_not_the_gateway() {
     check_sums(stress);
 }
 
-/// A client's host, a gateway that masquerades to 100 ports, and a target's host. Removed when dropped.
-struct Gateway([String; 3]);
-
-impl Gateway {
-    fn new() -> Self {
-        let gateway = Self(["c", "g", "t"].map(|role| format!("egws-{}-{role}", std::process::id())));
-        let [client, middle, target] = &gateway.0;
-        for name in &gateway.0 {
-            run(&format!("ip netns add {name}"));
-            run(&format!("ip -n {name} link set lo up"));
-        }
-        for (name, near, far, net) in
-            [(client, "near0", "pod0", "10.91.0"), (target, "near0", "out0", "192.0.2")]
-        {
-            run(&format!("ip -n {name} link add {near} type veth peer name {far} netns {middle}"));
-            run(&format!("ip -n {name} addr add {net}.2/24 dev {near}"));
-            run(&format!("ip -n {middle} addr add {net}.1/24 dev {far}"));
-            run(&format!("ip -n {name} link set {near} up"));
-            run(&format!("ip -n {middle} link set {far} up"));
-        }
-        run(&format!("ip -n {client} route add default via 10.91.0.1"));
-        let rules = "table ip nat { chain out { type nat hook postrouting priority 100; oifname \"out0\" \
-                     meta l4proto tcp masquerade to :50000-50099; }; }";
-        gateway.inside(1, || {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-            nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-            assert!(nft.wait().unwrap().success());
-        });
-        gateway
-    }
-
-    fn inside<T: Send>(&self, number: usize, work: impl FnOnce() -> T + Send) -> T {
-        let name = &self.0[number];
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let file = std::fs::File::open(format!("/run/netns/{name}")).unwrap();
-                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
-                work()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
 #[test]
 fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
     alone(|| {
-        let gateway = Gateway::new();
+        let gateway = Gateway::new("meta l4proto tcp masquerade to :50000-50099;");
         let target = gateway.inside(2, || target(&["--allowed-cidr=192.0.2.1/32", "--keep-open"]));
         let address = format!("192.0.2.2:{}", target.port);
         let begun = Instant::now();

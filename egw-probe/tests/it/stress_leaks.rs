@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::common::{Program, free_port, measure, metric, status, target, wait_for};
+use crate::gateway::{Gateway, alone};
 
 /// Sixty connections from three sources in turn, one of which is denied.
 const FLAGS: [&str; 4] = [
@@ -69,4 +70,31 @@ fn what_closes_in_order_after_a_pong_or_without_a_byte_on_an_annotating_target_i
         measure(&format!("127.0.0.1:{}", target.port), &[&FLAGS[..], &["--max-leaked=0"]].concat());
     let stress = &document["stress"];
     assert_eq!((code, &stress["leaked"], &stress["closed"]), (0, &json!(0), &json!(60)), "{stress}\n{log}");
+}
+
+#[test]
+fn of_two_thousand_connections_those_that_a_gateway_does_not_translate_are_counted_exactly() {
+    // One connection in fifty, by chance.
+    let nat = "numgen random mod 50 == 0 counter name passed accept; snat to 192.0.2.1;";
+    for reply in ["--reply=annotated", "--reply=pong"] {
+        alone(|| {
+            let gateway = Gateway::new(nat);
+            let target = gateway.inside(2, || target(&["--allowed-cidr=192.0.2.1/32", "--keep-open", reply]));
+            let address = format!("192.0.2.2:{}", target.port);
+            let flags = ["--stress", "--stress-concurrency=8", "--stress-connections=2000", "--max-leaked=0"];
+            let (code, document, log) = gateway.inside(0, || measure(&address, &flags));
+            let (stress, probes) = (&document["stress"], &document["probes"]);
+            let leaked = stress["leaked"].as_u64().unwrap();
+            // Of 2,000 forty on average; ten or less in one run of ten million.
+            assert!(stress["opened"] == 2000 && leaked > 10, "{stress}\n{log}");
+            assert_eq!((code, &stress["closed"]), (1, &json!(leaked)), "{stress}");
+            let gate = document["failed_gates"][0].as_str().unwrap();
+            assert!(gate.ends_with(&format!("{leaked} stress connections leaked")), "{gate}");
+            let all = leaked + probes["leaked"].as_u64().unwrap();
+            assert_eq!(all, gateway.passed(), "as many as left without NAT");
+            let denied = "egw_probe_target_connections_total{verdict=\"denied\"}";
+            assert_eq!(gateway.inside(2, || metric(target.http, denied)), Some(all as f64));
+            println!("{reply}: {leaked} of 2000 leaked, {all} with the probes");
+        });
+    }
 }
