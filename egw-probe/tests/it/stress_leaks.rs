@@ -1,12 +1,14 @@
 //! Stress connections that a gateway does not translate: the target denies them, the client counts them.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::{Program, free_port, measure, metric, status, target, wait_for};
-use crate::gateway::{Gateway, alone};
+use crate::common::{Program, free_port, measure, metric, peer, status, target, wait_for};
+use crate::gateway::{Gateway, alone, nft};
 
 /// Sixty connections from three sources in turn, one of which is denied.
 const FLAGS: [&str; 4] = [
@@ -97,4 +99,28 @@ fn of_two_thousand_connections_those_that_a_gateway_does_not_translate_are_count
             println!("{reply}: {leaked} of 2000 leaked, {all} with the probes");
         });
     }
+}
+
+#[test]
+fn on_a_slow_path_the_last_answers_are_waited_for_as_long_as_its_dials_take() {
+    alone(|| {
+        // The first is the probe's. The other is denied, as a plain target does it, half a second after it came.
+        let address = peer(|mut stream, number| {
+            if number == 0 {
+                return stream.write_all(b"pong\n").unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        });
+        // Every second SYN is lost: the stress connection's first one.
+        nft(&format!(
+            "table ip slow {{ chain out {{ type filter hook output priority 0; tcp dport {} \
+             tcp flags & (syn|ack) == syn numgen inc mod 2 == 1 drop; }}; }}",
+            address.port()
+        ));
+        let flags = ["--stress", "--stress-connections=1", "--interval=10s"];
+        let (_, document, log) = measure(&address.to_string(), &flags);
+        let stress = &document["stress"];
+        assert!(stress["latency_seconds"]["max"].as_f64() > Some(0.9), "{stress}\n{log}");
+        assert_eq!((&stress["leaked"], &stress["closed"]), (&json!(1), &json!(1)), "{stress}");
+    });
 }

@@ -27,7 +27,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const SLOW_DIAL: Duration = Duration::from_millis(100);
 /// How often a shard looks for what others did, and for dials that ran out of time.
 const GLANCE: Duration = Duration::from_millis(10);
-/// How long answers on the last connections are waited for.
+/// How long answers on the last connections are waited for at least; where dials took longer, twice as long as the longest.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// What all shards go by.
@@ -209,7 +209,8 @@ impl<'a> Shard<'a> {
         };
         // What happened while nobody looked.
         self.wait(Monotonic::now())?;
-        let patience = Monotonic::now() + LAST_ANSWERS;
+        let longest = Duration::from_nanos(self.latency_ns.max());
+        let patience = Monotonic::now() + LAST_ANSWERS.max(2 * longest).min(DIAL_TIMEOUT);
         while self.unanswered > 0 && Monotonic::now() < patience {
             self.wait(patience)?;
         }
