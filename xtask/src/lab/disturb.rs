@@ -43,6 +43,7 @@ pub(crate) fn put_in_place(plan: &Plan, topology: &Topology) -> Result<Parts> {
         match what {
             Disturb::Proxy => proxies.extend(start_proxies(plan, topology)?),
             Disturb::Sidecar => proxies.extend(start_sidecars(plan, topology)?),
+            Disturb::Synproxy => load_synproxy(&topology.target)?,
             Disturb::Loss => load_loss(&topology.target, plan.loss_percent)?,
             Disturb::Portreuse => {
                 for pod in &topology.pods {
@@ -88,6 +89,29 @@ fn start_sidecars(plan: &Plan, topology: &Topology) -> Result<Vec<Proxy>> {
         Proxy::start(namespace, target(plan), Some(SIDECAR_MARK), plan.rtt)
     };
     topology.pods.iter().map(start).collect()
+}
+
+/// Without timestamps: with them, SYNPROXY hands on an acknowledgement with a wrong echo, and a target that drops it begins a second
+/// later (Linux 6.18).
+fn load_synproxy(target: &Namespace) -> Result<()> {
+    let rules = format!(
+        "table inet egwl-synproxy {{
+            chain untrack {{
+                type filter hook prerouting priority raw;
+                tcp dport {PORT} tcp flags syn notrack
+            }}
+            chain answer {{
+                type filter hook input priority filter;
+                tcp dport {PORT} ct state invalid,untracked synproxy mss 1460
+                tcp dport {PORT} ct state invalid drop
+            }}
+        }}"
+    );
+    target.nft(&rules).map_err(|error| {
+        kernel_lacks(error, "SYNPROXY in nftables", "CONFIG_NFT_SYNPROXY", "nft_synproxy")
+    })?;
+    // Else the acknowledgement of a cookie passes for a connection under way.
+    target.sysctl(&[("net/netfilter/nf_conntrack_tcp_loose", "0")])
 }
 
 fn target(plan: &Plan) -> SocketAddr {

@@ -14,6 +14,8 @@ pub(crate) enum Disturb {
     Proxy,
     /// The same proxy in the client's own Pod
     Sidecar,
+    /// The target's host answers SYNs by SYN cookies (SYNPROXY), and only then lets the connection begin
+    Synproxy,
     /// The gateway has to ask for the target's MAC address (ARP, ND), and gets no answer for a while
     Arp,
     /// Packets are lost by chance between NAT and target
@@ -31,6 +33,6 @@ pub(crate) enum Disturb {
 impl Disturb {
     /// Whether it answers SYNs for the target.
     pub(crate) const fn terminates_tcp(self) -> bool {
-        matches!(self, Self::Proxy | Self::Sidecar)
+        matches!(self, Self::Proxy | Self::Sidecar | Self::Synproxy)
     }
 }

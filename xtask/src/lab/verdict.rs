@@ -123,11 +123,13 @@ pub(crate) fn evidence_faults(plan: &Plan, measured: &ResultDocument) -> Vec<Str
 }
 
 /// Whether a client may say this of the way in between. A proxy beside it has the address that the timestamps of its SYNs
-/// depend on: of that it may leave open whether it is there. So it may of a SYN that was sent again, where an RST was lost
+/// depend on: of that it may leave open whether it is there. So it may of SYNPROXY, which sends no timestamps, and of a SYN that was sent again, where an RST was lost
 /// that should have ended the connection before it from the same port.
 pub(crate) fn end_to_end_fault(plan: &Plan, told: Option<bool>) -> Option<String> {
     let may_be: &[Option<bool>] = if !plan.annotated {
         &[None]
+    } else if plan.has(Disturb::Synproxy) {
+        &[Some(false), None]
     } else if plan.has(Disturb::Proxy) {
         &[Some(false)]
     } else if plan.has(Disturb::Sidecar) {

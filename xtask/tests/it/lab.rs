@@ -294,6 +294,16 @@ fn a_proxy_in_the_pod_is_never_taken_for_the_target() {
 }
 
 #[test]
+fn synproxy_at_the_target_is_never_taken_for_it_and_moves_no_bracket() {
+    let Some(_machine) = machine() else { return };
+    for args in ["masquerade", "masquerade --ipv6", "blackhole", "failover", "flap", "restart"] {
+        for result in disturbed(&format!("{args} --disturb synproxy"), 3) {
+            assert_eq!(result["end_to_end"], Value::Null, "{args}");
+        }
+    }
+}
+
+#[test]
 fn syns_that_wait_for_a_mac_address_are_inside_every_bracket() {
     let Some(_machine) = machine() else { return };
     disturbed("masquerade --disturb arp", 3);
