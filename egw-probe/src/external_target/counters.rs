@@ -90,7 +90,7 @@ impl Line {
             return Place::Ahead(ahead);
         }
         let number = self.newest - behind;
-        let too_late = number < self.lowest && at.since(self.begun) > OVERTAKEN;
+        let too_late = number < self.lowest && (behind > OVERTAKING || at.since(self.begun) > OVERTAKEN);
         if too_late || self.has(number) { Place::Elsewhere } else { Place::Late(behind) }
     }
 

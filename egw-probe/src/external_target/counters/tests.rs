@@ -185,6 +185,14 @@ fn a_line_that_is_proven_a_wrap_after_its_first_counters_takes_what_was_overtake
 }
 
 #[test]
+fn what_is_half_a_window_behind_a_new_line_is_not_its_beginning() {
+    // Of a first process too few came near each other, and of a second one the third that proves a line.
+    let first = [(0, 17), (3, 33)].into_iter().chain((1..17).map(|number| (120 * number, 120 * number)));
+    let mixed = [(2_000, 28), (2_010, 40), (2_020, 1_678)];
+    assert!(taken(first.chain(mixed)).missing(0) < 40);
+}
+
+#[test]
 fn one_that_overtakes_the_first_after_an_outage_by_far_begins_nothing() {
     let before = (0..=2_000).map(|number| (number, number));
     // 1,535 were lost, and the next one is overtaken by 560 others: the counters of those have come once.
