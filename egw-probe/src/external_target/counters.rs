@@ -100,7 +100,8 @@ impl Line {
         self.newest.wrapping_sub(u64::from(counter)) % WINDOW < WINDOW - AHEAD - OVERTAKING
     }
 
-    fn take(&mut self, place: Place, at: Monotonic) {
+    /// Takes in a counter at its place; whether that is one of the doubtful gaps.
+    fn take(&mut self, place: Place, at: Monotonic) -> bool {
         if !self.is_proven() {
             self.begun = at;
         }
@@ -108,12 +109,15 @@ impl Line {
             Place::Ahead(ahead) => self.advance(self.newest + ahead),
             Place::Late(behind) => {
                 let number = self.newest - behind;
+                let is_doubtful = self.doubtful.contains(&number);
                 self.lowest = self.lowest.min(number);
-                self.doubtful_gaps -= u64::from(self.doubtful.contains(&number));
+                self.doubtful_gaps -= u64::from(is_doubtful);
                 self.mark(number);
+                return is_doubtful;
             }
             Place::Elsewhere => {}
         }
+        false
     }
 
     fn advance(&mut self, to: u64) {
@@ -209,7 +213,7 @@ pub(crate) struct Counters {
     taken: u64,
     /// SYNs that came before there was a place for them: each may be one that is missing there.
     strays: u64,
-    /// SYNs without a place since the line last went far ahead.
+    /// SYNs without a place, or with a doubtful one, since the line last went far ahead.
     apart: u64,
     retransmissions: u64,
     restarts: u64,
@@ -240,7 +244,7 @@ impl Counters {
         match line.place(counter, at) {
             Place::Elsewhere => self.take_apart(counter, at, alone),
             place => {
-                line.take(place, at);
+                self.apart += u64::from(line.take(place, at));
                 let is_far = matches!(place, Place::Ahead(ahead) if ahead > FAR);
                 if is_far {
                     self.strays += std::mem::take(&mut self.apart);
@@ -288,7 +292,9 @@ impl Counters {
         } else if run.length == PROOF {
             // What there was before were foreign SYNs, or one that was overtaken by far.
             let mut line = Line::before(run.first[0], at);
-            run.first.iter().for_each(|counter| line.take(line.place(*counter, at), at));
+            for counter in run.first {
+                line.take(line.place(counter, at), at);
+            }
             self.strays += self.line.replace(line).map_or(0, |line| line.distinct);
             self.strays -= PROOF;
             self.run = None;

@@ -206,6 +206,17 @@ fn one_that_overtakes_the_first_after_an_outage_by_far_begins_nothing() {
 }
 
 #[test]
+fn what_comes_first_after_an_outage_is_not_missing_where_a_process_before_never_came() {
+    let first = (0..3_212).map(|number| (number, number));
+    let second = |numbers: Range<u64>| numbers.map(|number| (3_278 + number, number));
+    // 1,529 were lost, and the next ones are overtaken: of those the first process never sent any.
+    let overtaking = (3_600..3_608).map(|number| (6_880, number));
+    let before = first.chain(second(0..1_987)).chain(overtaking);
+    let counters = taken(before.chain(second(3_516..3_600)).chain(second(3_608..3_700)));
+    assert_eq!(counters.missing(0), 1_529);
+}
+
+#[test]
 fn two_outages_some_wraps_apart_are_no_conflict() {
     let sent = |numbers: Range<u64>| numbers.map(|number| (number * 2 / 5, number));
     let overtaken = |number| [((number + 600) * 2 / 5, number)];
