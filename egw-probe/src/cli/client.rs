@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use egw_probe_common::tag::MAX_CLIENT;
-use ipnet::IpAddrRange;
+use ipnet::{IpAddrRange, IpNet};
 
 use crate::cli::addresses;
 use crate::cli::log::LogArgs;
 use crate::cli::rights::RightsArgs;
+use crate::cli::target::parse_cidr;
 use crate::config::choice::{Output, TagNumber, TickPhase, WatchLength};
 use crate::document::go::{self, GoError};
 
@@ -51,6 +52,11 @@ pub struct ClientArgs {
     /// Flags of every command.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// A network, or a single address.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.trim().parse::<IpAddr>().map(IpNet::from).or_else(|_| parse_cidr(text))
 }
 
 /// What is probed, and how often.
@@ -175,6 +181,12 @@ pub struct GateArgs {
     /// Gate for --exit: fail if more leaked: probes before the winner, connections of --stress and --hold
     #[arg(long, value_name = "PROBES")]
     pub max_leaked: Option<u64>,
+
+    /// Gate for --exit: fail if a pong came by an egress IP outside these, or if the target does not tell (its
+    /// --reply annotated does); repeatable or comma-separated
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', action = ArgAction::Append,
+          value_parser = parse_network)]
+    pub expect_egress_ip: Vec<IpNet>,
 
     /// Gate for --exit with --watch: fail if a disruption may have lasted longer
     #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]

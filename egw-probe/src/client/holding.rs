@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::client::disruptions::{CAUTION, IMPROBABLE};
+use crate::client::chance::{CAUTION, IMPROBABLE};
 use crate::client::stall::{ByChance, Seen, StallJudge};
 use crate::document::disruption::wilson;
 use crate::document::held::{HeldStall, HoldReport, Loss, LossReason, StallEnd};

@@ -14,9 +14,11 @@ use crate::sys::metrics::{CONNECT_BUCKETS, Registrar};
 /// Buckets of the old program's histogram: the defaults of the Go client library.
 const STRESS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Buckets of disruptions: from a lost probe to the minutes in which gateways are given up.
-const DISRUPTION_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+/// Buckets of disruptions: from a lost probe to the minutes in which gateways are given up, closest where failovers are.
+const DISRUPTION_BUCKETS: [f64; 23] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0,
+    15.0, 20.0, 30.0, 60.0, 300.0,
+];
 
 /// Every metric of the client. Cheap to clone: clones share their values.
 #[derive(Debug, Clone)]
@@ -35,6 +37,10 @@ pub(crate) struct ClientMetrics {
     pub blackhole_seconds: Gauge,
     /// A watch.
     pub watch: WatchMetrics,
+    /// Egress IPs that come now.
+    pub egress_ips: IntGauge,
+    /// How often one appeared after another, returned or stopped.
+    pub egress_changes: IntCounter,
     /// Held connections.
     pub held: HeldMetrics,
     /// Ticks without a probe.
@@ -48,6 +54,13 @@ pub(crate) struct ClientMetrics {
 pub(crate) struct WatchMetrics {
     /// 1 while it sees a disruption.
     pub disrupted: IntGauge,
+    /// Probes that chance explains.
+    pub lost: IntCounter,
+    /// Partial outages that are over.
+    pub partial_outages: IntCounter,
+    /// 1 while there is one.
+    pub partly_disrupted: IntGauge,
+    latest: GaugeVec,
     disruptions: Vec<IntCounter>,
     disruption_seconds: Vec<Histogram>,
 }
@@ -62,9 +75,26 @@ impl WatchMetrics {
         )?;
         Ok(Self {
             disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
+            lost: new.counter(
+                "egw_probe_lost_probes_total",
+                "Probes after the first pong that were missed and that chance explains: no part of an outage",
+            )?,
+            partial_outages: new.counter(
+                "egw_probe_partial_outages_total",
+                "Times after the first pong in which a share of the probes was lost, once they are over",
+            )?,
+            partly_disrupted: new.gauge(
+                "egw_probe_partly_disrupted",
+                "1 while a share of the probes is lost that chance does not explain",
+            )?,
+            latest: new.gauges_of_seconds(
+                "egw_probe_last_disruption_seconds",
+                "Bounds of the length of the last disruption that is over",
+                &["bound"],
+            )?,
             disruptions: new.counter_each(
                 "egw_probe_disruptions_total",
-                "Runs of misses after a pong, by kind, once they are over",
+                "Runs of misses after a pong, longer than chance makes, by kind, once they are over",
                 "kind",
                 Kind::ALL.map(Kind::name),
             )?,
@@ -80,6 +110,9 @@ impl WatchMetrics {
         self.disruptions[disruption.kind as usize].inc();
         if let Some(upper) = disruption.length_seconds.upper {
             self.disruption_seconds[disruption.kind as usize].observe(upper);
+            for (bound, value) in [("lower", disruption.length_seconds.lower), ("upper", upper)] {
+                self.latest.with_label_values(&[bound]).set(value);
+            }
         }
     }
 }
@@ -212,6 +245,14 @@ impl ClientMetrics {
                 "Time before the first pong in which probes got no answer at all",
             )?,
             watch: WatchMetrics::register(new)?,
+            egress_ips: new.gauge(
+                "egw_probe_egress_ips",
+                "Egress IPs that pongs come by now, as annotated replies tell them",
+            )?,
+            egress_changes: new.counter(
+                "egw_probe_egress_ip_changes_total",
+                "How often an egress IP appeared after another one, stopped, or returned",
+            )?,
             held: HeldMetrics::register(new)?,
             skipped_ticks: new.counter(
                 "egw_probe_skipped_ticks_total",

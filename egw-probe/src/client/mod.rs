@@ -4,7 +4,9 @@
 //! [`probe`], [`stress`], [`resolve`] and [`route`] touch a socket; the rest takes values and returns values.
 
 pub(crate) mod bracket;
+pub(crate) mod chance;
 pub(crate) mod disruptions;
+pub(crate) mod egress;
 pub(crate) mod evidence;
 pub(crate) mod failure;
 pub(crate) mod hold;
@@ -13,6 +15,7 @@ pub(crate) mod inflight;
 pub(crate) mod metrics;
 pub(crate) mod outcome;
 pub(crate) mod pacer;
+pub(crate) mod partial;
 pub(crate) mod ports;
 pub(crate) mod probe;
 pub(crate) mod prober;
@@ -22,6 +25,7 @@ pub(crate) mod reply;
 pub(crate) mod resolve;
 pub(crate) mod result;
 pub(crate) mod route;
+pub(crate) mod run;
 pub(crate) mod stall;
 pub(crate) mod stress;
 pub(crate) mod summary;
@@ -50,6 +54,7 @@ use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
 use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig, TargetAddr};
 use crate::config::error::ConfigError;
+use crate::document::egress::Whose;
 use crate::document::go::format_duration;
 use crate::document::held::HoldReport;
 use crate::document::result::{ResultDocument, TestOutcome};
@@ -314,12 +319,27 @@ impl Client<'_> {
         }
     }
 
+    /// Whose address the target saw, where this client can know it.
+    fn whose(&self, address: IpAddr, target: SocketAddr) -> Option<Whose> {
+        let own = Destination::new(target, &self.config.route).own_address().ok();
+        let node = self.config.labels.get(NODE_IP).and_then(|text| text.parse::<IpAddr>().ok());
+        // Where the client is in its node's network, both are the same.
+        match address {
+            _ if node == Some(address) => Some(Whose::Node),
+            _ if own == Some(address) => Some(Whose::Own),
+            _ => None,
+        }
+    }
+
     /// The test is over: prints the result.
     fn over(&self, probed: &Probed, stress: Option<StressReport>) -> anyhow::Result<Over> {
         self.test_over.store(true, Ordering::Relaxed);
         let Probed { target, measured, held } = probed;
         let mut document =
             result::document(self.config, self.start, target.to_string(), measured, held.clone(), stress);
+        for leak in &mut document.leaked_from {
+            leak.whose = self.whose(leak.address, *target);
+        }
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
         }
@@ -334,6 +354,9 @@ impl Client<'_> {
         })
     }
 }
+
+/// The label that names the client's node by its address.
+const NODE_IP: &str = "node-ip";
 
 /// What the client does for each of its sockets, and the kernel asks a right for.
 fn needed(config: &ClientConfig) -> Vec<Capability> {

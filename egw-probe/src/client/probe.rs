@@ -1,7 +1,7 @@
 //! The socket of one probe: what is set on it, how it is connected, how its reply is read.
 
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -53,6 +53,21 @@ impl Destination {
             socket.bind(source)?;
         }
         Ok(socket)
+    }
+
+    /// The address of this host that packets to the target leave with.
+    pub(crate) fn own_address(&self) -> io::Result<IpAddr> {
+        let socket = Socket::new(Domain::for_address(self.target), Type::DGRAM, Some(Protocol::UDP))?;
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device))?;
+        }
+        if let Some(source) = &self.source {
+            socket.bind(source)?;
+        }
+        // Of a datagram socket this sends nothing.
+        socket.connect(&self.target_raw)?;
+        let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(own.ip().to_canonical())
     }
 
     /// Begins the handshake.

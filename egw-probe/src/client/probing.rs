@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::client::bracket::Judge;
 use crate::client::disruptions::{Event as WatchEvent, Watch};
+use crate::client::egress::{Egress, Event as EgressEvent};
 use crate::client::inflight::{InFlight, Launch, ProbeId};
 use crate::client::outcome::{Probe, ProbeEnd};
 use crate::client::pacer::Pacer;
@@ -74,8 +75,10 @@ pub enum Fact {
         /// From the start to the upper end of the bracket.
         delay: Duration,
     },
-    /// Something of a watch: a disruption or another egress IP.
+    /// Something of a watch: a disruption, or loss.
     Watched(WatchEvent),
+    /// Something of the addresses that the target saw, and how many egress IPs come now.
+    Egress(EgressEvent, usize),
 }
 
 /// How the probing ended.
@@ -110,6 +113,7 @@ pub struct Probing<S> {
     in_flight: InFlight<S>,
     judge: Judge,
     watch: Watch,
+    egress: Egress,
     facts: Vec<Fact>,
     phase: Phase,
     sending: bool,
@@ -128,6 +132,7 @@ impl<S> Probing<S> {
             in_flight: InFlight::new(probe_timeout),
             judge: Judge::new(start),
             watch: Watch::new(start),
+            egress: Egress::new(start),
             facts: Vec::new(),
             phase: Phase::Seeking,
             sending: true,
@@ -228,7 +233,7 @@ impl<S> Probing<S> {
             self.judge_settled();
         }
         self.name_winner();
-        self.facts.extend(self.watch.finish().map(Fact::Watched));
+        self.watch.finish(&mut |event| self.facts.push(Fact::Watched(event)));
         if self.judge.has_winner() {
             Ended::Masqueraded
         } else if self.phase == Phase::Interrupted {
@@ -269,6 +274,7 @@ impl<S> Probing<S> {
         Findings {
             judge: self.judge,
             watch: self.watch,
+            egress: self.egress,
             unsettled: self.unsettled,
             skipped_ticks: self.pacer.skipped(),
             descriptor_skips: self.descriptor_skips,
@@ -302,9 +308,11 @@ impl<S> Probing<S> {
             self.facts.push(Fact::Settled { probe, before_winner: !self.judge.has_winner() });
             if self.rules.watch.is_some() {
                 self.watch.take(probe, &mut |event| self.facts.push(Fact::Watched(event)));
-            } else {
-                self.watch.note_egress(probe);
             }
+            let mut turns = Vec::new();
+            self.egress.take(&probe, &mut |event| turns.push(event));
+            let in_force = self.egress.in_force();
+            self.facts.extend(turns.into_iter().map(|event| Fact::Egress(event, in_force)));
             let nothing_closer =
                 |oldest| self.judge.earliest_through().is_some_and(|through| through <= oldest);
             if self.in_flight.oldest_sent().is_none_or(nothing_closer) {
@@ -330,8 +338,10 @@ impl<S> Probing<S> {
 pub struct Findings {
     /// What the probes mean.
     pub judge: Judge,
-    /// Disruptions after the winner, and what egress IP was told.
+    /// Disruptions and loss after the winner.
     pub watch: Watch,
+    /// From which addresses the target saw the probes.
+    pub egress: Egress,
     /// Probes in flight that a signal cut off: sent, and never settled.
     pub unsettled: u64,
     /// Ticks without a probe.

@@ -54,7 +54,7 @@ impl Record {
                     self.connect_ns.saturating_record(connect.as_nanos() as u64);
                 }
             }
-            Fact::Skipped(_) | Fact::Won { .. } | Fact::Watched(_) => {}
+            Fact::Skipped(_) | Fact::Won { .. } | Fact::Watched(_) | Fact::Egress(..) => {}
         }
     }
 

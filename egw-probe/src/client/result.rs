@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::client::egress::Egress;
 use crate::client::prober::Measurement;
 use crate::client::probing::Ended;
 use crate::config::client::{ClientConfig, Gates};
@@ -24,9 +27,12 @@ pub(crate) fn document(
     stress: Option<StressReport>,
 ) -> ResultDocument {
     let (judge, watch) = (&measured.found.judge, &measured.found.watch);
-    let failed_gates = failed_gates(config.gates, measured, held.as_ref(), stress.as_ref());
+    let failed_gates = failed_gates(&config.gates, measured, held.as_ref(), stress.as_ref());
     let seconds = |length: Option<Duration>| length.map(|length| length.as_secs_f64());
     let (timeline, timeline_omitted_probes) = judge.timeline();
+    let egress = &measured.found.egress;
+    let (egress_ips, egress_ips_omitted_pongs) = egress.ips();
+    let (leaked_from, leaked_from_omitted_probes) = egress.leaks();
     ResultDocument {
         tag: measured.tag,
         target_address: Some(target_address),
@@ -47,12 +53,18 @@ pub(crate) fn document(
         connect_seconds: Quantiles::of_ns(&measured.record.connect_ns),
         tick_lateness_seconds: Quantiles::of_ns(&measured.record.tick_lateness_ns),
         end_to_end: judge.end_to_end(),
-        egress_ip: watch.egress_ip(),
+        egress_ip: egress.latest(),
+        egress_ips,
+        egress_ips_omitted_pongs,
+        leaked_from,
+        leaked_from_omitted_probes,
         loss: config.watch.map(|_| watch.loss()),
-        disruptions: config.watch.map(|_| watch.disruptions().0.to_vec()),
+        disruptions: config.watch.map(|_| watch.disruptions().0),
         disruptions_total: watch.disruptions().1,
-        egress_changes: watch.egress_changes().0.to_vec(),
-        egress_changes_total: watch.egress_changes().1,
+        partial_outages: config.watch.map(|_| watch.partial_outages().0.to_vec()),
+        partial_outages_total: watch.partial_outages().1,
+        egress_changes: egress.changes().0.to_vec(),
+        egress_changes_total: egress.changes().1,
         held,
         stalls: measured.record.stalls.clone(),
         stalls_total: measured.record.stalls_total,
@@ -110,9 +122,15 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
         tick_lateness_seconds: None,
         end_to_end: None,
         egress_ip: None,
+        egress_ips: Vec::new(),
+        egress_ips_omitted_pongs: 0,
+        leaked_from: Vec::new(),
+        leaked_from_omitted_probes: 0,
         loss: None,
         disruptions: None,
         disruptions_total: 0,
+        partial_outages: None,
+        partial_outages_total: 0,
         egress_changes: Vec::new(),
         egress_changes_total: 0,
         held: None,
@@ -138,7 +156,7 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
 }
 
 fn failed_gates(
-    gates: Gates,
+    gates: &Gates,
     measured: &Measurement,
     held: Option<&HoldReport>,
     stress: Option<&StressReport>,
@@ -158,6 +176,9 @@ fn failed_gates(
             [(probes, "probes"), (stress, "stress connections"), (held, "held connections")],
         )
     }));
+    if measured.ended == Ended::Masqueraded {
+        failed.extend(unexpected_egress(&gates.egress_ips, &measured.found.egress));
+    }
     let (_, total) = measured.found.watch.disruptions();
     let longest = measured.found.watch.longest_upper();
     if let Some(max) = gates.disruption.filter(|max| longest > max.as_secs_f64()) {
@@ -168,8 +189,10 @@ fn failed_gates(
         };
         failed.push(format!("--max-disruption {}: a disruption {shown}", format_duration(max)));
     }
-    if let Some(max) = gates.disruptions.filter(|max| total > *max) {
-        failed.push(format!("--max-disruptions {max}: there were {total}"));
+    let (_, partial) = measured.found.watch.partial_outages();
+    if let Some(max) = gates.disruptions.filter(|max| total + partial > *max) {
+        let and = if partial > 0 { format!(", and {partial} partial outages") } else { String::new() };
+        failed.push(format!("--max-disruptions {max}: there were {total}{and}"));
     }
     if longest.is_infinite() {
         failed.push("the watch ended inside a disruption".to_owned());
@@ -183,6 +206,25 @@ fn failed_leak_gate(max: u64, phases: [(u64, &str); 3]) -> Option<String> {
     let words = phases.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let words: Vec<String> = words.collect();
     (leaked > max).then(|| format!("--max-leaked {max}: {} leaked", words.join(" and ")))
+}
+
+/// Why the egress IPs are not those that were expected, if they are not.
+fn unexpected_egress(expected: &[IpNet], egress: &Egress) -> Option<String> {
+    let networks: Vec<String> = expected.iter().map(IpNet::to_string).collect();
+    let flag = format!("--expect-egress-ip {}", networks.join(","));
+    let (ips, other_pongs) = egress.ips();
+    let others = ips.iter().filter(|ip| !expected.iter().any(|network| network.contains(&ip.address)));
+    let others: Vec<String> = others.map(|ip| format!("{} from {}", ip.pongs, ip.address)).collect();
+    match (expected.is_empty(), ips.is_empty(), others.is_empty() && other_pongs == 0) {
+        (true, ..) | (false, false, true) => None,
+        (false, true, _) => {
+            Some(format!("{flag}: no reply named its source; the target tells it with --reply annotated"))
+        }
+        (false, false, false) => {
+            let more = if other_pongs > 0 { format!(", {other_pongs} from more") } else { String::new() };
+            Some(format!("{flag}: pongs came by other addresses: {}{more}", others.join(", ")))
+        }
+    }
 }
 
 /// A share of skipped ticks above which the numbers are called weak: 1 in 100.

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::document::disruption::{Disruption, EgressChange, ProbeLoss, Share};
+use crate::document::disruption::{Disruption, LengthBracket, PartialOutage, ProbeLoss, Share};
+use crate::document::egress::{EgressIp, LeakSource, Whose};
 use crate::document::held::HoldReport;
 use crate::document::outcome::{Evidence, Outcome};
 use crate::document::quantiles::Quantiles;
@@ -87,15 +88,18 @@ fn probe_rows(document: &ResultDocument) -> Vec<Row> {
     if document.end_to_end == Some(false) {
         rows.push(("path", "something between this client and the target terminates TCP".to_owned()));
     }
-    if let Some(egress_ip) = document.egress_ip {
-        rows.push(("egress IP", egress_ip.to_string()));
-    }
+    rows.extend(egress_rows(document));
     rows
 }
 
 fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     let Some(disruptions) = &document.disruptions else { return Vec::new() };
-    let mut rows = vec![("watch", format!("{} disruptions", document.disruptions_total))];
+    let partial = match document.partial_outages_total {
+        0 => String::new(),
+        count => format!(", {count} partial outages"),
+    };
+    let mut rows = vec![("watch", format!("{} disruptions{partial}", document.disruptions_total))];
+    rows.extend(document.partial_outages.iter().flatten().take(SHOWN).map(partial_row));
     for Disruption { kind, start_seconds, length_seconds, misses } in disruptions.iter().take(SHOWN) {
         let (start, lower) = (seconds(*start_seconds), seconds(length_seconds.lower));
         let upper = length_seconds
@@ -107,9 +111,6 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     if document.disruptions_total > SHOWN as u64 {
         let more = document.disruptions_total - SHOWN as u64;
         rows.push(("", format!("and {more} more: --output json has them")));
-    }
-    for EgressChange { at_seconds, from, to } in document.egress_changes.iter().take(SHOWN) {
-        rows.push(("egress IP", format!("changed from {from} to {to} at {}", seconds(*at_seconds))));
     }
     if let Some(HoldReport { connections, leaked, lost_total, stalls, stalls_total, .. }) = &document.held {
         let denied = match leaked {
@@ -133,6 +134,60 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     rows
 }
 
+/// From which addresses the target saw the probes.
+fn egress_rows(document: &ResultDocument) -> Vec<Row> {
+    let more = |shown: usize, all: usize, probes: u64| {
+        let more = all.saturating_sub(shown);
+        (more > 0 || probes > 0).then(|| ("", format!("and {more} more: --output json has them")))
+    };
+    let mut rows = Vec::new();
+    for LeakSource { address, whose, probes, first_seconds, last_seconds } in
+        document.leaked_from.iter().take(SHOWN)
+    {
+        let whose = match whose {
+            Some(Whose::Own) => ", the client's own address: nothing has translated it",
+            Some(Whose::Node) => ", the node's address: the node has translated it, and no gateway",
+            None => "",
+        };
+        let (first, last) = (seconds(*first_seconds), seconds(*last_seconds));
+        rows.push(("leaked", format!("{probes} probes from {address}{whose}; from {first} to {last}")));
+    }
+    rows.extend(more(SHOWN, document.leaked_from.len(), document.leaked_from_omitted_probes));
+    if let [EgressIp { address, .. }] = document.egress_ips.as_slice() {
+        rows.push(("egress IP", address.to_string()));
+        return rows;
+    }
+    for ip in document.egress_ips.iter().take(SHOWN) {
+        let EgressIp { address, pongs, share, first_seconds, last_seconds, in_force, missed } = ip;
+        let (first, last) = (seconds(*first_seconds), seconds(*last_seconds));
+        let end = if *in_force { "on" } else { "to" };
+        let until = if *in_force { String::new() } else { format!(" {last}") };
+        let share = share * 100.0;
+        rows.push((
+            "egress IP",
+            format!(
+                "{address}: {pongs} pongs ({share:.1} %) from {first} {end}{until}, {missed} misses meanwhile"
+            ),
+        ));
+    }
+    rows.extend(more(SHOWN, document.egress_ips.len(), document.egress_ips_omitted_pongs));
+    rows
+}
+
+fn partial_row(outage: &PartialOutage) -> Row {
+    let PartialOutage { began_seconds, ended_seconds, length_seconds, probes, lost } = outage;
+    let between = |ends: &LengthBracket| match ends.upper {
+        Some(upper) => format!("between {} and {}", seconds(ends.lower), seconds(upper)),
+        None => format!("not before {}", seconds(ends.lower)),
+    };
+    let length = length_seconds.upper.map_or("no end yet".to_owned(), |upper| {
+        format!("for {} to {}", seconds(length_seconds.lower), seconds(upper))
+    });
+    let (began, ended) = (between(began_seconds), between(ended_seconds));
+    let share = format!("{} of {probes} probes ({:.0} %)", lost.misses, lost.share * 100.0);
+    ("partial", format!("{share} were lost {length}: began {began}, ended {ended}"))
+}
+
 fn loss_row(loss: &ProbeLoss) -> Row {
     let Share { misses, share, low, high } = loss.isolated;
     let by: Vec<String> =
@@ -145,7 +200,7 @@ fn loss_row(loss: &ProbeLoss) -> Row {
         percent(low),
         percent(high)
     );
-    ("lost", format!("{misses} single probes ({}): {rate}", by.join(", ")))
+    ("lost", format!("{misses} probes by chance ({}): {rate}", by.join(", ")))
 }
 
 fn stress_rows(stress: &StressReport) -> Vec<Row> {

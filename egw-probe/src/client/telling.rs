@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use crate::client::disruptions::Event as WatchEvent;
+use crate::client::egress::Event as EgressEvent;
 use crate::client::metrics::ClientMetrics;
 use crate::client::outcome::Probe;
 use crate::client::probing::{Fact, Probing};
-use crate::document::disruption::{Disruption, EgressChange};
+use crate::document::disruption::{Disruption, PartialOutage};
 use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 use crate::sys::log::{Pass, RateLimit};
@@ -21,6 +22,8 @@ pub(crate) struct Telling<'a> {
     last_outcome: Option<Outcome>,
     outcome_log: RateLimit,
     disruption_log: RateLimit,
+    egress_log: RateLimit,
+    egress_known: bool,
 }
 
 impl<'a> Telling<'a> {
@@ -34,6 +37,8 @@ impl<'a> Telling<'a> {
             last_outcome: None,
             outcome_log: RateLimit::per_second(1),
             disruption_log: RateLimit::per_second(20),
+            egress_log: RateLimit::per_second(20),
+            egress_known: false,
         }
     }
 
@@ -47,6 +52,7 @@ impl<'a> Telling<'a> {
                 tracing::info!(?delay, misses = self.misses, "masqueraded");
             }
             Fact::Watched(event) => self.watched(event, now),
+            Fact::Egress(event, in_force) => self.egress(event, *in_force, now),
             Fact::Served { .. } | Fact::Stalled { .. } => {}
         }
     }
@@ -76,22 +82,28 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// One log line when a disruption begins, one when it ends.
+    /// One log line when an outage begins, one when it ends.
     fn watched(&mut self, event: &WatchEvent, now: Monotonic) {
+        let watch = &self.metrics.watch;
         match event {
-            WatchEvent::Began { .. } => self.metrics.watch.disrupted.set(1),
+            WatchEvent::Began { .. } => watch.disrupted.set(1),
             WatchEvent::Ended(disruption) => {
-                self.metrics.watch.count(disruption);
-                self.metrics.watch.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
+                watch.count(disruption);
+                watch.disrupted.set(i64::from(disruption.length_seconds.upper.is_none()));
             }
-            WatchEvent::Isolated(_) | WatchEvent::EgressChanged(_) => {}
+            WatchEvent::Lost(misses) => watch.lost.inc_by(*misses),
+            WatchEvent::PartlyBegan => watch.partly_disrupted.set(1),
+            WatchEvent::PartlyEnded(outage) => {
+                watch.partial_outages.inc();
+                watch.partly_disrupted.set(i64::from(outage.ended_seconds.upper.is_none()));
+            }
         }
-        if matches!(event, WatchEvent::Isolated(_)) {
+        if matches!(event, WatchEvent::Lost(_)) {
             return;
         }
         let Some(Pass { held_back }) = self.disruption_log.pass(now) else { return };
         match event {
-            WatchEvent::Isolated(_) => {}
+            WatchEvent::Lost(_) => {}
             WatchEvent::Began { kind, start } => {
                 tracing::warn!(kind = kind.name(), at = ?start, held_back, "disruption began");
             }
@@ -99,8 +111,38 @@ impl<'a> Telling<'a> {
                 let (at_least, at_most) = (length_seconds.lower, length_seconds.upper);
                 tracing::warn!(kind = kind.name(), at_least, at_most, misses, held_back, "disruption ended");
             }
-            WatchEvent::EgressChanged(EgressChange { from, to, .. }) => {
-                tracing::warn!(%from, %to, held_back, "the egress IP changed");
+            WatchEvent::PartlyBegan => {
+                tracing::warn!(held_back, "a share of the probes is lost: a gateway of several may be dead");
+            }
+            WatchEvent::PartlyEnded(PartialOutage { length_seconds, lost, .. }) => {
+                let (at_least, at_most) = (length_seconds.lower, length_seconds.upper);
+                let share = lost.share;
+                tracing::warn!(share, at_least, at_most, held_back, "partial outage ended");
+            }
+        }
+    }
+
+    /// One log line when an address comes for the first time, or comes no more.
+    fn egress(&mut self, event: &EgressEvent, in_force: usize, now: Monotonic) {
+        self.metrics.egress_ips.set(in_force as i64);
+        let is_first =
+            matches!(event, EgressEvent::Appeared { .. }) && !std::mem::replace(&mut self.egress_known, true);
+        if !is_first && !matches!(event, EgressEvent::LeakedFrom(_)) {
+            self.metrics.egress_changes.inc();
+        }
+        let Some(Pass { held_back }) = self.egress_log.pass(now) else { return };
+        match event {
+            EgressEvent::Appeared { address, again: false } => {
+                tracing::info!(%address, held_back, "pongs come by a new egress IP");
+            }
+            EgressEvent::Appeared { address, again: true } => {
+                tracing::info!(%address, held_back, "pongs come by this egress IP again");
+            }
+            EgressEvent::Stopped(address) => {
+                tracing::warn!(%address, held_back, "pongs come by this egress IP no more");
+            }
+            EgressEvent::LeakedFrom(address) => {
+                tracing::warn!(%address, held_back, "probes leak from this address");
             }
         }
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egw_probe_common::tag::{MAX_CLIENT, TagKey};
+use ipnet::IpNet;
 
 use crate::cli::client::{ClientArgs, GateArgs, ProbingArgs, RouteArgs, StressArgs, WatchArgs};
 use crate::config::choice::{MetricsAddr, Output, TagNumber, TickPhase, WatchLength};
@@ -131,12 +132,14 @@ pub struct StressConfig {
 }
 
 /// Limits that `--exit` turns into the exit code.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Gates {
     /// Longest masquerade delay that passes.
     pub delay: Option<Duration>,
     /// Most leaked probes that pass.
     pub leaked: Option<u64>,
+    /// Networks of egress IPs that pass; if empty, all do.
+    pub egress_ips: Vec<IpNet>,
     /// Longest that a disruption can have lasted and pass.
     pub disruption: Option<Duration>,
     /// Most disruptions that pass.
@@ -170,6 +173,7 @@ impl TryFrom<ClientArgs> for ClientConfig {
             gates: Gates {
                 delay: gates.max_delay,
                 leaked: gates.max_leaked,
+                egress_ips: gates.expect_egress_ip,
                 disruption: gates.max_disruption,
                 disruptions: gates.max_disruptions,
             },
@@ -225,6 +229,7 @@ fn check_gates(args: &GateArgs, watches: bool) -> Result<(), ConfigError> {
     for (flag, value, needs_watch) in [
         ("--max-delay", args.max_delay.map(format_duration), false),
         ("--max-leaked", number(args.max_leaked), false),
+        ("--expect-egress-ip", args.expect_egress_ip.first().map(IpNet::to_string), false),
         ("--max-disruption", args.max_disruption.map(format_duration), true),
         ("--max-disruptions", number(args.max_disruptions), true),
     ] {

@@ -1,11 +1,8 @@
-//! Disruptions after the winner, lost probes, and changes of the egress IP.
+//! Disruptions and partial outages after the winner, and lost probes.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-
-use crate::document::outcome::Outcome;
 
 /// What kind of misses a disruption was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +30,7 @@ impl Kind {
     }
 }
 
-/// A run of at least two misses after a pong. Instants are counted from the client's start.
+/// A run of at least two misses after a pong, and of more than chance makes. Instants are counted from the client's start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Disruption {
     /// What the misses were.
@@ -46,7 +43,7 @@ pub struct Disruption {
     pub misses: u64,
 }
 
-/// A length known to lie between two bounds.
+/// A length, or an instant, known to lie between two bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LengthBracket {
     /// Not shorter than this.
@@ -60,27 +57,40 @@ pub struct LengthBracket {
 pub struct ProbeLoss {
     /// Probes sent after the winner that left this host.
     pub probes: u64,
-    /// Misses between two pongs: by chance, as far as anybody can tell.
+    /// Misses that chance explains: single ones between two pongs, and runs that so much loss makes.
     pub isolated: Share,
     /// Misses in disruptions.
     pub in_disruptions: Share,
+    /// Other misses in partial outages.
+    #[serde(default)]
+    pub in_partial_outages: Share,
     /// Isolated misses by outcome.
     pub isolated_by: BTreeMap<String, u64>,
 }
 
 impl ProbeLoss {
-    /// Counts one more isolated miss; the shares are those of [`ProbeLoss::rate`].
-    pub fn count_isolated(&mut self, outcome: Outcome) {
-        self.isolated.misses += 1;
-        *self.isolated_by.entry(outcome.name().to_owned()).or_default() += 1;
-    }
-
     /// Computes the shares.
     pub fn rate(&mut self) {
-        for share in [&mut self.isolated, &mut self.in_disruptions] {
+        for share in [&mut self.isolated, &mut self.in_disruptions, &mut self.in_partial_outages] {
             *share = Share::of(share.misses, self.probes);
         }
     }
+}
+
+/// A time in which a share of the probes was lost, pongs in between: one gateway of several was dead. Instants are counted from the
+/// client's start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartialOutage {
+    /// When it began; from 0 on if there were too few probes before it to tell.
+    pub began_seconds: LengthBracket,
+    /// When it ended.
+    pub ended_seconds: LengthBracket,
+    /// How long it lasted.
+    pub length_seconds: LengthBracket,
+    /// Probes from the first miss in it to the last.
+    pub probes: u64,
+    /// What was lost of them.
+    pub lost: Share,
 }
 
 /// A share of probes and its confidence interval.
@@ -115,17 +125,6 @@ pub fn wilson(hits: u64, all: u64, z: f64) -> (f64, f64) {
     let middle = (p + square / (2.0 * n)) / (1.0 + square / n);
     let half = z / (1.0 + square / n) * (p * (1.0 - p) / n + square / (4.0 * n * n)).sqrt();
     ((middle - half).max(0.0), (middle + half).min(1.0))
-}
-
-/// A source address other than before, as annotated replies told it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EgressChange {
-    /// The first probe from the new address was sent then.
-    pub at_seconds: f64,
-    /// The address before.
-    pub from: IpAddr,
-    /// The address since.
-    pub to: IpAddr,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub(crate) mod bins;
 pub mod clients;
 pub mod disruption;
+pub mod egress;
 pub mod go;
 pub mod held;
 pub mod outcome;

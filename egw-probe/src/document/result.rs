@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::disruption::{Disruption, EgressChange, ProbeLoss};
+use crate::document::disruption::{Disruption, PartialOutage, ProbeLoss};
+use crate::document::egress::{EgressChange, EgressIp, LeakSource};
 use crate::document::held::HoldReport;
 use crate::document::outcome::{Evidence, Outcome};
 use crate::document::quantiles::Quantiles;
@@ -52,16 +53,34 @@ pub struct ResultDocument {
     /// not known.
     #[serde(default)]
     pub end_to_end: Option<bool>,
-    /// The source address that an annotated reply told.
+    /// The egress IP that an annotated reply told last.
     pub egress_ip: Option<IpAddr>,
+    /// Every egress IP that annotated replies told, in the order in which they appeared: the first 64.
+    #[serde(default)]
+    pub egress_ips: Vec<EgressIp>,
+    /// Pongs that came by others.
+    #[serde(default)]
+    pub egress_ips_omitted_pongs: u64,
+    /// The addresses that probes leaked from, as the target saw them, in the order in which they appeared: the first 64.
+    #[serde(default)]
+    pub leaked_from: Vec<LeakSource>,
+    /// Probes that leaked from others.
+    #[serde(default)]
+    pub leaked_from_omitted_probes: u64,
     /// Disruptions after the winner, in order; null without a watch.
     pub disruptions: Option<Vec<Disruption>>,
-    /// Probes lost after the winner, by chance and in disruptions; null without a watch.
+    /// Times after the winner in which a share of the probes was lost, in order; null without a watch.
+    #[serde(default)]
+    pub partial_outages: Option<Vec<PartialOutage>>,
+    /// All of them, those beyond the list included.
+    #[serde(default)]
+    pub partial_outages_total: u64,
+    /// Probes lost after the winner, by chance and in outages; null without a watch.
     #[serde(default)]
     pub loss: Option<ProbeLoss>,
     /// All disruptions, those beyond the list included.
     pub disruptions_total: u64,
-    /// Changes of the egress IP, in order.
+    /// Egress IPs that appeared after another one, or returned, in order.
     pub egress_changes: Vec<EgressChange>,
     /// All changes, those beyond the list included.
     pub egress_changes_total: u64,

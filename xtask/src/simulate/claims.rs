@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use egw_probe::document::disruption::Kind;
+use egw_probe::document::disruption::{Kind, LengthBracket};
 use egw_probe::document::outcome::{Evidence, Outcome};
 use egw_probe::workbench::client::{Fact, Probe, WatchEvent};
+use egw_probe::workbench::sys::Monotonic;
 
 use super::drive::{History, START, Sent};
 use super::path::Fate;
-use super::world::{Ns, Proxy, World};
+use super::world::{Ns, Place, Proxy, World};
 
 /// How often something was met: a history that never meets it proves nothing of it.
 pub(super) type Met = BTreeMap<&'static str, u64>;
@@ -16,8 +17,8 @@ pub(super) type Met = BTreeMap<&'static str, u64>;
 /// The first claim that does not hold.
 pub(super) fn violated(world: &World, history: &History, met: &mut Met) -> Option<String> {
     note(world, history, met);
-    let rules: [fn(&World, &History) -> Option<String>; 6] =
-        [account, outcomes, bracket, end_to_end, disruptions, loss];
+    let rules: [fn(&World, &History) -> Option<String>; 7] =
+        [account, outcomes, bracket, end_to_end, disruptions, partial_outages, loss];
     rules.iter().find_map(|rule| rule(world, history))
 }
 
@@ -40,7 +41,20 @@ fn note(world: &World, history: &History, met: &mut Met) {
     count("skipped tick", history.findings.skipped_ticks);
     count("no descriptor", history.findings.descriptor_skips);
     count("unsettled", history.findings.unsettled);
-    for disruption in history.findings.watch.disruptions().0 {
+    let watch = &history.findings.watch;
+    for outage in watch.partial_outages().0 {
+        count("partial outage", 1);
+        count("partial outage with a lower end", u64::from(outage.length_seconds.lower > 0.0));
+        count("partial outage without an end", u64::from(outage.ended_seconds.upper.is_none()));
+        count(
+            "partial outage that may have begun before the watch",
+            u64::from(outage.began_seconds.lower <= 0.0),
+        );
+    }
+    let ended = |fact: &&Fact| matches!(fact, Fact::Watched(WatchEvent::Ended(_)));
+    let told = history.facts.iter().filter(ended).count() as u64;
+    count("disruption taken back as loss", told - watch.disruptions().1);
+    for disruption in watch.disruptions().0 {
         count("disruption", 1);
         let kind = match disruption.kind {
             Kind::Leak => "disruption by leaks",
@@ -51,7 +65,11 @@ fn note(world: &World, history: &History, met: &mut Met) {
         count("disruption with a lower end", u64::from(disruption.length_seconds.lower > 0.0));
         count("disruption without an end", u64::from(disruption.length_seconds.upper.is_none()));
     }
-    count("isolated miss", history.findings.watch.loss().isolated.misses);
+    let loss = watch.loss();
+    count("isolated miss", loss.isolated.misses);
+    count("miss in a partial outage", loss.in_partial_outages.misses);
+    let lost = |fact: &&Fact| matches!(fact, Fact::Watched(WatchEvent::Lost(misses)) if *misses > 1);
+    count("run of misses by chance", history.facts.iter().filter(lost).count() as u64);
 }
 
 /// Every probe sent is settled, or counted as cut off, exactly once; every leak is as sure as it can be.
@@ -139,10 +157,11 @@ fn end_to_end(world: &World, history: &History) -> Option<String> {
 fn disruptions(world: &World, history: &History) -> Option<String> {
     let mut last_pong: Option<Probe> = None;
     let mut misses: Vec<Probe> = vec![];
-    let mut told = history.facts.iter().filter_map(|fact| match fact {
+    let told = history.facts.iter().filter_map(|fact| match fact {
         Fact::Watched(WatchEvent::Ended(disruption)) => Some(disruption),
         _ => None,
     });
+    let mut told = told.peekable();
     world.watch?;
     // What takes longer than the probe timeout by nature is no disruption: docs/claims.md.
     if world.slowest_answer() >= world.probe_timeout {
@@ -152,8 +171,9 @@ fn disruptions(world: &World, history: &History) -> Option<String> {
         match probe.outcome() {
             Outcome::Error => {}
             Outcome::Pong => {
-                if misses.len() > 1 {
-                    let disruption = told.next()?;
+                let first =
+                    misses.first().map(|first| first.sent.since(Monotonic::from_ns(START)).as_secs_f64());
+                if let Some(disruption) = told.next_if(|told| Some(told.start_seconds) == first) {
                     let (from, to) = (passed(history, &last_pong?), passed(history, probe));
                     let [least, most] = length(world, history, &misses, from, to);
                     let bounds = &disruption.length_seconds;
@@ -180,6 +200,46 @@ fn disruptions(world: &World, history: &History) -> Option<String> {
     None
 }
 
+/// Each partial outage began and ended between its bounds: what killed the probes in it did.
+fn partial_outages(world: &World, history: &History) -> Option<String> {
+    // Where ports of lost probes rest, those of the dead gateway are not asked again: docs/claims.md.
+    if world.slowest_answer() >= world.probe_timeout || world.has_few_ports() {
+        return None;
+    }
+    history.findings.watch.partial_outages().0.iter().find_map(|outage| {
+        let ns = |seconds: f64| (seconds * 1e9) as Ns;
+        let bounds =
+            |ends: &LengthBracket| [ns(ends.lower), ends.upper.map_or(Ns::MAX, |upper| ns(upper) + 2)];
+        let [from, to] = [bounds(&outage.began_seconds)[0], bounds(&outage.ended_seconds)[1]];
+        let inside = history.settled.iter().filter(|(probe, _)| {
+            let sent = probe.sent.as_ns() - START;
+            from <= sent && sent <= to && probe.outcome() != Outcome::Pong && !probe.unsafe_port
+        });
+        let windows = inside.filter_map(|(probe, _)| broken(world, history, probe));
+        let (begun, over) =
+            windows.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))).unwrap_or((Ns::MAX, 0));
+        let holds = |ends: &LengthBracket, at: Ns| {
+            let [lower, upper] = bounds(ends);
+            lower <= at + 2 && at <= upper
+        };
+        let length = over.saturating_sub(begun);
+        let wrong = !holds(&outage.began_seconds, begun)
+            || !holds(&outage.ended_seconds, over)
+            || !holds(&outage.length_seconds, length);
+        wrong.then(|| format!("of a partial outage from {begun} to {over} ns is said {outage:?}"))
+    })
+}
+
+/// The time of trouble that has killed a miss.
+fn broken(world: &World, history: &History, miss: &Probe) -> Option<(Ns, Ns)> {
+    let sent = truth(history, miss);
+    match sent.way.fate {
+        Fate::Window(number) => Some((world.windows[number].from, world.windows[number].to)),
+        Fate::Policy if !sent.way.inherited => sent.way.passed.and_then(|passed| off(world, passed)),
+        _ => None,
+    }
+}
+
 /// When the SYN of a pong passed the policy.
 fn passed(history: &History, pong: &Probe) -> Ns {
     let sent = truth(history, pong);
@@ -189,19 +249,18 @@ fn passed(history: &History, pong: &Probe) -> Ns {
 /// How long the path was down at least, between the SYNs of two pongs, and at most, over everything that killed a miss.
 fn length(world: &World, history: &History, misses: &[Probe], from: Ns, to: Ns) -> [Ns; 2] {
     let mut down: Option<(Ns, Ns)> = None;
+    let mut partly = false;
     for miss in misses {
         let sent = truth(history, miss);
-        let window = match sent.way.fate {
-            Fate::Window(number) => Some((world.windows[number].from, world.windows[number].to)),
-            Fate::Policy if !sent.way.inherited => sent.way.passed.and_then(|passed| off(world, passed)),
-            _ => None,
-        };
+        let window = broken(world, history, miss);
+        partly |= matches!(sent.way.fate, Fate::Window(number) if matches!(world.windows[number].place, Place::Gateway(_)));
         if let Some((begin, end)) = window {
             let (first, last) = down.unwrap_or((begin, end));
             down = Some((first.min(begin), last.max(end)));
         }
     }
-    down.map_or([0, 0], |(begin, end)| [end.min(to).saturating_sub(begin.max(from)), end - begin])
+    let least = |begin: Ns, end: Ns| if partly { 0 } else { end.min(to).saturating_sub(begin.max(from)) };
+    down.map_or([0, 0], |(begin, end)| [least(begin, end), end - begin])
 }
 
 /// The time around `at` in which the policy was off.
@@ -222,7 +281,7 @@ fn loss(world: &World, history: &History) -> Option<String> {
         misses += u64::from(probe.outcome() != Outcome::Pong);
     }
     let loss = history.findings.watch.loss();
-    let told = loss.isolated.misses + loss.in_disruptions.misses;
+    let told = loss.isolated.misses + loss.in_disruptions.misses + loss.in_partial_outages.misses;
     (loss.probes != probes || told != misses)
         .then(|| format!("{misses} of {probes} missed, and {told} of {} are said to be", loss.probes))
 }

@@ -41,7 +41,7 @@ const MUTATIONS: [Mutation; 28] = [
     },
     Mutation {
         what: "a miss meets the broken path when it is sent",
-        file: "egw-probe/src/client/disruptions.rs",
+        file: "egw-probe/src/client/run.rs",
         right: "self.first_settled.push(probe.settled);",
         wrong: "self.first_settled.push(probe.sent);",
     },

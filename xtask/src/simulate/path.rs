@@ -99,7 +99,8 @@ impl Walker<'_> {
         let passed = at + 10_000;
         let effective = self.world.is_effective(passed);
         let allowed = self.nat.translate(port, effective, passed);
-        if let Some(number) = self.world.trouble(Place::Outside, passed) {
+        let dead = self.world.trouble(Place::Outside, passed);
+        if let Some(number) = dead.or_else(|| self.world.dead_gateway(port, passed)) {
             return Err(Fate::Window(number));
         }
         if self.chance(self.world.loss_outside) {

@@ -26,6 +26,8 @@ pub(super) enum Place {
     Unroutable,
     /// The target's process is gone: its kernel refuses and resets.
     Target,
+    /// One of so many gateways behind the node's NAT is dead; a source port always goes by the same.
+    Gateway(u16),
 }
 
 /// A time of trouble.
@@ -109,6 +111,17 @@ impl World {
             let off = switch + random.u64(1..=span);
             policy = vec![(switch, off), (off + random.u64(1..=20 * interval), FOREVER)];
         }
+        let (mut interval, mut watch, mut span) = (interval, watch, span);
+        if watch.is_some() && some(random, 0.01) {
+            // Long enough that a dead gateway of several shows.
+            interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
+            let ticks = random.u64(300..2_000);
+            let from = switch + random.u64(0..ticks) * interval;
+            let to = from + random.u64(20..=600) * interval;
+            windows.push(Window { from, to, place: Place::Gateway(random.u16(2..=8)) });
+            watch = Some(ticks * interval);
+            span = switch + ticks * interval;
+        }
         let rates = [0.0, 0.0, 0.0, 0.0, 0.01, 0.05, 0.2];
         let mut rate = || *random.choice(&rates).expect("there are some");
         let (loss_inside, loss_outside, loss_back) = (rate(), rate(), rate());
@@ -161,6 +174,19 @@ impl World {
     /// The window that kills what passes `place` at `at`, by its number.
     pub(super) fn trouble(&self, place: Place, at: Ns) -> Option<usize> {
         self.windows.iter().position(|window| window.place == place && window.holds(at))
+    }
+
+    /// Ports are used again within the time that NAT remembers them.
+    pub(super) const fn has_few_ports(&self) -> bool {
+        self.ports < 20_000
+    }
+
+    /// The window of a dead gateway by which what comes from `port` at `at` goes, by its number.
+    pub(super) fn dead_gateway(&self, port: u16, at: Ns) -> Option<usize> {
+        let hash = u32::from(port).wrapping_mul(0x9e37_79b1) >> 16;
+        let goes_by_it =
+            |place| matches!(place, Place::Gateway(gateways) if hash.is_multiple_of(u32::from(gateways)));
+        self.windows.iter().position(|window| window.holds(at) && goes_by_it(window.place))
     }
 
     /// Simpler worlds, one step each: what a violation does not need is taken away.
