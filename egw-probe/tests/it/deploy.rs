@@ -414,8 +414,11 @@ fn assert_dashboard_and_rules_ask_for_what_there_is(prometheus: &Prometheus) {
         .unwrap()
         .iter()
         .map(|(metric, _)| metric["__name__"].as_str().unwrap().to_owned())
-        // The two series of the stress test come with its start.
-        .chain(["egw_scale_test_stress_connections_total".into()])
+        // The two series of the stress test come with its start, the length of a disruption with its end.
+        .chain(
+            ["egw_scale_test_stress_connections_total", "egw_probe_last_disruption_seconds"]
+                .map(String::from),
+        )
         .collect();
     let texts =
         queries.join("\n") + &read("monitoring/rules.yaml") + &read("clusterloader2/modules/metrics.yaml");

@@ -46,10 +46,6 @@ fn note(world: &World, history: &History, met: &mut Met) {
         count("partial outage", 1);
         count("partial outage with a lower end", u64::from(outage.length_seconds.lower > 0.0));
         count("partial outage without an end", u64::from(outage.ended_seconds.upper.is_none()));
-        count(
-            "partial outage that may have begun before the watch",
-            u64::from(outage.began_seconds.lower <= 0.0),
-        );
     }
     let ended = |fact: &&Fact| matches!(fact, Fact::Watched(WatchEvent::Ended(_)));
     let told = history.facts.iter().filter(ended).count() as u64;

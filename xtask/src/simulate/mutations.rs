@@ -14,7 +14,7 @@ struct Mutation {
     wrong: &'static str,
 }
 
-const MUTATIONS: [Mutation; 28] = [
+const MUTATIONS: [Mutation; 31] = [
     Mutation {
         what: "a handshake bounds the delay whoever made it",
         file: "egw-probe/src/client/outcome.rs",
@@ -44,6 +44,24 @@ const MUTATIONS: [Mutation; 28] = [
         file: "egw-probe/src/client/run.rs",
         right: "self.first_settled.push(probe.settled);",
         wrong: "self.first_settled.push(probe.sent);",
+    },
+    Mutation {
+        what: "a partial outage begins with its first miss",
+        file: "egw-probe/src/client/partial.rs",
+        right: "let not_begun_at = self.not_begun_at().map_or(0.0, seconds);",
+        wrong: "let not_begun_at = seconds(self.first_sent);",
+    },
+    Mutation {
+        what: "a partial outage is over with the first pong after its last miss",
+        file: "egw-probe/src/client/partial.rs",
+        right: "            if open.calm < proof() {",
+        wrong: "            if open.calm <= 0.0 {",
+    },
+    Mutation {
+        what: "a partial outage was not over when it was last weighed",
+        file: "egw-probe/src/client/partial.rs",
+        right: "(score >= proof()).then_some(sent)",
+        wrong: "(score >= 0.0).then_some(sent)",
     },
     Mutation {
         what: "a reset is a leak",

@@ -112,13 +112,13 @@ impl World {
             policy = vec![(switch, off), (off + random.u64(1..=20 * interval), FOREVER)];
         }
         let (mut interval, mut watch, mut span) = (interval, watch, span);
-        if watch.is_some() && some(random, 0.01) {
+        if watch.is_some() && some(random, 0.02) {
             // Long enough that a dead gateway of several shows.
             interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
             let ticks = random.u64(300..2_000);
             let from = switch + random.u64(0..ticks) * interval;
             let to = from + random.u64(20..=600) * interval;
-            windows.push(Window { from, to, place: Place::Gateway(random.u16(2..=8)) });
+            windows.push(Window { from, to, place: Place::Gateway(random.u16(2..=5)) });
             watch = Some(ticks * interval);
             span = switch + ticks * interval;
         }
