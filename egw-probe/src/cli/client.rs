@@ -225,7 +225,8 @@ pub struct ResultArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub output: Output,
 
-    /// A label for the result, as node=worker-1, that reports group by; repeatable
+    /// A label for the result, as node=worker-1, that reports group by; node-ip=ADDRESS names leaks from the client's node;
+    /// repeatable
     #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append, value_parser = parse_label)]
     pub label: Vec<(String, String)>,
 

@@ -9,6 +9,7 @@ mod compatibility;
 mod denied;
 mod deploy;
 mod ebpf;
+mod egress;
 mod environment;
 mod faults;
 mod gateway;

@@ -1,0 +1,60 @@
+//! From which address: leaks and egress IPs in the result, the text, the log and the exit code.
+
+use serde_json::json;
+
+use crate::common::{Program, measure, target};
+
+#[test]
+fn a_leak_is_named_with_its_address_and_whose_that_is() {
+    let target = target(&["--allowed-cidr=127.0.0.9/32", "--reply=annotated"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let flags = ["--source-addr=127.0.0.1", "--test-timeout=300ms", "--interval=20ms"];
+    let (code, document, log) = measure(&address, &flags);
+    assert_eq!(code, 1);
+    let leak = &document["leaked_from"][0];
+    assert_eq!((&leak["address"], &leak["whose"]), (&json!("127.0.0.1"), &json!("own")));
+    assert_eq!(leak["probes"], document["probes"]["leaked"]);
+    let [first, last] = ["first_seconds", "last_seconds"].map(|key| leak[key].as_f64().unwrap());
+    assert!(first < 0.1 && last > 0.2 && last < 0.32, "{leak}");
+    assert_eq!(document["leaked_from"].as_array().unwrap().len(), 1);
+    assert_eq!(log.matches("probes leak from this address").count(), 1, "{log}");
+    let (_, document, _) = measure(&address, &[&flags[..], &["--label=node-ip=127.0.0.1"]].concat());
+    assert_eq!(document["leaked_from"][0]["whose"], "node");
+    let (_, document, _) = measure(&address, &["--source-addr=127.0.0.9"]);
+    assert_eq!((&document["leaked_from"], &document["egress_ips"][0]["share"]), (&json!([]), &json!(1.0)));
+}
+
+#[test]
+fn the_text_says_what_a_leaks_address_is() {
+    let target = target(&["--allowed-cidr=127.0.0.9/32", "--reply=annotated"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let client = ["client", "--exit", "--metrics-addr=127.0.0.1:0", "--test-timeout=200ms"];
+    let output = Program::start(
+        &[&client[..], &["--external-target-addr", &address, "--source-addr=127.0.0.1"]].concat(),
+    );
+    let text = String::from_utf8(output.finish().stdout).unwrap();
+    let line = text.lines().find(|line| line.trim_start().starts_with("leaked")).unwrap_or_default();
+    assert!(line.contains("from 127.0.0.1, the client's own address: nothing has translated it"), "{text}");
+}
+
+#[test]
+fn an_egress_ip_that_was_not_expected_fails_the_gate() {
+    let annotating = target(&["--allowed-cidr=127.0.0.0/8", "--reply=annotated"]);
+    let plain = target(&["--allowed-cidr=127.0.0.0/8"]);
+    let gate = |port: u16, expected: &str| {
+        let flags = ["--source-addr=127.0.0.1", &format!("--expect-egress-ip={expected}")];
+        let (code, document, _) = measure(&format!("127.0.0.1:{port}"), &flags);
+        (code, document["failed_gates"][0].as_str().map(str::to_owned))
+    };
+    assert_eq!(gate(annotating.port, "10.0.0.0/8,127.0.0.1"), (0, None));
+    assert_eq!(
+        gate(annotating.port, "127.0.0.8/30"),
+        (1, Some("--expect-egress-ip 127.0.0.8/30: pongs came by other addresses: 1 from 127.0.0.1".into()))
+    );
+    let (code, why) = gate(plain.port, "127.0.0.1/32");
+    assert_eq!(code, 1);
+    assert!(
+        why.as_ref().is_some_and(|why| why.contains("the target tells it with --reply annotated")),
+        "{why:?}"
+    );
+}
