@@ -183,7 +183,8 @@ impl World {
 
     /// The window of a dead gateway by which what comes from `port` at `at` goes, by its number.
     pub(super) fn dead_gateway(&self, port: u16, at: Ns) -> Option<usize> {
-        let hash = u32::from(port).wrapping_mul(0x9e37_79b1) >> 16;
+        // As good as a kernel's: neighbouring ports go anywhere.
+        let hash = fastrand::Rng::with_seed(port.into()).u32(..);
         let goes_by_it =
             |place| matches!(place, Place::Gateway(gateways) if hash.is_multiple_of(u32::from(gateways)));
         self.windows.iter().position(|window| window.holds(at) && goes_by_it(window.place))
