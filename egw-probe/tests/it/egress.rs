@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::common::files::{Folder, report};
 use crate::common::{Program, measure, target};
 
 #[test]
@@ -57,4 +58,35 @@ fn an_egress_ip_that_was_not_expected_fails_the_gate() {
         why.as_ref().is_some_and(|why| why.contains("the target tells it with --reply annotated")),
         "{why:?}"
     );
+}
+
+#[test]
+fn a_report_adds_the_addresses_up_in_every_form() {
+    let target = target(&["--allowed-cidr=127.0.0.9/32", "--reply=annotated"]);
+    let address = format!("127.0.0.1:{}", target.port);
+    let folder = Folder::new();
+    let mut leaked = 0;
+    for (name, source) in [("one", "127.0.0.1"), ("two", "127.0.0.1"), ("three", "127.0.0.9")] {
+        let flags =
+            [&format!("--source-addr={source}"), "--test-timeout=200ms", "--interval=20ms", "--watch=100ms"];
+        let (_, document, _) = measure(&address, &flags);
+        leaked += document["probes"]["leaked"].as_u64().unwrap();
+        folder.write(name, &document.to_string());
+    }
+    let page = format!("{}/page.html", folder.path());
+    let said =
+        |flags: &[&str]| String::from_utf8(report(&[&[folder.path()], flags].concat()).stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&said(&["--output=json"])).unwrap();
+    let seen = &json["run"]["leaked_from"]["addresses"][0];
+    assert_eq!(
+        (&seen["address"], &seen["clients"], &seen["own"]),
+        (&json!("127.0.0.1"), &json!(2), &json!(2))
+    );
+    assert_eq!((seen["probes"].as_u64(), leaked > 10), (Some(leaked), true));
+    assert_eq!(json["run"]["egress_ips"]["addresses"][0]["address"], "127.0.0.9");
+    assert_eq!(json["run"]["loss"]["by_chance"]["misses"], 0);
+    let line = format!("127.0.0.1, {leaked} probes of 2 clients: own address of 2 clients");
+    let text = said(&["--html", &page]);
+    assert!(text.contains(&line) && text.contains("127.0.0.9, ") && text.contains("lost "), "{text}");
+    assert!(std::fs::read_to_string(page).unwrap().contains(&line));
 }

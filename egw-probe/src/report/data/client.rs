@@ -3,6 +3,7 @@
 use crate::document::disruption::{Disruption, Kind};
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
+use crate::report::data::egress::Egress;
 use crate::report::data::interval::Interval;
 
 /// How a client's test ended.
@@ -98,6 +99,8 @@ pub struct Reading {
     pub policy_switch: Option<[f64; 2]>,
     /// Disruptions, as far as the result lists them.
     pub disruptions: Vec<WatchedDisruption>,
+    /// From which addresses, and what was lost after the winner.
+    pub egress: Egress,
     /// Disruptions in the order of [`Kind::ALL`], where only their number is known.
     pub counts_of_kinds: Option<[u64; Kind::ALL.len()]>,
     /// The settings, as one line.

@@ -2,6 +2,7 @@
 //! writes only looks. Nothing here knows a file, a method of statistics or a form of output.
 
 pub(crate) mod client;
+pub(crate) mod egress;
 pub(crate) mod figures;
 pub(crate) mod interval;
 pub(crate) mod run;

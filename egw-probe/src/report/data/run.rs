@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::document::outcome::Outcome;
+use crate::report::data::egress::{Addresses, Loss};
 use crate::report::data::interval::Interval;
 
 /// Quantiles of the delay that are told.
@@ -56,6 +57,12 @@ pub struct Run {
     pub leak: Option<Times>,
     /// How long clients got no answer.
     pub blackhole: Times,
+    /// Addresses that probes leaked from, as annotating targets saw them.
+    pub leaked_from: Addresses,
+    /// Egress IPs that pongs came by.
+    pub egress_ips: Addresses,
+    /// What watches lost; null without one.
+    pub loss: Option<Loss>,
     /// What watches saw.
     pub disruptions: Disruptions,
     /// The clients that fared worst, the worst first.

@@ -7,6 +7,7 @@ use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
 use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, worse_first};
+use crate::report::data::egress;
 use crate::report::read::density::Density;
 use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 
@@ -52,6 +53,8 @@ pub struct Corpus {
     pub open_disruptions: u64,
     /// Disruptions that no result lists: nobody knows how long they were.
     pub disruptions_without_length: u64,
+    /// From which addresses, and what was lost.
+    pub egress: egress::Sum,
     /// How many results were produced by which settings; those beyond the cap are under the last name.
     pub settings: BTreeMap<String, u64>,
     /// First and last start among the results.
@@ -130,6 +133,7 @@ impl Corpus {
             }
         }
         self.add_disruptions(reading.counts_of_kinds, &reading.client, reading.disruptions);
+        self.egress.add(reading.egress);
         self.density.add(&reading.timeline);
         if !reading.timeline.is_empty() {
             let mut runs = reading.timeline;

@@ -8,11 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::document::disruption::Disruption;
+use crate::document::disruption::{Disruption, ProbeLoss};
+use crate::document::egress::{EgressIp, LeakSource};
 use crate::document::outcome::Outcome;
 use crate::document::result::{BracketSeconds, ProbeCounts, TestOutcome, TimelineRun};
 use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
+use crate::report::data::egress::Egress;
 use crate::report::data::interval::Interval;
 
 /// The newest form of result documents that is understood.
@@ -140,6 +142,13 @@ struct Wire {
     disruptions: Option<Vec<Disruption>>,
     #[serde(default)]
     disruptions_total: u64,
+    #[serde(default)]
+    leaked_from: Vec<LeakSource>,
+    #[serde(default)]
+    egress_ips: Vec<EgressIp>,
+    loss: Option<ProbeLoss>,
+    #[serde(default)]
+    partial_outages_total: u64,
     #[serde(default)]
     timeline: Vec<TimelineRun>,
     #[serde(default)]
@@ -315,6 +324,12 @@ fn result(wire: Wire) -> Result<Reading, String> {
     let identity = wire.started_at.is_some().then(|| hasher.finish());
     Ok(Reading {
         disruptions: told(&name),
+        egress: Egress {
+            leaked_from: wire.leaked_from,
+            egress_ips: wire.egress_ips,
+            loss: wire.loss,
+            partial_outages: wire.partial_outages_total,
+        },
         client: ClientResult {
             name,
             verdict,

@@ -34,6 +34,9 @@ pub fn of(corpus: &Corpus) -> Run {
         delay,
         leak: (!leak.is_empty()).then(|| times(leak)),
         blackhole: times(blackhole),
+        leaked_from: corpus.egress.leaked_from(),
+        egress_ips: corpus.egress.egress_ips(),
+        loss: corpus.egress.loss(),
         disruptions: disruptions(corpus),
         worst: worst(clients),
         sources: corpus.sources.as_ref().map(|seen| Sources {

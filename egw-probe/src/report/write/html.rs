@@ -30,6 +30,8 @@ pub(crate) fn page(report: &Report, corpus: &Corpus) -> String {
         leaks: leaks(run, corpus),
         disruptions: Disruptions::of(run, corpus),
         worst: worst(run),
+        addresses: addresses(run),
+        loss: run.loss.as_ref().map(words::loss),
         sources: Sources::of(run),
         settings: Table::new(
             &["results", "settings"],
@@ -58,6 +60,8 @@ struct Page<'a> {
     leaks: Option<Figure>,
     disruptions: Option<Disruptions>,
     worst: Table,
+    addresses: Table,
+    loss: Option<String>,
     sources: Option<Sources>,
     settings: Table,
     results: String,
@@ -263,6 +267,13 @@ fn leaks(run: &Run, corpus: &Corpus) -> Option<Figure> {
     let (svg, width) = plots::leaks(corpus, run)?;
     let caption = format!("Leaked probes of all clients; each bar stands for {}.", seconds(width));
     Some(Figure { id: "leaks", svg: Some(svg), caption, legend: vec![] })
+}
+
+/// From which addresses probes leaked, and by which egress IPs pongs came.
+fn addresses(run: &Run) -> Table {
+    let leaks = words::leaks(run).into_iter().map(|line| vec!["leaked from".to_owned(), line]);
+    let ips = words::egress_ips(run).into_iter().map(|line| vec!["egress IP".to_owned(), line]);
+    Table::new(&["", "address, probes, clients"], leaks.chain(ips))
 }
 
 struct Disruptions {

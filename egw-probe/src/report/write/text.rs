@@ -69,6 +69,14 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
         row(text, "leak time", &times(leak));
     }
     row(text, "blackhole", &times(&run.blackhole));
+    for (name, lines) in [("leaked from", words::leaks(run)), ("egress IPs", words::egress_ips(run))] {
+        for (name, line) in std::iter::once(name).chain(std::iter::repeat("")).zip(lines) {
+            paragraph(text, "  ", &format!("{name:<18} {line}"));
+        }
+    }
+    if let Some(loss) = &run.loss {
+        paragraph(text, "  ", &format!("{:<18} {}", "lost", words::loss(loss)));
+    }
     disruptions(text, run);
     sources(text, run);
     worst(text, run);

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use crate::document::disruption::Share;
 use crate::document::shown::plain;
+use crate::report::data::egress::{Addresses, Loss, Seen};
 use crate::report::data::figures::{count, range, seconds};
 use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Run, SIGNIFICANCE};
 
@@ -124,6 +126,50 @@ pub(crate) fn verdict(comparison: &Comparison) -> String {
         }
         Some(false) => format!("No difference beyond noise ({p}; below {SIGNIFICANCE} would be one)."),
     }
+}
+
+/// Addresses that probes leaked from, a line each.
+pub(crate) fn leaks(run: &Run) -> Vec<String> {
+    let whose = |count: u64, of: &str| (count > 0).then(|| format!("{of} of {}", clients(count)));
+    let line = |seen: &Seen| {
+        let known: Vec<String> =
+            [whose(seen.own, "own address"), whose(seen.node, "node")].into_iter().flatten().collect();
+        let known = if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) };
+        format!("{}, {} probes of {}{known}", seen.address, count(seen.probes), clients(seen.clients))
+    };
+    lines(&run.leaked_from, line)
+}
+
+/// Egress IPs, a line each.
+pub(crate) fn egress_ips(run: &Run) -> Vec<String> {
+    lines(&run.egress_ips, |seen| {
+        format!("{}, {} pongs of {}", seen.address, count(seen.probes), clients(seen.clients))
+    })
+}
+
+fn lines(told: &Addresses, line: impl Fn(&Seen) -> String) -> Vec<String> {
+    const SHOWN: usize = 5;
+    let hidden = told.addresses.iter().skip(SHOWN);
+    let more = told.more + hidden.clone().count() as u64;
+    let probes = hidden.fold(told.more_probes, |sum, seen| sum.saturating_add(seen.probes));
+    let rest = (probes > 0).then(|| format!("and {} more, {} probes", count(more), count(probes)));
+    told.addresses.iter().take(SHOWN).map(line).chain(rest).collect()
+}
+
+/// What watches lost.
+pub(crate) fn loss(loss: &Loss) -> String {
+    let percent = |share: f64| format!("{:.3} %", share * 100.0);
+    let Share { misses, share, low, high } = loss.by_chance;
+    let (lost, probes) = (count(misses), count(loss.probes));
+    let rate = format!("{lost} of {probes} probes by chance, {}", percent(share));
+    let interval = format!("95 % between {} and {}", percent(low), percent(high));
+    let partial = match loss.partial_outages {
+        0 => String::new(),
+        outages => {
+            format!("; {} in {} partial outages", count(loss.in_partial_outages.misses), count(outages))
+        }
+    };
+    format!("{rate} ({interval}){partial}")
 }
 
 #[cfg(test)]

@@ -1,0 +1,201 @@
+//! From which addresses clients leaked, and by which egress IPs they got their pongs, over all results.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::document::disruption::{ProbeLoss, Share};
+use crate::document::egress::{EgressIp, LeakSource, Whose};
+
+/// Addresses kept of each kind; what comes by others is counted.
+const KEPT: usize = 4_096;
+/// Addresses told of each kind.
+const TOLD: usize = 20;
+
+/// One result's part.
+#[derive(Debug, Clone, Default)]
+pub struct Egress {
+    /// Addresses that its probes leaked from.
+    pub leaked_from: Vec<LeakSource>,
+    /// Egress IPs of its pongs.
+    pub egress_ips: Vec<EgressIp>,
+    /// What it lost after the winner.
+    pub loss: Option<ProbeLoss>,
+    /// Times in which it lost a share.
+    pub partial_outages: u64,
+}
+
+/// An address, over all clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// The address.
+    pub address: IpAddr,
+    /// Clients that leaked, or got pongs, by it.
+    pub clients: u64,
+    /// Their probes that did.
+    pub probes: u64,
+    /// Of the clients, those whose own address it is, or their node's: leaks alone.
+    pub own: u64,
+    /// The same of the node's.
+    pub node: u64,
+}
+
+/// The addresses by which most probes went, most first, and what went by others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    /// The first of them.
+    pub addresses: Vec<Seen>,
+    /// Addresses beyond these.
+    pub more: u64,
+    /// Probes by those.
+    pub more_probes: u64,
+}
+
+/// Losses after the winner, over all watches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Loss {
+    /// Clients that watched.
+    pub clients: u64,
+    /// Their probes after the winner.
+    pub probes: u64,
+    /// Misses that chance explains, with the 95 % confidence interval of their rate.
+    pub by_chance: Share,
+    /// Misses in disruptions.
+    pub in_disruptions: Share,
+    /// Misses in partial outages.
+    pub in_partial_outages: Share,
+    /// Times in which a share was lost.
+    pub partial_outages: u64,
+}
+
+/// All results' parts, added up.
+#[derive(Debug, Default)]
+pub struct Sum {
+    leaked_from: BTreeMap<IpAddr, Seen>,
+    egress_ips: BTreeMap<IpAddr, Seen>,
+    other_leaks: u64,
+    other_pongs: u64,
+    loss: Option<Loss>,
+}
+
+fn add(
+    all: &mut BTreeMap<IpAddr, Seen>,
+    others: &mut u64,
+    address: IpAddr,
+    probes: u64,
+    whose: Option<Whose>,
+) {
+    if all.len() == KEPT && !all.contains_key(&address) {
+        *others = others.saturating_add(probes);
+        return;
+    }
+    let seen = all.entry(address).or_insert(Seen { address, clients: 0, probes: 0, own: 0, node: 0 });
+    seen.clients += 1;
+    seen.probes = seen.probes.saturating_add(probes);
+    seen.own += u64::from(whose == Some(Whose::Own));
+    seen.node += u64::from(whose == Some(Whose::Node));
+}
+
+fn most_first(all: &BTreeMap<IpAddr, Seen>, others: u64) -> Addresses {
+    let mut addresses: Vec<Seen> = all.values().cloned().collect();
+    addresses.sort_by_key(|seen| (std::cmp::Reverse(seen.probes), seen.address));
+    let more = addresses.split_off(addresses.len().min(TOLD));
+    let more_probes = more.iter().fold(others, |sum, seen| sum.saturating_add(seen.probes));
+    Addresses { addresses, more: more.len() as u64, more_probes }
+}
+
+impl Sum {
+    /// Adds one result's part.
+    pub fn add(&mut self, one: Egress) {
+        for leak in one.leaked_from {
+            add(&mut self.leaked_from, &mut self.other_leaks, leak.address, leak.probes, leak.whose);
+        }
+        for ip in one.egress_ips {
+            add(&mut self.egress_ips, &mut self.other_pongs, ip.address, ip.pongs, None);
+        }
+        if let Some(lost) = one.loss {
+            let sum = self.loss.get_or_insert_default();
+            sum.clients += 1;
+            sum.probes = sum.probes.saturating_add(lost.probes);
+            sum.partial_outages = sum.partial_outages.saturating_add(one.partial_outages);
+            for (share, more) in [
+                (&mut sum.by_chance, lost.isolated),
+                (&mut sum.in_disruptions, lost.in_disruptions),
+                (&mut sum.in_partial_outages, lost.in_partial_outages),
+            ] {
+                // No more are missed than sent, whatever a document says.
+                share.misses = share.misses.saturating_add(more.misses.min(lost.probes));
+            }
+        }
+    }
+
+    /// The addresses that probes leaked from.
+    pub fn leaked_from(&self) -> Addresses {
+        most_first(&self.leaked_from, self.other_leaks)
+    }
+
+    /// The egress IPs.
+    pub fn egress_ips(&self) -> Addresses {
+        most_first(&self.egress_ips, self.other_pongs)
+    }
+
+    /// What watches lost.
+    pub fn loss(&self) -> Option<Loss> {
+        self.loss.map(|mut loss| {
+            for share in [&mut loss.by_chance, &mut loss.in_disruptions, &mut loss.in_partial_outages] {
+                *share = Share::of(share.misses, loss.probes);
+            }
+            loss
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leak(last: u8, probes: u64, whose: Option<Whose>) -> LeakSource {
+        LeakSource { address: [192, 0, 2, last].into(), whose, probes, first_seconds: 0.0, last_seconds: 1.0 }
+    }
+
+    #[test]
+    fn addresses_are_added_up_over_clients_most_probes_first() {
+        let mut sum = Sum::default();
+        for leaked_from in
+            [vec![leak(1, 5, Some(Whose::Node)), leak(2, 1, None)], vec![leak(2, 9, Some(Whose::Own))]]
+        {
+            sum.add(Egress { leaked_from, ..Egress::default() });
+        }
+        let told = sum.leaked_from();
+        let figures: Vec<_> =
+            told.addresses.iter().map(|seen| (seen.probes, seen.clients, seen.own, seen.node)).collect();
+        assert_eq!(figures, [(10, 2, 1, 0), (5, 1, 0, 1)]);
+        assert_eq!((told.more, sum.egress_ips(), sum.loss()), (0, Addresses::default(), None));
+    }
+
+    #[test]
+    fn of_many_addresses_the_first_are_told_and_all_are_counted() {
+        let mut sum = Sum::default();
+        for number in 0..10_000_u32 {
+            let one = LeakSource { address: IpAddr::from(number.to_be_bytes()), ..leak(0, 1, None) };
+            sum.add(Egress { leaked_from: vec![one], ..Egress::default() });
+        }
+        let told = sum.leaked_from();
+        assert_eq!((told.addresses.len(), told.more, told.more_probes), (20, 4_076, 9_980));
+    }
+
+    #[test]
+    fn losses_of_all_watches_are_one_rate() {
+        let mut sum = Sum::default();
+        for misses in [10, 30] {
+            let isolated = Share { misses, ..Share::default() };
+            let loss = ProbeLoss { probes: 1_000, isolated, ..ProbeLoss::default() };
+            sum.add(Egress { loss: Some(loss), partial_outages: 1, ..Egress::default() });
+        }
+        let loss = sum.loss().unwrap();
+        assert_eq!((loss.clients, loss.probes, loss.partial_outages), (2, 2_000, 2));
+        assert_eq!(loss.by_chance, Share::of(40, 2_000));
+        assert_eq!(loss.in_disruptions, Share::of(0, 2_000));
+    }
+}
