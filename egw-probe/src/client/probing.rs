@@ -229,6 +229,7 @@ impl<S> Probing<S> {
     /// disruption that is still open has no end.
     pub fn finish(&mut self) -> Ended {
         while self.in_flight.oldest().is_some() {
+            // Of what was sent since, answers are known and losses are not: no rate comes of that.
             self.unsettled += u64::from(self.in_flight.abandon_oldest());
             self.judge_settled();
         }
@@ -306,7 +307,7 @@ impl<S> Probing<S> {
             probe.end.outcome = self.judge.outcome_of(&probe);
             self.judge.take(probe);
             self.facts.push(Fact::Settled { probe, before_winner: !self.judge.has_winner() });
-            if self.rules.watch.is_some() {
+            if self.rules.watch.is_some() && self.unsettled == 0 {
                 self.watch.take(probe, &mut |event| self.facts.push(Fact::Watched(event)));
             }
             let mut turns = Vec::new();
@@ -460,5 +461,21 @@ mod tests {
         assert!(!probing.on_tick(at(2_002)), "the winner's pong came at 2 ms");
         assert_eq!(probing.on_deadline(at(2_002), at(2_002)), None);
         assert!(probing.is_over(at(2_002)));
+    }
+
+    #[test]
+    fn what_was_sent_after_a_probe_that_a_signal_cut_off_tells_of_no_rate() {
+        let mut watching = probing(Some(WatchConfig { duration: None, hold: 0 }));
+        send(&mut watching, &[0]);
+        settle(&mut watching, 0, Outcome::Pong, 1);
+        send(&mut watching, &[50, 100, 150]);
+        settle(&mut watching, 1, Outcome::Pong, 51);
+        settle(&mut watching, 3, Outcome::Pong, 151);
+        watching.on_signal(at(160));
+        watching.on_signal(at(160));
+        assert_eq!(watching.finish(), Ended::Masqueraded);
+        let findings = watching.into_findings();
+        assert_eq!((findings.unsettled, findings.judge.counts().of(Outcome::Pong)), (1, 3));
+        assert_eq!(findings.watch.loss().probes, 1);
     }
 }

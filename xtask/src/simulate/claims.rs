@@ -1,6 +1,6 @@
 //! Every claim that the client prints, as a predicate over what truly happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use egw_probe::document::disruption::{Kind, LengthBracket};
 use egw_probe::document::outcome::{Evidence, Outcome};
@@ -64,8 +64,8 @@ fn note(world: &World, history: &History, met: &mut Met) {
     let loss = watch.loss();
     count("isolated miss", loss.isolated.misses);
     count("miss in a partial outage", loss.in_partial_outages.misses);
-    let lost = |fact: &&Fact| matches!(fact, Fact::Watched(WatchEvent::Lost(misses)) if *misses > 1);
-    count("run of misses by chance", history.facts.iter().filter(lost).count() as u64);
+    let by_chance = |fact: &&Fact| matches!(fact, Fact::Watched(WatchEvent::Lost(misses)) if *misses > 1);
+    count("run of misses by chance", history.facts.iter().filter(by_chance).count() as u64);
 }
 
 /// Every probe sent is settled, or counted as cut off, exactly once; every leak is as sure as it can be.
@@ -269,7 +269,12 @@ fn off(world: &World, at: Ns) -> Option<(Ns, Ns)> {
 /// Lost probes are those that were missed after the winner, each once.
 fn loss(world: &World, history: &History) -> Option<String> {
     world.watch?;
-    let after = history.settled.iter().skip_while(|(probe, _)| probe.outcome() != Outcome::Pong).skip(1);
+    // Up to the first probe that a signal cut off.
+    let settled: BTreeSet<Ns> = history.settled.iter().map(|(probe, _)| probe.sent.as_ns() - START).collect();
+    let cut =
+        history.probes.iter().map(|sent| sent.at).find(|sent| !settled.contains(sent)).unwrap_or(Ns::MAX);
+    let whole = history.settled.iter().filter(|(probe, _)| probe.sent.as_ns() - START < cut);
+    let after = whole.skip_while(|(probe, _)| probe.outcome() != Outcome::Pong).skip(1);
     let left = after.filter(|(probe, _)| probe.outcome() != Outcome::Error);
     let (mut probes, mut misses) = (0, 0);
     for (probe, _) in left {

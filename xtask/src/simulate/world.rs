@@ -89,16 +89,23 @@ pub(super) struct World {
     pub(super) interrupted: Option<Ns>,
 }
 
+/// A time in which one of several gateways is dead, within so many ticks from `switch` on.
+fn dead_gateway(random: &mut fastrand::Rng, switch: Ns, ticks: u64, interval: Ns) -> Window {
+    let from = switch + random.u64(0..ticks) * interval;
+    let to = from + random.u64(20..=600) * interval;
+    Window { from, to, place: Place::Gateway(random.u16(2..=5)) }
+}
+
 impl World {
     /// A random one. Each feature is absent more often than not, so that their combinations stay readable.
     pub(super) fn draw(random: &mut fastrand::Rng) -> Self {
-        let interval = *random.choice(&[1, 5, 10, 50, 50, 100, 250]).expect("there are some") * MS;
+        let mut interval = *random.choice(&[1, 5, 10, 50, 50, 100, 250]).expect("there are some") * MS;
         let some = |random: &mut fastrand::Rng, share: f64| random.f64() < share;
-        let watch = some(random, 0.6).then(|| random.u64(1..60) * interval.max(20 * MS));
+        let mut watch = some(random, 0.6).then(|| random.u64(1..60) * interval.max(20 * MS));
         let switch = if some(random, 0.1) { 0 } else { random.u64(0..40 * interval) };
         let never = watch.is_none() && some(random, 0.05);
         let mut policy = if never { vec![] } else { vec![(switch, FOREVER)] };
-        let span = switch + watch.unwrap_or(0) + 5 * interval;
+        let mut span = switch + watch.unwrap_or(0) + 5 * interval;
         let mut windows = Vec::new();
         let places =
             [Place::Inside, Place::Outside, Place::Back, Place::Neighbour, Place::Unroutable, Place::Target];
@@ -111,26 +118,21 @@ impl World {
             let off = switch + random.u64(1..=span);
             policy = vec![(switch, off), (off + random.u64(1..=20 * interval), FOREVER)];
         }
-        let (mut interval, mut watch, mut span) = (interval, watch, span);
         if watch.is_some() && some(random, 0.02) {
             // Long enough that a dead gateway of several shows.
             interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
             let ticks = random.u64(300..2_000);
-            let from = switch + random.u64(0..ticks) * interval;
-            let to = from + random.u64(20..=600) * interval;
-            windows.push(Window { from, to, place: Place::Gateway(random.u16(2..=5)) });
+            windows.push(dead_gateway(random, switch, ticks, interval));
             watch = Some(ticks * interval);
             span = switch + ticks * interval;
         }
         let rates = [0.0, 0.0, 0.0, 0.0, 0.01, 0.05, 0.2];
         let mut rate = || *random.choice(&rates).expect("there are some");
         let (loss_inside, loss_outside, loss_back) = (rate(), rate(), rate());
-        let stalls = (0..[0, 0, 0, 1, 3][random.usize(..5)])
-            .map(|_| {
-                let from = random.u64(0..span);
-                (from, from + random.u64(1..=20 * interval))
-            })
-            .collect();
+        let stall = |random: &mut fastrand::Rng| {
+            let from = random.u64(0..span);
+            (from, from + random.u64(1..=20 * interval))
+        };
         Self {
             interval,
             phase: random.u64(0..interval),
@@ -149,7 +151,7 @@ impl World {
             proxy_resets: random.bool(),
             annotates: some(random, 0.7),
             accept: if some(random, 0.2) { random.u64(0..=300 * MS) } else { 20_000 },
-            stalls,
+            stalls: (0..[0, 0, 0, 1, 3][random.usize(..5)]).map(|_| stall(random)).collect(),
             ports: if some(random, 0.3) { random.u16(4..40) } else { 20_000 },
             garbles: some(random, 0.02),
             interrupted: some(random, 0.03).then(|| random.u64(0..span)),
@@ -184,7 +186,10 @@ impl World {
     /// The window of a dead gateway by which what comes from `port` at `at` goes, by its number.
     pub(super) fn dead_gateway(&self, port: u16, at: Ns) -> Option<usize> {
         // As good as a kernel's: neighbouring ports go anywhere.
-        let hash = fastrand::Rng::with_seed(port.into()).u32(..);
+        let mut hash = u32::from(port).wrapping_mul(0x9e37_79b1);
+        hash = (hash ^ hash >> 15).wrapping_mul(0x85eb_ca6b);
+        hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+        hash ^= hash >> 16;
         let goes_by_it =
             |place| matches!(place, Place::Gateway(gateways) if hash.is_multiple_of(u32::from(gateways)));
         self.windows.iter().position(|window| window.holds(at) && goes_by_it(window.place))

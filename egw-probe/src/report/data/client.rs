@@ -3,7 +3,7 @@
 use crate::document::disruption::{Disruption, Kind};
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
-use crate::report::data::egress::Egress;
+use crate::report::data::egress;
 use crate::report::data::interval::Interval;
 
 /// How a client's test ended.
@@ -100,7 +100,7 @@ pub struct Reading {
     /// Disruptions, as far as the result lists them.
     pub disruptions: Vec<WatchedDisruption>,
     /// From which addresses, and what was lost after the winner.
-    pub egress: Egress,
+    pub egress: egress::Part,
     /// Disruptions in the order of [`Kind::ALL`], where only their number is known.
     pub counts_of_kinds: Option<[u64; Kind::ALL.len()]>,
     /// The settings, as one line.

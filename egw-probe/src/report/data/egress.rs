@@ -15,7 +15,7 @@ const TOLD: usize = 20;
 
 /// One result's part.
 #[derive(Debug, Clone, Default)]
-pub struct Egress {
+pub struct Part {
     /// Addresses that its probes leaked from.
     pub leaked_from: Vec<LeakSource>,
     /// Egress IPs of its pongs.
@@ -43,6 +43,7 @@ pub struct Seen {
 
 /// The addresses by which most probes went, most first, and what went by others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
 pub struct Addresses {
     /// The first of them.
     pub addresses: Vec<Seen>,
@@ -107,7 +108,7 @@ fn most_first(all: &BTreeMap<IpAddr, Seen>, others: u64) -> Addresses {
 
 impl Sum {
     /// Adds one result's part.
-    pub fn add(&mut self, one: Egress) {
+    pub fn add(&mut self, one: Part) {
         for leak in one.leaked_from {
             add(&mut self.leaked_from, &mut self.other_leaks, leak.address, leak.probes, leak.whose);
         }
@@ -165,7 +166,7 @@ mod tests {
         for leaked_from in
             [vec![leak(1, 5, Some(Whose::Node)), leak(2, 1, None)], vec![leak(2, 9, Some(Whose::Own))]]
         {
-            sum.add(Egress { leaked_from, ..Egress::default() });
+            sum.add(Part { leaked_from, ..Part::default() });
         }
         let told = sum.leaked_from();
         let figures: Vec<_> =
@@ -179,7 +180,7 @@ mod tests {
         let mut sum = Sum::default();
         for number in 0..10_000_u32 {
             let one = LeakSource { address: IpAddr::from(number.to_be_bytes()), ..leak(0, 1, None) };
-            sum.add(Egress { leaked_from: vec![one], ..Egress::default() });
+            sum.add(Part { leaked_from: vec![one], ..Part::default() });
         }
         let told = sum.leaked_from();
         assert_eq!((told.addresses.len(), told.more, told.more_probes), (20, 4_076, 9_980));
@@ -191,7 +192,7 @@ mod tests {
         for misses in [10, 30] {
             let isolated = Share { misses, ..Share::default() };
             let loss = ProbeLoss { probes: 1_000, isolated, ..ProbeLoss::default() };
-            sum.add(Egress { loss: Some(loss), partial_outages: 1, ..Egress::default() });
+            sum.add(Part { loss: Some(loss), partial_outages: 1, ..Part::default() });
         }
         let loss = sum.loss().unwrap();
         assert_eq!((loss.clients, loss.probes, loss.partial_outages), (2, 2_000, 2));

@@ -14,7 +14,7 @@ use crate::document::outcome::Outcome;
 use crate::document::result::{BracketSeconds, ProbeCounts, TestOutcome, TimelineRun};
 use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
-use crate::report::data::egress::Egress;
+use crate::report::data::egress;
 use crate::report::data::interval::Interval;
 
 /// The newest form of result documents that is understood.
@@ -324,7 +324,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
     let identity = wire.started_at.is_some().then(|| hasher.finish());
     Ok(Reading {
         disruptions: told(&name),
-        egress: Egress {
+        egress: egress::Part {
             leaked_from: wire.leaked_from,
             egress_ips: wire.egress_ips,
             loss: wire.loss,

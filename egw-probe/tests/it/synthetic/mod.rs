@@ -44,6 +44,19 @@ impl Clients {
     }
 }
 
+fn settings(interval: f64) -> Settings {
+    Settings {
+        interval: format!("{}ms", interval * 1e3),
+        tick_phase: None,
+        test_timeout: "10s".to_owned(),
+        probe_timeout: "900ms".to_owned(),
+        stress: false,
+        watch: None,
+        source_addr: None,
+        bind_device: None,
+    }
+}
+
 impl Iterator for Clients {
     type Item = (Option<f64>, ResultDocument);
 
@@ -139,16 +152,7 @@ impl Iterator for Clients {
             timeline_omitted_probes: 0,
             failed_gates: vec![],
             warnings: vec![],
-            settings: Settings {
-                interval: format!("{}ms", interval * 1e3),
-                tick_phase: None,
-                test_timeout: "10s".to_owned(),
-                probe_timeout: "900ms".to_owned(),
-                stress: false,
-                watch: None,
-                source_addr: None,
-                bind_device: None,
-            },
+            settings: settings(interval),
             version: "0.1.0".to_owned(),
         };
         Some((truth, document))
