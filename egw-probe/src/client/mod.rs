@@ -5,6 +5,8 @@
 
 pub(crate) mod bracket;
 pub(crate) mod chance;
+pub(crate) mod clues;
+pub(crate) mod diagnosis;
 pub(crate) mod disruptions;
 pub(crate) mod egress;
 pub(crate) mod evidence;
@@ -42,6 +44,7 @@ use anyhow::Context;
 use caps::Capability;
 use hyper::StatusCode;
 
+use crate::client::diagnosis::Facts;
 use crate::client::hold::Hold;
 use crate::client::metrics::ClientMetrics;
 use crate::client::probe::Destination;
@@ -57,7 +60,7 @@ use crate::config::error::ConfigError;
 use crate::document::egress::Whose;
 use crate::document::go::format_duration;
 use crate::document::held::HoldReport;
-use crate::document::result::{ResultDocument, TestOutcome};
+use crate::document::result::{Hint, ResultDocument, TestOutcome};
 use crate::document::stress::StressReport;
 use crate::sys::clock::{Monotonic, Start};
 use crate::sys::http::HttpThread;
@@ -342,6 +345,16 @@ impl Client<'_> {
         }
         for warning in &document.warnings {
             tracing::warn!("weak numbers: {warning}");
+        }
+        document.diagnosis = diagnosis::hints(&Facts {
+            probes: &document.probes,
+            leaked_from: &document.leaked_from,
+            clues: measured.clues,
+            probe_timeout: self.config.probe_timeout,
+            interval: self.config.interval,
+        });
+        for Hint { what, next } in &document.diagnosis {
+            tracing::warn!("{what}; look next: {next}");
         }
         let lost = print(self.config.output, &mut document)?;
         Ok(Over {

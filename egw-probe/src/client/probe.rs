@@ -95,6 +95,7 @@ pub(crate) struct ProbeSocket {
     sent: Monotonic,
     port: u16,
     was_reset: bool,
+    is_forbidden: bool,
 }
 
 impl ProbeSocket {
@@ -124,6 +125,7 @@ impl ProbeSocket {
             sent: Monotonic::from_ns(0),
             port: 0,
             was_reset: false,
+            is_forbidden: false,
         })
     }
 
@@ -151,6 +153,23 @@ impl ProbeSocket {
         self.sent
     }
 
+    /// Whether a policy on the way forbids it, as far as the kernel tells.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.is_forbidden
+    }
+
+    /// What the kernel heard while the connection was being begun, and kept to itself: ICMP that comes back at once, from a node
+    /// to its Pod, finds the socket in use (tcp_v6_err, net/ipv6/tcp_ipv6.c).
+    pub(crate) fn unheard_error(&self) -> Option<io::Error> {
+        self.socket.take_error().ok().flatten()
+    }
+
+    /// Leaves a handshake that completes from now on without its acknowledgement, for as long as one may be delayed: if it is
+    /// closed by then, the target accepts nothing, as if it had been closed before.
+    pub(crate) fn hold_acknowledgement(&self) -> io::Result<()> {
+        tcp::hold_acknowledgement(&self.socket)
+    }
+
     /// Its local port.
     pub(crate) fn port(&self) -> u16 {
         self.port
@@ -165,7 +184,8 @@ impl ProbeSocket {
             match error.as_ref().and_then(io::Error::raw_os_error) {
                 Some(libc::ECONNRESET) => self.was_reset = true,
                 Some(libc::EPIPE) | None => {}
-                Some(_) => {
+                Some(errno) => {
+                    self.is_forbidden = errno == libc::EACCES || tcp::is_forbidden_by_icmp(&self.socket);
                     let outcome = error.as_ref().map_or(Outcome::Error, of_connect_error);
                     return [Some(Event::Ended(ProbeEnd::plain(outcome))), None];
                 }

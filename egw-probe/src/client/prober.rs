@@ -10,6 +10,8 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
+use crate::client::clues::Clerk;
+use crate::client::diagnosis::Clues;
 use crate::client::evidence::SEGMENT_SIZES;
 use crate::client::inflight::{Launch, ProbeId};
 use crate::client::metrics::ClientMetrics;
@@ -56,6 +58,8 @@ pub(crate) struct Measurement {
     pub syn_retransmissions: Option<u64>,
     /// How much of the bracket this client was itself held up for.
     pub stalled_in_bracket: Duration,
+    /// What else may tell why there was no pong.
+    pub clues: Clues,
 }
 
 /// What the client owns, lent for the time of the probing.
@@ -86,6 +90,7 @@ pub(crate) struct Prober<'a> {
     probing: Probing<ProbeSocket>,
     record: Record,
     telling: Telling<'a>,
+    clerk: Clerk,
     tagger: Option<Tagger>,
     random: fastrand::Rng,
     ports: Option<PortWalk>,
@@ -121,6 +126,7 @@ impl<'a> Prober<'a> {
             }),
             record: Record::new(start),
             telling: Telling::new(setup.metrics, start),
+            clerk: Clerk::default(),
             tagger,
             random: fastrand::Rng::new(),
             ports: None,
@@ -169,6 +175,7 @@ impl<'a> Prober<'a> {
             ports_wrapped_within: self.ports.as_ref().and_then(PortWalk::wrapped_within),
             syn_retransmissions: self.syn_retransmissions,
             stalled_in_bracket: self.stalled_in_bracket,
+            clues: self.clerk.clues(),
         })
     }
 
@@ -177,7 +184,8 @@ impl<'a> Prober<'a> {
         // Whoever is held up behind this reading finds answers that came meanwhile when it looks: only what had
         // expired before the look, and shows nothing in it, is a timeout.
         let looked = Monotonic::now();
-        let wake = self.probing.next_deadline().unwrap_or(looked).min(looked + Progress::PERIOD);
+        let deadlines = [self.probing.next_deadline(), self.clerk.deadline()].into_iter().flatten();
+        let wake = deadlines.min().unwrap_or(looked).min(looked + Progress::PERIOD);
         self.poller.wait(Some(wake), ready)?;
         // Before the clock: a tick that falls due in between must ring again.
         if ready.iter().any(|ready| ready.token == TICK) {
@@ -200,8 +208,9 @@ impl<'a> Prober<'a> {
         }
         let looked = if all_read { looked } else { Monotonic::from_ns(0) };
         while let Some((socket, outcome)) = self.probing.on_deadline(looked, now) {
-            self.done_with(&socket, outcome, now);
+            self.done_with(socket, outcome, now);
         }
+        self.clerk.expire(looked);
         self.tell(now);
         Ok(())
     }
@@ -228,6 +237,7 @@ impl<'a> Prober<'a> {
             }
             Err((outcome, error)) => {
                 tracing::debug!(%error, outcome = outcome.name(), "probe did not leave");
+                self.clerk.failed(&error);
                 Launch { sent: before, left: before, state: Err(outcome), unsafe_port: false }
             }
         };
@@ -280,22 +290,23 @@ impl<'a> Prober<'a> {
     }
 
     fn socket_ready(&mut self, id: ProbeId, flags: EventFlags, now: Monotonic) {
-        let Some(socket) = self.probing.socket(id) else { return };
+        let Some(socket) = self.probing.socket(id) else { return self.clerk.late_event(flags, now) };
         let events = socket.events(flags, now);
         for event in events.into_iter().flatten() {
             if let Some((socket, outcome)) = self.probing.on_event(id, event, now) {
-                self.done_with(&socket, outcome, now);
+                self.done_with(socket, outcome, now);
             }
         }
     }
 
-    fn done_with(&mut self, socket: &ProbeSocket, outcome: Outcome, now: Monotonic) {
+    fn done_with(&mut self, socket: ProbeSocket, outcome: Outcome, now: Monotonic) {
         if let Some(ports) = &mut self.ports {
             ports.ended(socket.port(), outcome, now);
         }
         if let Some(total) = &mut self.syn_retransmissions {
-            *total += u64::from(tcp::retransmissions(socket).unwrap_or(0));
+            *total += u64::from(tcp::retransmissions(&socket).unwrap_or(0));
         }
+        self.clerk.ended(socket, outcome, now);
     }
 
     /// Hands on what has become known.

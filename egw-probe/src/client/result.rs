@@ -141,6 +141,7 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
         timeline_omitted_probes: 0,
         failed_gates: Vec::new(),
         warnings: Vec::new(),
+        diagnosis: Vec::new(),
         settings: Settings {
             interval: format_duration(config.interval),
             tick_phase: Some(format_duration(config.tick_phase)),

@@ -30,7 +30,9 @@ pub(crate) fn text(document: &ResultDocument) -> String {
     let stress = document.stress.iter().flat_map(stress_rows);
     let failed = document.failed_gates.iter().map(|gate| ("FAILED", gate.clone()));
     let warnings = document.warnings.iter().map(|warning| ("warning", warning.clone()));
-    for (name, value) in rows.chain(stress).chain(failed).chain(warnings) {
+    let hints =
+        document.diagnosis.iter().flat_map(|hint| [("hint", hint.what.clone()), ("", hint.next.clone())]);
+    for (name, value) in rows.chain(stress).chain(failed).chain(warnings).chain(hints) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
     }

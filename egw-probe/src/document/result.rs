@@ -100,6 +100,9 @@ pub struct ResultDocument {
     pub failed_gates: Vec<String>,
     /// Why the numbers may be weak, and what to do, one line each.
     pub warnings: Vec<String>,
+    /// Why there was no pong, where the evidence says so.
+    #[serde(default)]
+    pub diagnosis: Vec<Hint>,
     /// The settings that produced this.
     pub settings: Settings,
     /// Version of the program.
@@ -218,6 +221,15 @@ pub struct Settings {
     pub watch: Option<String>,
     pub source_addr: Option<IpAddr>,
     pub bind_device: Option<String>,
+}
+
+/// What is the matter, and where to look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// What is the matter, and the figures that show it.
+    pub what: String,
+    /// What to look at next.
+    pub next: String,
 }
 
 /// Probes with one outcome, one after another in sent order.

@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use socket2::{MsgHdrMut, Socket};
+
 use crate::sys::sockopt;
 
 /// Segments, SYNs included, that the kernel sent again on this connection: `tcpi_total_retrans` of `TCP_INFO`.
@@ -37,6 +39,43 @@ fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     }
     // SAFETY: all-zero bytes are a valid tcp_info, and the kernel only wrote integers over them.
     Ok(unsafe { info.assume_init() })
+}
+
+/// Has a socket whose handshake is under way delay its acknowledgement, by up to 200 ms (`TCP_QUICKACK` off:
+/// tcp_rcv_synsent_state_process, net/ipv4/tcp_input.c).
+pub(crate) fn hold_acknowledgement(socket: impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::TCP_QUICKACK, 0)
+}
+
+/// Whether ICMP told a connection attempt that a policy forbids it (RFC 1812, 5.2.7.1), or that there is no such port, which
+/// to TCP only firewalls say. Of IPv4: there the kernel queues what came of an attempt without being asked (`ip_icmp_error`, since
+/// Linux 5.10). IPv6's prohibitions are an error number of their own, `EACCES`.
+pub(crate) fn is_forbidden_by_icmp(socket: &Socket) -> bool {
+    let mut control = [MaybeUninit::<u8>::uninit(); 256];
+    let length = {
+        let mut message = MsgHdrMut::new().with_control(&mut control);
+        match socket.recvmsg(&mut message, libc::MSG_ERRQUEUE) {
+            Ok(_) => message.control_len(),
+            Err(_) => return false,
+        }
+    };
+    // SAFETY: the kernel has written that many bytes.
+    let control: Vec<u8> = control[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+    forbids(&control)
+}
+
+/// Reads the first control message: its header, and of `struct sock_extended_err` (include/uapi/linux/errqueue.h) origin, type
+/// and code.
+fn forbids(control: &[u8]) -> bool {
+    const PROHIBITED: [u8; 3] = [9, 10, 13];
+    const NO_PORT: u8 = 3;
+    let header = size_of::<libc::cmsghdr>();
+    let number = |at: usize| Some(i32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
+    let of_ipv4 = number(size_of::<usize>()) == Some(libc::IPPROTO_IP)
+        && number(size_of::<usize>() + 4) == Some(libc::IP_RECVERR);
+    let Some(&[origin, kind, code]) = control.get(header + 4..header + 7) else { return false };
+    let unreachable = origin == libc::SO_EE_ORIGIN_ICMP && kind == 3;
+    of_ipv4 && unreachable && (code == NO_PORT || PROHIBITED.contains(&code))
 }
 
 /// Makes a listener keep the headers of each connection's SYN (`TCP_SAVE_SYN`).

@@ -25,7 +25,8 @@ pub(crate) fn alone(work: impl FnOnce() + Send) {
     });
 }
 
-fn run(command: &str) {
+/// Runs a command in the namespace of this thread.
+pub(crate) fn run(command: &str) {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

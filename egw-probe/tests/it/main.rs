@@ -8,6 +8,7 @@ mod client;
 mod compatibility;
 mod denied;
 mod deploy;
+mod diagnosis;
 mod ebpf;
 mod egress;
 mod environment;

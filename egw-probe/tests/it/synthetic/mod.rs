@@ -152,6 +152,7 @@ impl Iterator for Clients {
             timeline_omitted_probes: 0,
             failed_gates: vec![],
             warnings: vec![],
+            diagnosis: vec![],
             settings: settings(interval),
             version: "0.1.0".to_owned(),
         };
