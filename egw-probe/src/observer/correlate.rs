@@ -6,7 +6,7 @@
 //! memory is bounded: beyond the limit the oldest attempt is given up on, and that is counted.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::document::verdict::Verdict;
@@ -94,6 +94,8 @@ pub struct Correlator {
     limit: usize,
     listening: Monotonic,
     half_open: HalfOpen,
+    /// The source of the latest allowed one, and of the latest denied one.
+    latest_half_open: [Option<IpAddr>; 2],
     forgotten: u64,
     unmatched: u64,
     begun: u64,
@@ -110,6 +112,7 @@ impl Correlator {
             limit,
             listening: Monotonic::from_ns(0),
             half_open: HalfOpen::default(),
+            latest_half_open: [None; 2],
             forgotten: 0,
             unmatched: 0,
             begun: 0,
@@ -204,6 +207,11 @@ impl Correlator {
         self.half_open.take()
     }
 
+    /// The source of the latest half-open attempt of this class.
+    pub(super) const fn latest_half_open(&self, class: Verdict) -> Option<IpAddr> {
+        self.latest_half_open[class as usize]
+    }
+
     /// Of the half-open attempts, those that were given up on early, for want of room, so far.
     pub const fn forgotten(&self) -> u64 {
         self.forgotten
@@ -238,6 +246,7 @@ impl Correlator {
         let half_open = attempt.first >= self.listening;
         if half_open {
             self.half_open.count(attempt.class);
+            self.latest_half_open[attempt.class as usize] = Some(name.source.ip());
         }
         half_open
     }

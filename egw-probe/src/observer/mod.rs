@@ -1,7 +1,7 @@
 //! The kernel side of the target: loads, attaches and reads the observer in the kernel.
 //!
 //! Data flows one way: ring -> [`event`] -> [`correlate`] -> [`metrics`]; netlink -> [`view`] -> [`attach`]. The decisions
-//! (`event`, `correlate`, `view`, `wall`, the order of `attach::ways`) are pure; [`task`] holds the descriptors.
+//! (`event`, `correlate`, `view`, `wall`, `way_back`, the order of `attach::ways`) are pure; [`task`] holds the descriptors.
 
 pub(crate) mod attach;
 mod clsact;
@@ -24,3 +24,4 @@ mod timens;
 mod trace;
 pub(crate) mod view;
 pub(crate) mod wall;
+pub(crate) mod way_back;

@@ -22,6 +22,7 @@ use crate::observer::queue::{Accepted, Queue};
 use crate::observer::shortfall::Shortfall;
 use crate::observer::timens::KernelClock;
 use crate::observer::wall;
+use crate::observer::way_back::{BROKEN, NEXT, WayBack};
 use crate::sys::bell::Bell;
 use crate::sys::clock::Monotonic;
 
@@ -65,6 +66,7 @@ struct Core {
     on_syn: Option<SynListener>,
     clock: KernelClock,
     unobserved: Unobserved,
+    way_back: WayBack,
     unreadable: u64,
     reported: ClassTotals,
     reported_health: JoinHealth,
@@ -106,6 +108,7 @@ impl Shared {
                 on_syn,
                 clock,
                 unobserved: Unobserved::default(),
+                way_back: WayBack::default(),
                 unreadable: 0,
                 reported: ClassTotals::default(),
                 reported_health: JoinHealth::default(),
@@ -128,6 +131,7 @@ impl Shared {
         for Accepted { source, sequence, at } in ready {
             if let Some(joined) = core.join.on_accepted(source, sequence, at) {
                 self.metrics.joined(&joined);
+                core.way_back.joined(joined.class);
             }
         }
         empty
@@ -138,12 +142,18 @@ impl Shared {
         let totals = ClassTotals::from(self.tables.counters()?);
         let not_joined = self.accepted.lock().dropped();
         let mut core = self.core.lock();
-        self.metrics.half_open(core.join.on_tick(now));
+        let half_open = core.join.on_tick(now);
+        self.metrics.half_open(half_open);
         let health = core.health(not_joined);
         let more = health.since(std::mem::replace(&mut core.reported_health, health));
         self.metrics.health(more);
         if let Some(count) = core.unobserved.tell(more.unobserved, now) {
             tracing::warn!(count, "{UNOBSERVED}");
+        }
+        let doubt = more.not_joined + more.forgotten > 0;
+        for (class, count) in core.way_back.half_open(half_open, doubt, now) {
+            let source = core.join.correlator().latest_half_open(class).map(tracing::field::display);
+            tracing::warn!(class = class.name(), count, source, "{BROKEN}; look next: {NEXT}");
         }
         let before = std::mem::replace(&mut core.reported, totals);
         self.metrics.lost(Verdict::Allowed, totals.allowed_lost.saturating_sub(before.allowed_lost));

@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::told::as_root;
-use crate::common::{Program, free_port, measure, peer, target};
+use crate::common::{Program, free_port, measure, peer, target, wait_for};
 use crate::gateway::{Gateway, alone, nft, run};
 use crate::kernel::net::{Pair, inside};
 use crate::kernel::program::{metric_inside, target_in};
@@ -181,6 +182,33 @@ fn a_probe_timeout_below_the_round_trip_is_told_with_the_flag_and_the_round_trip
     assert_eq!((accepted("allowed"), accepted("denied")), (Some(0.0), Some(0.0)));
     let found = inside(&pair.outside, || measure("10.93.0.1:1337", &["--probe-timeout=200ms"]));
     assert_eq!((found.0, &found.1["diagnosis"]), (0, &Value::Array(vec![])), "no hint where all is well");
+}
+
+#[test]
+fn a_way_back_that_is_broken_is_said_once_by_the_target_with_a_source() {
+    if !as_root() {
+        return;
+    }
+    let pair = Pair::new("back");
+    let target = target_in(&pair, &["--allowed-cidr=198.51.100.0/24", "--ebpf=required"]);
+    inside(&pair.inside, || {
+        nft(
+            "table ip back { chain o { type filter hook output priority 0; tcp sport 1337 tcp flags & (syn | ack) == syn | \
+             ack drop; }; }",
+        );
+    });
+    let told = inside(&pair.outside, || hints("198.51.100.1:1337", &["--test-timeout=2s"]));
+    only(&told, "SYNs are not answered");
+    let half_open = || metric_inside(&pair, "egw_probe_target_half_open_total{class=\"allowed\"}");
+    wait_for("attempts to be given up on", || half_open() >= Some(90.0));
+    // The period in which they were.
+    std::thread::sleep(Duration::from_secs(6));
+    target.signal(Signal::TERM);
+    let log = String::from_utf8(target.finish().stderr).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("attempts stay half open")).collect();
+    let [line] = lines[..] else { panic!("{log}") };
+    assert!(line.contains(" WARN ") && line.contains("class=\"allowed\""), "{line}");
+    assert!(line.contains("source=198.51.100.9") && line.contains("; look next: `ip route get`"), "{line}");
 }
 
 #[test]
