@@ -1,5 +1,5 @@
-//! Runs of misses after the winner, read from a client's timeline: what its list of disruptions and its count of lost probes
-//! have to agree with. Pure.
+//! Runs of misses after the winner, read from a client's timeline: what its disruptions, partial outages and lost probes have to
+//! agree with. Pure.
 
 use egw_probe::document::outcome::Outcome;
 use egw_probe::document::result::{ResultDocument, TimelineRun};
@@ -12,11 +12,13 @@ pub(crate) struct MissRun {
     pub(crate) last_pong_sent: f64,
     /// None if no pong came any more.
     pub(crate) next_pong_sent: Option<f64>,
+    /// Nobody answered any of them: only that can be chance.
+    pub(crate) unanswered: bool,
 }
 
 impl MissRun {
-    /// By definition one miss between two pongs is lost by chance, and no disruption.
-    pub(crate) fn is_isolated(&self) -> bool {
+    /// By definition one miss between two pongs is no disruption.
+    pub(crate) fn is_single(&self) -> bool {
         self.misses == 1 && self.next_pong_sent.is_some()
     }
 }
@@ -35,9 +37,15 @@ fn of_timeline(timeline: &[TimelineRun]) -> Vec<MissRun> {
             runs.extend(open.take().map(|open| MissRun { next_pong_sent: Some(run.from_seconds), ..open }));
             last_pong = Some(run.to_seconds);
         } else if let Some(last_pong_sent) = last_pong {
-            let new =
-                MissRun { misses: 0, first_sent: run.from_seconds, last_pong_sent, next_pong_sent: None };
-            open.get_or_insert(new).misses += run.probes;
+            let open = open.get_or_insert(MissRun {
+                misses: 0,
+                first_sent: run.from_seconds,
+                last_pong_sent,
+                next_pong_sent: None,
+                unanswered: true,
+            });
+            open.misses += run.probes;
+            open.unanswered &= matches!(run.outcome, Outcome::Timeout | Outcome::Silent);
         }
     }
     runs.extend(open);
@@ -65,9 +73,21 @@ mod tests {
             run(Outcome::Timeout, 0.7, 0.8, 2),
             run(Outcome::Refused, 0.9, 0.9, 1),
         ];
-        let isolated = MissRun { misses: 1, first_sent: 0.4, last_pong_sent: 0.3, next_pong_sent: Some(0.6) };
-        let open = MissRun { misses: 3, first_sent: 0.7, last_pong_sent: 0.6, next_pong_sent: None };
-        assert_eq!(of_timeline(&timeline), [isolated, open]);
-        assert!(isolated.is_isolated() && !open.is_isolated());
+        let single = MissRun {
+            misses: 1,
+            first_sent: 0.4,
+            last_pong_sent: 0.3,
+            next_pong_sent: Some(0.6),
+            unanswered: true,
+        };
+        let open = MissRun {
+            misses: 3,
+            first_sent: 0.7,
+            last_pong_sent: 0.6,
+            next_pong_sent: None,
+            unanswered: false,
+        };
+        assert_eq!(of_timeline(&timeline), [single, open]);
+        assert!(single.is_single() && !open.is_single());
     }
 }

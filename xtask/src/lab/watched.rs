@@ -116,7 +116,7 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judge
     judgement.expect(outcome == TestOutcome::Masqueraded, || format!("the outcome is {}", outcome.name()));
     judgement.faults.extend(verdict::evidence_faults(plan, watched));
     let runs = runs::after_winner(watched);
-    judge_list(watched, &runs, &mut judgement);
+    judge_list(plan, watched, &runs, &mut judgement);
     judge_lengths(plan, done, watched, &runs, &mut judgement);
     judge_stalls(done, watched, &mut judgement);
     if !plan.has(Disturb::Portreuse) {
@@ -131,21 +131,36 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judge
     judgement
 }
 
-/// A claim: runs of two and more misses are disruptions, single ones are lost by chance, and all are told.
-fn judge_list(watched: &ResultDocument, runs: &[MissRun], judgement: &mut Judgement) {
+/// A claim: every disruption is a run of misses, every miss is told once, and what is told as loss may be chance.
+fn judge_list(plan: &Plan, watched: &ResultDocument, runs: &[MissRun], judgement: &mut Judgement) {
     let omitted = watched.timeline_omitted_probes;
     judgement.expect(omitted == 0, || format!("the timeline lacks {omitted} probes: nothing can be judged"));
-    let told: Vec<(u64, f64)> =
-        watched.disruptions.iter().flatten().map(|told| (told.misses, told.start_seconds)).collect();
-    let happened: Vec<(u64, f64)> =
-        runs.iter().filter(|run| !run.is_isolated()).map(|run| (run.misses, run.first_sent)).collect();
-    judgement.expect(told == happened, || {
-        format!("disruptions (misses, start) are told as {told:?}, and the timeline has {happened:?}")
+    let told: Vec<&Disruption> = watched.disruptions.iter().flatten().collect();
+    for disruption in &told {
+        judgement.expect(runs.iter().any(|run| is_of(disruption, run)), || {
+            format!("of {} misses at {} s no run is known", disruption.misses, disruption.start_seconds)
+        });
+    }
+    for run in runs.iter().filter(|run| !told.iter().any(|told| is_of(told, run))) {
+        // Without loss, chance explains one miss and no more. A walk through all connections makes many of those.
+        let may_be_chance =
+            run.unanswered && (!plan.disturb.is_empty() || plan.scenario == Scenario::ConntrackLoss);
+        judgement.expect(run.is_single() || may_be_chance, || format!("{run:?} is told as no disruption"));
+    }
+    let Some(loss) = &watched.loss else { return judgement.expect(false, || "no loss is told".into()) };
+    let happened: u64 = runs.iter().map(|run| run.misses).sum();
+    let parts = [loss.isolated, loss.in_disruptions, loss.in_partial_outages].map(|part| part.misses);
+    judgement.expect(parts.iter().sum::<u64>() == happened, || {
+        format!("by chance, in disruptions and partial outages {parts:?} misses are told, of {happened}")
     });
-    let isolated = runs.iter().filter(|run| run.is_isolated()).count() as u64;
-    let loss = watched.loss.as_ref().map_or(0, |loss| loss.isolated.misses);
-    judgement
-        .expect(loss == isolated, || format!("{loss} isolated misses are told, and there are {isolated}"));
+    let disrupted: u64 = told.iter().map(|told| told.misses).sum();
+    judgement.expect(parts[1] == disrupted, || {
+        format!("{} misses in disruptions are told, and these have {disrupted}", parts[1])
+    });
+}
+
+fn is_of(disruption: &Disruption, run: &MissRun) -> bool {
+    disruption.misses == run.misses && disruption.start_seconds.to_bits() == run.first_sent.to_bits()
 }
 
 /// A claim: each length is a bracket of the time for which no SYN got through. Where nothing was done, that is none.
@@ -158,8 +173,8 @@ fn judge_lengths(
 ) {
     let start = Monotonic::start_of(watched);
     let [earliest, latest] = done.begin.map(|instant| instant.seconds_since(start));
-    let disrupted = runs.iter().filter(|run| !run.is_isolated());
-    for (run, told) in disrupted.zip(watched.disruptions.iter().flatten()) {
+    for told in watched.disruptions.iter().flatten() {
+        let Some(run) = runs.iter().find(|run| is_of(told, run)) else { continue };
         let stands_for_it = plan.scenario != Scenario::Steady
             && run.last_pong_sent <= latest
             && run.next_pong_sent.is_none_or(|sent| sent >= earliest);
