@@ -30,18 +30,11 @@ impl Family {
         }
     }
 
-    pub(crate) fn egress(self) -> IpAddr {
+    /// That of gateway `number`, counted from 1, where it has one of its own.
+    pub(crate) fn egress(self, number: u8) -> IpAddr {
         match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, 100).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x100).into(),
-        }
-    }
-
-    /// The second gateway's, where it has one of its own.
-    pub(crate) fn second_egress(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, 101).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x101).into(),
+            Self::V4 => Ipv4Addr::new(203, 0, 113, 99 + number).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0xff + u16::from(number)).into(),
         }
     }
 

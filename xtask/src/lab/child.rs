@@ -135,10 +135,14 @@ impl Child {
         fs::read_to_string(&self.stdout).with_context(|| format!("cannot read the output of {}", self.name))
     }
 
+    /// All that it logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
     /// The last line it logged, as the end of an error message.
     pub(crate) fn complaint(&self) -> String {
-        let log = fs::read_to_string(&self.stderr).unwrap_or_default();
-        log.lines().last().map_or(String::new(), |line| format!("; it said: {line}"))
+        self.log().lines().last().map_or(String::new(), |line| format!("; it said: {line}"))
     }
 }
 

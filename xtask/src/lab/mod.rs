@@ -27,6 +27,7 @@ mod proxy;
 mod report;
 mod results;
 mod runs;
+mod several;
 mod target;
 mod tool;
 mod topology;
@@ -55,7 +56,7 @@ use self::options::{Plan, Scenario};
 use self::outage::{Mortal, Outage};
 use self::report::Facts;
 use self::target::{Settings, Target};
-use self::topology::{Layout, SecondGateway, Topology};
+use self::topology::{Gateways, Layout, Topology};
 use self::wire::Wire;
 use crate::setup::{self, Purpose};
 use crate::unready::unready;
@@ -130,12 +131,15 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
 }
 
 fn topology(plan: &Plan) -> Result<Topology> {
-    let second = if plan.same_ip { SecondGateway::SameIp } else { SecondGateway::OtherIp };
     let topology = Topology::build(Layout {
         pods: plan.pods(),
         gap: plan.has_wire(),
         nat: plan.nat,
-        second: (plan.scenario == Scenario::Failover).then_some(second),
+        gateways: match plan.gateways {
+            1 => Gateways::One,
+            2 if plan.scenario == Scenario::Failover => Gateways::Two { same_ip: plan.same_ip },
+            several => Gateways::Spread(several),
+        },
         no_return: plan.no_return,
         asks: plan.has(Disturb::Arp),
     })?;

@@ -31,6 +31,8 @@ pub(crate) enum Scenario {
     ConntrackLoss,
     /// Watch: the target is killed and started again
     Restart,
+    /// Watch: of several gateways one is dead for a while
+    Gateways,
     /// Watch: nothing happens
     Steady,
 }
@@ -38,7 +40,12 @@ pub(crate) enum Scenario {
 impl Scenario {
     /// Whether clients watch for a disruption, instead of waiting for a policy.
     pub(crate) const fn is_outage(self) -> bool {
-        matches!(self, Self::Failover | Self::Flap | Self::ConntrackLoss | Self::Restart | Self::Steady)
+        self.is_full_outage() || matches!(self, Self::Gateways | Self::Steady)
+    }
+
+    /// Whether for a while every probe is lost or leaks.
+    pub(crate) const fn is_full_outage(self) -> bool {
+        matches!(self, Self::Failover | Self::Flap | Self::ConntrackLoss | Self::Restart)
     }
 
     /// As the user gives it.
@@ -100,7 +107,14 @@ pub(crate) struct Options {
     /// With failover: the second gateway takes over the egress IP, too
     #[arg(long)]
     pub(crate) same_ip: bool,
-    /// Connections that a client holds open during an outage [default: 2; 0 through a proxy]
+    /// With gateways or steady: gateways that the node spreads connections over, each with an egress IP of its own [default: 3
+    /// with gateways, else 1]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub(crate) gateways: Option<u8>,
+    /// With gateways or steady: how long one of them is dead, or nothing happens [default: 3s; with steady 1s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) lasts: Option<Duration>,
+    /// Connections that a client holds open during an outage [default: 2; 0 through a proxy or several gateways]
     #[arg(long)]
     pub(crate) hold: Option<u32>,
     /// Disturb the path or its ends, by real parts; repeatable, or several with commas
@@ -156,6 +170,9 @@ pub(crate) struct Plan {
     pub(crate) nat: Nat,
     pub(crate) no_return: bool,
     pub(crate) same_ip: bool,
+    pub(crate) gateways: u8,
+    /// How long nothing happens, or one of several gateways is dead.
+    pub(crate) lasts: Duration,
     pub(crate) hold: u32,
     pub(crate) ebpf: Option<Attach>,
     pub(crate) target_name: Option<String>,
@@ -198,6 +215,14 @@ impl Plan {
         refuse_contradictions(options)?;
         let default_nat =
             if options.scenario == Scenario::ConntrackLoss { Nat::FullyRandom } else { Nat::Masquerade };
+        let gateways = options.gateways.unwrap_or(match options.scenario {
+            Scenario::Gateways => 3,
+            Scenario::Failover => 2,
+            _ => 1,
+        });
+        let lasts = Duration::from_secs(if options.scenario == Scenario::Gateways { 3 } else { 1 });
+        let through_proxy = options.disturb.iter().any(|one| one.terminates_tcp());
+        let spreads = options.gateways.is_some() || options.scenario == Scenario::Gateways;
         let mut plan = Self {
             scenario: options.scenario,
             family: if options.ipv6 { Family::V6 } else { Family::V4 },
@@ -212,11 +237,9 @@ impl Plan {
             nat: options.nat.unwrap_or(default_nat),
             no_return: options.no_return,
             same_ip: options.same_ip,
-            hold: options.hold.unwrap_or(if options.disturb.iter().any(|one| one.terminates_tcp()) {
-                0
-            } else {
-                2
-            }),
+            gateways,
+            lasts: options.lasts.unwrap_or(lasts),
+            hold: options.hold.unwrap_or(if through_proxy || spreads { 0 } else { 2 }),
             ebpf: options.ebpf,
             target_name: options.target_name.clone(),
             // Clients that start together, or beside a load, get less of a processor each.
@@ -262,7 +285,7 @@ impl Plan {
     /// The addresses that the target is to allow.
     pub(crate) fn egress(&self) -> Vec<IpAddr> {
         let both = [Family::V4, Family::V6];
-        let of = |family: Family| [family.egress(), family.second_egress()];
+        let of = |family: Family| (1..=self.gateways.max(2)).map(move |number| family.egress(number));
         let families = both.into_iter().filter(|family| self.target_name.is_some() || *family == self.family);
         families.flat_map(of).collect()
     }
@@ -293,9 +316,17 @@ impl Plan {
     pub(crate) fn draw_outage(&self, random: &mut fastrand::Rng) -> (Duration, Duration) {
         // Held connections open after the first pong.
         let begin = self.lead + Duration::from_millis(60) + 3 * self.rtt + self.span.mul_f64(random.f64());
+        if self.scenario == Scenario::Gateways {
+            return (begin + self.usual(), self.lasts);
+        }
         let length =
             Duration::from_millis(60) + 3 * self.interval + Duration::from_millis(600).mul_f64(random.f64());
         (begin, length)
+    }
+
+    /// How long probes have to come before, and after, a time in which a share of them is lost, to tell it from chance.
+    pub(crate) fn usual(&self) -> Duration {
+        120 * self.interval
     }
 
     /// Draws how long after a change of gateway nobody tells it the target's MAC address: shorter and longer than a probe
@@ -338,6 +369,14 @@ fn refuse_contradictions(options: &Options) -> Result<()> {
         Some(("--ebpf", "outages are measured by the client; take another scenario"))
     } else if options.same_ip && scenario != Scenario::Failover {
         Some(("--same-ip", "only the failover scenario has a second gateway"))
+    } else if scenario == Scenario::Gateways && options.gateways == Some(1) {
+        Some(("--gateways", "one of several is to die: give 2 or 3"))
+    } else if options.gateways.is_some() && !matches!(scenario, Scenario::Gateways | Scenario::Steady) {
+        Some(("--gateways", "only for the scenarios gateways and steady"))
+    } else if options.lasts.is_some() && !matches!(scenario, Scenario::Gateways | Scenario::Steady) {
+        Some(("--lasts", "only for the scenarios gateways and steady"))
+    } else if scenario == Scenario::Gateways && options.hold.is_some_and(|hold| hold > 0) {
+        Some(("--hold", "which gateway a held connection goes through is not known"))
     } else if options.no_return && scenario != Scenario::Masquerade {
         Some(("--no-return", "only for the masquerade scenario"))
     } else if options.ebpf.is_some() && options.clients > MOST_TAGS {

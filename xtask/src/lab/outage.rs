@@ -1,6 +1,7 @@
 //! One outage under a client that watches: what is done, when, and the record of it. The judgement is in
 //! [`super::watched`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use egw_probe::document::result::ResultDocument;
+use egw_probe::document::sources::SourcesPage;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ use super::clock::Monotonic;
 use super::disturbance::Disturb;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy};
+use super::several;
 use super::target::{Settings, Target};
 use super::watched::{self, Done};
 
@@ -25,8 +28,6 @@ use super::watched::{self, Done};
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Beyond [`super::options::Plan::recovery`]: a connection that was lost is opened again after 200 ms.
 const REOPENS_WITHIN: Duration = Duration::from_millis(250);
-/// How long nothing happens.
-const STEADY: Duration = Duration::from_secs(1);
 /// How soon after the target speaks a gateway that asks every 20 ms knows it.
 const ASKS_WITHIN: Duration = Duration::from_secs(2);
 const TARGET_STARTS_WITHIN: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ impl Outage {
             |[before, after]: [Monotonic; 2]| after.seconds_since(before) > WIDEST_SWITCH.as_secs_f64();
         let coarse = wide(self.done.begin) || (!plan.has(Disturb::Arp) && wide(self.done.end));
         !watched::was_up_before(&self.watched, self.done.begin[0])
-            || (coarse && matches!(plan.scenario, Scenario::Failover | Scenario::Flap))
+            || (coarse && matches!(plan.scenario, Scenario::Failover | Scenario::Flap | Scenario::Gateways))
     }
 }
 
@@ -60,6 +61,15 @@ impl Outage {
 pub(crate) struct Mortal<'lab> {
     pub(crate) target: Option<Target<'lab>>,
     pub(crate) settings: Settings,
+}
+
+impl Mortal<'_> {
+    /// How many connections of each source the target has counted.
+    fn counted(&self) -> Result<BTreeMap<IpAddr, u64>> {
+        let target = self.target.as_ref().context("there is a target")?;
+        let sources = target.document::<SourcesPage>("/sources")?.sources;
+        Ok(sources.into_iter().map(|source| (source.address, source.connections)).collect())
+    }
 }
 
 impl<'lab> Stage<'lab> {
@@ -74,6 +84,7 @@ impl<'lab> Stage<'lab> {
         self.make_newcomer_ask()?;
         self.make(Monotonic::now(), Change::On(Policy::Gateway))?;
         self.interrupt.sleep(QUIET)?;
+        let before = mortal.counted()?;
         let (begin, length) = self.plan.draw_outage(random);
         let started = Monotonic::now();
         let client = self.start_client_with(0, self.watch_args())?;
@@ -87,6 +98,10 @@ impl<'lab> Stage<'lab> {
                     end: if self.plan.has(Disturb::Arp) { self.answer_newcomer(random)? } else { end },
                 }
             }
+            Scenario::Gateways => {
+                let begin = self.make(begin_at, Change::On(Policy::Dead))?;
+                Done { begin, end: self.make(end_at, Change::Off(Policy::Dead))? }
+            }
             Scenario::Flap => {
                 let off = self.make(begin_at, Change::Off(Policy::Gateway))?;
                 Done { begin: off, end: self.make(end_at, Change::On(Policy::Gateway))? }
@@ -94,7 +109,7 @@ impl<'lab> Stage<'lab> {
             Scenario::Restart => self.restart(mortal, begin_at, end_at)?,
             Scenario::Steady => {
                 self.interrupt.sleep(begin_at.remaining())?;
-                self.interrupt.sleep(STEADY)?;
+                self.interrupt.sleep(self.plan.lasts)?;
                 Done { begin: [begin_at; 2], end: [begin_at; 2] }
             }
             // The gateway has forgotten everything at once, and goes on: an outage of no length for new connections.
@@ -104,10 +119,19 @@ impl<'lab> Stage<'lab> {
             }
         };
         let lasted = Duration::from_secs_f64(done.length()[1]).max(length);
-        let over = done.begin[1].after(self.plan.recovery(lasted) + REOPENS_WITHIN);
+        let over = if self.plan.scenario == Scenario::Gateways {
+            done.end[1].after(self.plan.usual() + self.plan.probe_timeout())
+        } else {
+            done.begin[1].after(self.plan.recovery(lasted) + REOPENS_WITHIN)
+        };
         self.interrupt.sleep(over.remaining())?;
-        let (document, watched, code) = self.end_watch(client)?;
+        let (document, watched, code, log) = self.end_watch(client)?;
         let mut judgement = watched::judge(self.plan, &done, &watched);
+        if self.plan.scenario == Scenario::Steady && self.plan.disturb.is_empty() {
+            let after = mortal.counted()?;
+            judgement.faults.extend(several::shares_fault(self.plan, &watched, &before, &after));
+            judgement.faults.extend(several::warnings(&log).into_iter().map(String::from));
+        }
         // A miss at the very end leaves a disruption open, which fails the client's gate.
         let expected = i32::from(!watched.passed());
         if code != Some(expected) || (expected != 0 && self.plan.disturb.is_empty()) {
@@ -168,7 +192,7 @@ impl<'lab> Stage<'lab> {
         })
     }
 
-    fn end_watch(&self, mut client: Child) -> Result<(Value, ResultDocument, Option<i32>)> {
+    fn end_watch(&self, mut client: Child) -> Result<(Value, ResultDocument, Option<i32>, String)> {
         let explain = |client: &Child| format!("the client gave no result{}", client.complaint());
         if client.ended()?.is_none() {
             client.tell_to_end()?;
@@ -176,7 +200,7 @@ impl<'lab> Stage<'lab> {
         let status = client.wait(Instant::now() + ENDS_WITHIN, self.interrupt)?;
         let document: Value = serde_json::from_str(&client.output()?).with_context(|| explain(&client))?;
         let watched = ResultDocument::deserialize(&document).with_context(|| explain(&client))?;
-        Ok((document, watched, status.code()))
+        Ok((document, watched, status.code(), client.log()))
     }
 }
 

@@ -73,6 +73,10 @@ pub(crate) fn summary(plan: &Plan, outages: &[Outage], wire: Option<&Exactness>)
     let mut lines = vec![
         ("as expected", format!("{good} of {} ({} void)", valid.len(), outages.len() - valid.len())),
         ("length inside the bracket", format!("{}", count(&|outage| outage.judgement.inside))),
+        (
+            "true loss inside 95 %",
+            format!("{}", count(&|outage| outage.judgement.true_loss_inside == Some(true))),
+        ),
         ("bracket width", spread(widths.collect(), 1e3, "ms")),
         ("wide by late ticks", format!("{by_lateness}")),
         ("begin recorded within", recorded(|outage| outage.done.begin)),

@@ -4,7 +4,8 @@
 //!  pod1 ─┐
 //!  pod2 ─┤ node ──────────────── wire ── target      no policy: the node masquerades to its own address
 //!   ...  │   ├─ VXLAN ─ gateway ──┤                   policy: the gateway rewrites to the egress IP
-//!            └─ VXLAN ─ second ───┘                   failover: the second one does, to the same or another egress IP
+//!            ├─ VXLAN ─ second ───┤                   failover: the second one does, to the same or another egress IP
+//!            └─ VXLAN ─ third ────┘                   several gateways: each does, for connections of its own
 //! ```
 //!
 //! Every neighbour is known beforehand, so that no ARP and no neighbour discovery comes between a SYN and its way, unless
@@ -26,10 +27,14 @@ use crate::unready::unready;
 /// The largest number of Pods: what the Pods' IPv4 network holds.
 pub(crate) const MAX_PODS: usize = 60_000;
 
-/// The packet mark and the routing table of traffic that a policy sends to the gateway.
+/// The packet mark and the routing table of traffic that a policy sends to the first gateway; the others' follow.
 const POLICY_MARK: u32 = 100;
 /// The same for the second gateway.
-const SECOND_MARK: u32 = 101;
+const SECOND_MARK: u32 = POLICY_MARK + 1;
+/// Else each start of a lab has another one.
+const HASH_SEED: u32 = 0x0e9e_55ed;
+/// The gateways' roles. The first is always there.
+const GATEWAYS: [&str; 3] = ["gateway", "second", "third"];
 
 /// What is to be built.
 #[derive(Debug, Clone, Copy)]
@@ -39,20 +44,49 @@ pub(crate) struct Layout {
     /// close.
     pub(crate) gap: bool,
     pub(crate) nat: Nat,
-    pub(crate) second: Option<SecondGateway>,
+    pub(crate) gateways: Gateways,
     /// SYN-ACKs to the node's own address get lost: handshakes of leaked SYNs never complete.
     pub(crate) no_return: bool,
     /// The gateway that the policy moves to last does not know the target's MAC address, and asks for it when traffic comes.
     pub(crate) asks: bool,
 }
 
-/// Whether the second gateway rewrites to the egress IP of the first one.
+/// How many gateways there are, and what for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SecondGateway {
-    /// It does, and answers to the same MAC address, as a VRRP router does: the bridge learns from its first frame where
-    /// that is now.
-    SameIp,
-    OtherIp,
+pub(crate) enum Gateways {
+    One,
+    /// The policy moves to the second one. With the same IP that rewrites to the first one's egress IP, and answers to the same
+    /// MAC address, as a VRRP router does: the bridge learns from its first frame where that is now.
+    Two {
+        same_ip: bool,
+    },
+    /// The node spreads connections over so many.
+    Spread(u8),
+}
+
+impl Gateways {
+    const fn number(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Two { .. } => 2,
+            Self::Spread(number) => number,
+        }
+    }
+
+    /// The node's rules that mark what the set `gateway` selects. A hash of the source, as in ECMP: all segments of a connection
+    /// go the same way.
+    fn steer(self, gateway: &str) -> String {
+        let Self::Spread(gateways) = self else {
+            return format!("iifname @{gateway} meta mark set {POLICY_MARK} accept");
+        };
+        let by = |family: &str| {
+            format!(
+                "iifname @{gateway} meta mark set jhash {family} saddr . tcp sport mod {gateways} seed 0x{HASH_SEED:x} \
+                 offset {POLICY_MARK} accept\n"
+            )
+        };
+        by("ip") + &by("ip6")
+    }
 }
 
 /// How node and gateway choose source ports.
@@ -98,13 +132,14 @@ pub(crate) struct Topology {
     pub(crate) gateway: Namespace,
     pub(crate) wire: Namespace,
     pub(crate) target: Namespace,
-    second: Option<Namespace>,
+    /// The other gateways.
+    further: Vec<Namespace>,
 }
 
 /// A gateway, as the rest of the topology sees it.
 struct Gateway<'lab> {
     namespace: &'lab Namespace,
-    /// 1 for the first, 2 for the second: number of its tunnel.
+    /// Counted from 1: the number of its tunnel.
     number: u8,
     mark: u32,
     mac: &'static str,
@@ -114,22 +149,23 @@ struct Gateway<'lab> {
 
 impl Topology {
     pub(crate) fn build(layout: Layout) -> Result<Self> {
-        let fixed = ["node", "gateway", "wire", "target"].into_iter().chain(layout.second.map(|_| "second"));
+        let gateways = GATEWAYS.into_iter().take(layout.gateways.number().into());
+        let fixed = ["node", "wire", "target"].into_iter().chain(gateways);
         let roles: Vec<String> = fixed.map(String::from).chain((0..layout.pods).map(pod_interface)).collect();
         let mut namespaces = Namespace::create(&roles)?.into_iter();
         let mut next = || namespaces.next().context("a namespace for each role");
-        let (node, gateway, wire, target) = (next()?, next()?, next()?, next()?);
-        let second = layout.second.map(|_| next()).transpose()?;
-        let topology = Self { pods: namespaces.collect(), node, gateway, wire, target, second };
+        let (node, wire, target, gateway) = (next()?, next()?, next()?, next()?);
+        let further = (1..layout.gateways.number()).map(|_| next()).collect::<Result<_>>()?;
+        let topology = Self { pods: namespaces.collect(), node, gateway, wire, target, further };
         topology.sysctls()?;
         topology.lay_wires(layout)?;
-        for gateway in topology.gateways(layout.second) {
+        for gateway in topology.gateways(layout) {
             topology
                 .connect_gateway(&gateway)
                 .map_err(|error| kernel_lacks(error, "VXLAN", "CONFIG_VXLAN", "vxlan"))?;
             load_gateway_rules(&gateway, layout.nat).map_err(kernel_lacks_nat)?;
         }
-        topology.load_node_rules(layout.nat).map_err(kernel_lacks_nat)?;
+        topology.load_node_rules(layout).map_err(kernel_lacks_nat)?;
         topology.connect_pods()?;
         if layout.asks {
             topology.let_newcomer_ask()?;
@@ -142,7 +178,7 @@ impl Topology {
     /// answers with an RST, and a gateway does not translate it.
     pub(crate) fn forget_ended_connections(&self) -> Result<()> {
         self.target.sysctl(&[("net/ipv4/tcp_max_tw_buckets", "0")])?;
-        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.second) {
+        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.further) {
             for state in ["time_wait", "close", "close_wait", "fin_wait", "last_ack"] {
                 let timeout = format!("net/netfilter/nf_conntrack_tcp_timeout_{state}");
                 namespace.sysctl(&[(&timeout, "1")])?;
@@ -153,7 +189,7 @@ impl Topology {
 
     /// The gateway that the policy moves to last.
     pub(crate) fn newcomer(&self) -> &Namespace {
-        self.second.as_ref().unwrap_or(&self.gateway)
+        self.further.last().unwrap_or(&self.gateway)
     }
 
     /// Whether it knows the target's MAC address.
@@ -186,25 +222,20 @@ impl Topology {
         ))
     }
 
-    fn gateways(&self, second: Option<SecondGateway>) -> Vec<Gateway<'_>> {
-        let both = |address: fn(Family) -> IpAddr| [Family::V4, Family::V6].map(address);
-        let first = Gateway {
-            namespace: &self.gateway,
-            number: 1,
-            mark: POLICY_MARK,
-            mac: MAC_GATEWAY,
-            addresses: [Ipv4Addr::new(203, 0, 113, 2).into(), wire_v6(2)],
-            egress: both(Family::egress),
+    fn gateways(&self, layout: Layout) -> Vec<Gateway<'_>> {
+        let namespaces = [&self.gateway].into_iter().chain(&self.further);
+        let gateway = |(number, namespace): (u8, _)| {
+            let like = if layout.gateways == (Gateways::Two { same_ip: true }) { 1 } else { number };
+            Gateway {
+                namespace,
+                number,
+                mark: POLICY_MARK + u32::from(number) - 1,
+                mac: MAC_GATEWAYS[usize::from(like) - 1],
+                addresses: [Ipv4Addr::new(203, 0, 113, 1 + number).into(), wire_v6(1 + u16::from(number))],
+                egress: [Family::V4, Family::V6].map(|family| family.egress(like)),
+            }
         };
-        let second = self.second.as_ref().zip(second).map(|(namespace, second)| {
-            let (mac, egress): (_, fn(Family) -> IpAddr) = match second {
-                SecondGateway::SameIp => (MAC_GATEWAY, Family::egress),
-                SecondGateway::OtherIp => (MAC_SECOND, Family::second_egress),
-            };
-            let addresses = [Ipv4Addr::new(203, 0, 113, 3).into(), wire_v6(3)];
-            Gateway { namespace, number: 2, mark: SECOND_MARK, mac, addresses, egress: both(egress) }
-        });
-        [first].into_iter().chain(second).collect()
+        (1..).zip(namespaces).map(gateway).collect()
     }
 
     /// A new namespace takes `ip_forward` and `rp_filter` over from the first one: whatever they are there, set them.
@@ -222,7 +253,7 @@ impl Topology {
                 ("net/ipv6/conf/all/accept_dad", "0"),
             ])
         };
-        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.second) {
+        for namespace in [&self.node, &self.gateway].into_iter().chain(&self.further) {
             set(namespace, "1")?;
         }
         for namespace in [&self.target].into_iter().chain(&self.pods) {
@@ -245,7 +276,7 @@ impl Topology {
             String::from("link add bridge type bridge stp_state 0 mcast_snooping 0\nlink set bridge up\n");
         wire += &port("node", &self.node, MAC_NODE);
         wire += "link set node master bridge\n";
-        for gateway in self.gateways(layout.second) {
+        for gateway in self.gateways(layout) {
             let name = format!("gateway{}", gateway.number);
             wire += &port(&name, gateway.namespace, gateway.mac);
             let _ = writeln!(wire, "link set {name} master bridge");
@@ -265,7 +296,7 @@ impl Topology {
         let node = if layout.no_return { MAC_NOBODY } else { MAC_NODE };
         let mut target = format!("{up}{}", addresses("wire", &["203.0.113.10/24", "2001:db8:113::10/64"]));
         target += &neighbours("wire", &[("203.0.113.1", node), ("2001:db8:113::1", node)]);
-        for gateway in self.gateways(layout.second) {
+        for gateway in self.gateways(layout) {
             let with_prefix =
                 |address: &IpAddr| format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
             let held: Vec<String> =
@@ -312,7 +343,7 @@ impl Topology {
         gateway.namespace.ip(&far)
     }
 
-    fn load_node_rules(&self, nat: Nat) -> Result<()> {
+    fn load_node_rules(&self, layout: Layout) -> Result<()> {
         let [gateway, second, dropped] = [Policy::Gateway, Policy::Second, Policy::Drop].map(Policy::set);
         // All decisions are looked up for every packet: a switch takes effect on connections under way, too. What stays inside
         // the cluster is no policy's.
@@ -326,7 +357,7 @@ impl Topology {
                         ip daddr 10.244.0.0/16 accept
                         ip6 daddr fd00:244::/64 accept
                         iifname @{second} meta mark set {SECOND_MARK} accept
-                        iifname @{gateway} meta mark set {POLICY_MARK} accept
+                        {}
                         iifname @{dropped} drop
                     }}
                     chain leave {{
@@ -335,7 +366,8 @@ impl Topology {
                     }}
                 }}",
             nfset::TABLE,
-            nat.masquerade(),
+            layout.gateways.steer(gateway),
+            layout.nat.masquerade(),
         ))
     }
 
@@ -414,9 +446,9 @@ pub(super) fn kernel_lacks(error: anyhow::Error, feature: &str, option: &str, mo
 
 const MAC_POD: &str = "02:00:00:00:00:01";
 const MAC_NODE: &str = "02:00:00:00:00:02";
-const MAC_GATEWAY: &str = "02:00:00:00:00:03";
+const MAC_GATEWAY: &str = MAC_GATEWAYS[0];
+const MAC_GATEWAYS: [&str; GATEWAYS.len()] = ["02:00:00:00:00:03", "02:00:00:00:00:05", "02:00:00:00:00:06"];
 const MAC_TARGET: &str = "02:00:00:00:00:04";
-const MAC_SECOND: &str = "02:00:00:00:00:05";
 /// No device has it.
 const MAC_NOBODY: &str = "02:00:00:00:00:ff";
 

@@ -1,6 +1,5 @@
 //! Whether what a watching client recorded agrees with the outage that was made. Pure: values in, values out.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
@@ -12,6 +11,7 @@ use super::clock::Monotonic;
 use super::disturbance::Disturb;
 use super::options::{Plan, Scenario};
 use super::runs::{self, MissRun};
+use super::several;
 use super::topology::Nat;
 use super::verdict;
 
@@ -81,11 +81,13 @@ pub(crate) struct Judgement {
     pub(crate) over_seconds: Option<f64>,
     /// That is more than two intervals and two round-trips, by no more than the ticks of the client were late.
     pub(crate) wide_by_lateness: bool,
+    /// Whether the 95 % interval of the rate of loss contains the true one, where that is known.
+    pub(crate) true_loss_inside: Option<bool>,
     pub(crate) faults: Vec<String>,
 }
 
 impl Judgement {
-    fn expect(&mut self, holds: bool, fault: impl FnOnce() -> String) {
+    pub(crate) fn expect(&mut self, holds: bool, fault: impl FnOnce() -> String) {
         if !holds {
             self.faults.push(fault());
         }
@@ -93,7 +95,7 @@ impl Judgement {
 
     /// A claim: what was done, for so many seconds, lies in the bracket that was printed. No tolerance: nobody grants the
     /// user any.
-    fn claim(
+    pub(crate) fn claim(
         &mut self,
         what: &str,
         LengthBracket { lower, upper }: LengthBracket,
@@ -105,6 +107,21 @@ impl Judgement {
             let [lower, least, greatest] = [lower, least, greatest].map(|seconds| seconds * 1e3);
             let upper = upper.map_or("open".into(), |upper| format!("{:.3}", upper * 1e3));
             format!("{what} took {least:.3} to {greatest:.3} ms, not {lower:.3} to {upper}")
+        });
+    }
+
+    /// A claim about an instant, or a length, that was recorded between two: the bracket that was printed contains the whole of
+    /// it.
+    pub(crate) fn contain(
+        &mut self,
+        what: &str,
+        LengthBracket { lower, upper }: LengthBracket,
+        [least, greatest]: [f64; 2],
+    ) {
+        let holds = lower <= least && upper.is_some_and(|upper| greatest <= upper);
+        self.inside &= holds;
+        self.expect(holds, || {
+            format!("{what} {least:.6} to {greatest:.6} s is not inside {lower:.6} to {upper:?}")
         });
     }
 }
@@ -123,7 +140,9 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judge
         let errors = watched.probes.error;
         judgement.expect(errors == 0, || format!("{errors} probes failed on the client's own side"));
     }
-    judge_egress(plan, watched, &mut judgement);
+    several::judge_partial(plan, done, watched, &mut judgement);
+    several::judge_loss(plan, watched, &mut judgement);
+    several::judge_egress(plan, watched, &mut judgement);
     if plan.disturb.is_empty() {
         judge_number(plan, done, watched, &mut judgement);
         judge_held(plan, done, watched, &mut judgement);
@@ -143,8 +162,9 @@ fn judge_list(plan: &Plan, watched: &ResultDocument, runs: &[MissRun], judgement
     }
     for run in runs.iter().filter(|run| !told.iter().any(|told| is_of(told, run))) {
         // Without loss, chance explains one miss and no more. A walk through all connections makes many of those.
-        let may_be_chance =
-            run.unanswered && (!plan.disturb.is_empty() || plan.scenario == Scenario::ConntrackLoss);
+        let may_be_chance = run.unanswered
+            && (!plan.disturb.is_empty()
+                || matches!(plan.scenario, Scenario::Gateways | Scenario::ConntrackLoss));
         judgement.expect(run.is_single() || may_be_chance, || format!("{run:?} is told as no disruption"));
     }
     let Some(loss) = &watched.loss else { return judgement.expect(false, || "no loss is told".into()) };
@@ -175,7 +195,7 @@ fn judge_lengths(
     let [earliest, latest] = done.begin.map(|instant| instant.seconds_since(start));
     for told in watched.disruptions.iter().flatten() {
         let Some(run) = runs.iter().find(|run| is_of(told, run)) else { continue };
-        let stands_for_it = plan.scenario != Scenario::Steady
+        let stands_for_it = plan.scenario.is_full_outage()
             && run.last_pong_sent <= latest
             && run.next_pong_sent.is_none_or(|sent| sent >= earliest);
         if stands_for_it {
@@ -211,7 +231,7 @@ fn judge_stalls(done: &Done, watched: &ResultDocument, judgement: &mut Judgement
 /// What is to be expected of an undisturbed outage: it is told once.
 fn judge_number(plan: &Plan, done: &Done, watched: &ResultDocument, judgement: &mut Judgement) {
     let total = watched.disruptions_total;
-    let wanted = u64::from(plan.scenario != Scenario::Steady);
+    let wanted = u64::from(plan.scenario.is_full_outage());
     // Connection tracking is emptied entry by entry, for milliseconds: of the probes under way some are missed, in as many
     // disruptions as chance makes. Each must have begun within that time.
     if plan.scenario != Scenario::ConntrackLoss {
@@ -276,15 +296,6 @@ fn judge_disruption(
     }
 }
 
-/// The egress IP is another one after a failover to a gateway that has its own, and never else.
-fn judge_egress(plan: &Plan, watched: &ResultDocument, judgement: &mut Judgement) {
-    let changes: Vec<[IpAddr; 2]> =
-        watched.egress_changes.iter().map(|change| [change.from, change.to]).collect();
-    let moved = plan.scenario == Scenario::Failover && !plan.same_ip;
-    let expected = if moved { vec![[plan.family.egress(), plan.family.second_egress()]] } else { vec![] };
-    judgement.expect(changes == expected, || format!("egress IP changes {changes:?}, not {expected:?}"));
-}
-
 /// What has to become of the held connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -309,7 +320,7 @@ fn fate(plan: &Plan) -> Fate {
         Scenario::Failover if plan.same_ip && plan.nat == Nat::Masquerade => Fate::Stall,
         Scenario::ConntrackLoss if plan.nat == Nat::Masquerade => Fate::SurviveOrReset,
         Scenario::Restart => Fate::Close,
-        Scenario::Steady => Fate::Nothing,
+        Scenario::Gateways | Scenario::Steady => Fate::Nothing,
         _ => Fate::Reset,
     }
 }
