@@ -17,6 +17,7 @@ use super::clock::Monotonic;
 use super::cost::{Cost, Meter};
 use super::disturbance::Disturb;
 use super::interrupt::Interrupt;
+use super::leak::{self, LeakFrom};
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};
 use super::target::Target;
@@ -60,6 +61,7 @@ pub(crate) struct Activation {
     pub(crate) measured: ResultDocument,
     /// Where its SYNs went, in scenarios that ask.
     pub(crate) account: Option<Account>,
+    log: String,
     pub(crate) faults: Vec<String>,
 }
 
@@ -100,6 +102,10 @@ impl Stage<'_> {
     ) -> Result<(Vec<Activation>, Cost)> {
         self.switcher.reset()?;
         self.make_newcomer_ask()?;
+        if self.plan.leak_from == LeakFrom::Gateway {
+            self.switcher.schedule(Monotonic::now(), Change::On(Policy::Gateway), self.plan.steered(0));
+            self.await_switches(1, &mut Meter::start())?;
+        }
         self.interrupt.sleep(QUIET)?;
         let before = target.judged()?;
         let accounts = self.start_captures()?;
@@ -123,6 +129,11 @@ impl Stage<'_> {
         if let Some(fault) = verdict::leaks_fault(self.plan, &told, denied) {
             activations[0].faults.push(fault);
         }
+        if self.plan.can_name_leaks() {
+            let summary = self.summarize()?;
+            let Activation { measured, log, faults, .. } = &mut activations[0];
+            faults.extend(leak::faults(self.plan, measured, log, &summary));
+        }
         if let Some((left, arrived)) = accounts {
             // Behind the last answer no segment is under way but the ends of connections.
             let arrived = arrived.finish()?;
@@ -131,6 +142,15 @@ impl Stage<'_> {
             }
         }
         Ok((activations, cost))
+    }
+
+    /// What a client tells people that meets the same path for a moment.
+    fn summarize(&self) -> Result<String> {
+        let brief = ["--output", "text", "--test-timeout", "300ms"].map(String::from);
+        let further = brief.into_iter().chain(leak::label(self.plan)).collect();
+        let mut client = self.start_client_with(0, further)?;
+        client.wait(Instant::now() + SETTLES_WITHIN, self.interrupt)?;
+        client.output()
     }
 
     /// Captures at every Pod and at the target, where a blackhole is to be accounted for.
@@ -219,6 +239,7 @@ impl Stage<'_> {
             document,
             measured,
             account: None,
+            log: client.log(),
             faults: vec![],
         };
         if self.control_shift {
@@ -232,6 +253,9 @@ impl Stage<'_> {
         let mut further = vec![];
         if let Some(tag) = self.tag(run, pod) {
             further.extend(["--tag-required".into(), "--tag".into(), tag.to_string()]);
+        }
+        if self.plan.scenario == Scenario::Never {
+            further.extend(leak::label(self.plan));
         }
         self.start_client_with(pod, further)
     }

@@ -30,6 +30,14 @@ impl Family {
         }
     }
 
+    /// The node's, on the wire to the target.
+    pub(crate) fn node(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(203, 0, 113, 1).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1).into(),
+        }
+    }
+
     /// That of gateway `number`, counted from 1, where it has one of its own.
     pub(crate) fn egress(self, number: u8) -> IpAddr {
         match self {

@@ -13,6 +13,7 @@ mod cost;
 mod disturb;
 mod disturbance;
 pub(crate) mod interrupt;
+mod leak;
 pub(crate) mod namespace;
 mod nfset;
 mod observation;
@@ -104,6 +105,7 @@ fn measure(options: &Options, plan: &Plan, program: PathBuf, interrupt: &Interru
     let wire =
         plan.has_wire().then(|| Wire::start(&topology.wire, disturb::manner(plan, seed))).transpose()?;
     let _parts = disturb::put_in_place(plan, &topology)?;
+    leak::put_in_place(plan, &topology)?;
     interrupt.check()?;
     let captures = plan.ebpf.map(|_| observation::Captures::start(&topology)).transpose()?;
     let settings = target_settings(options, plan);

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use super::addresses::Family;
 use super::disturbance::{Disturb, MOST_JITTER};
+use super::leak::LeakFrom;
 use super::topology::{MAX_PODS, Nat};
 use crate::unready::unready;
 
@@ -107,6 +108,9 @@ pub(crate) struct Options {
     /// With failover: the second gateway takes over the egress IP, too
     #[arg(long)]
     pub(crate) same_ip: bool,
+    /// With never: whose address the target sees [default: node]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub(crate) leak_from: Option<LeakFrom>,
     /// With gateways or steady: gateways that the node spreads connections over, each with an egress IP of its own [default: 3
     /// with gateways, else 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=3))]
@@ -171,6 +175,7 @@ pub(crate) struct Plan {
     pub(crate) no_return: bool,
     pub(crate) same_ip: bool,
     pub(crate) gateways: u8,
+    pub(crate) leak_from: LeakFrom,
     /// How long nothing happens, or one of several gateways is dead.
     pub(crate) lasts: Duration,
     pub(crate) hold: u32,
@@ -238,6 +243,7 @@ impl Plan {
             no_return: options.no_return,
             same_ip: options.same_ip,
             gateways,
+            leak_from: options.leak_from.unwrap_or(LeakFrom::Node),
             lasts: options.lasts.unwrap_or(lasts),
             hold: options.hold.unwrap_or(if through_proxy || spreads { 0 } else { 2 }),
             ebpf: options.ebpf,
@@ -282,10 +288,17 @@ impl Plan {
         if self.has(Disturb::Proxy) { 2 * self.clients } else { self.clients }
     }
 
+    /// Whether it is known what a client has to say of the addresses that it leaks from.
+    pub(crate) fn can_name_leaks(&self) -> bool {
+        self.scenario == Scenario::Never && self.clients == 1 && self.annotated && self.disturb.is_empty()
+    }
+
     /// The addresses that the target is to allow.
     pub(crate) fn egress(&self) -> Vec<IpAddr> {
         let both = [Family::V4, Family::V6];
-        let of = |family: Family| (1..=self.gateways.max(2)).map(move |number| family.egress(number));
+        let first = if self.leak_from == LeakFrom::Gateway { 2 } else { 1 };
+        let of =
+            move |family: Family| (first..=self.gateways.max(2)).map(move |number| family.egress(number));
         let families = both.into_iter().filter(|family| self.target_name.is_some() || *family == self.family);
         families.flat_map(of).collect()
     }
@@ -317,16 +330,16 @@ impl Plan {
         // Held connections open after the first pong.
         let begin = self.lead + Duration::from_millis(60) + 3 * self.rtt + self.span.mul_f64(random.f64());
         if self.scenario == Scenario::Gateways {
-            return (begin + self.usual(), self.lasts);
+            return (begin + self.usual()[0], self.lasts);
         }
         let length =
             Duration::from_millis(60) + 3 * self.interval + Duration::from_millis(600).mul_f64(random.f64());
         (begin, length)
     }
 
-    /// How long probes have to come before, and after, a time in which a share of them is lost, to tell it from chance.
-    pub(crate) fn usual(&self) -> Duration {
-        120 * self.interval
+    /// How long probes have to come before a time in which a share of them is lost, and after it, to tell it from chance.
+    pub(crate) fn usual(&self) -> [Duration; 2] {
+        [300 * self.interval, 200 * self.interval]
     }
 
     /// Draws how long after a change of gateway nobody tells it the target's MAC address: shorter and longer than a probe
@@ -373,6 +386,8 @@ fn refuse_contradictions(options: &Options) -> Result<()> {
         Some(("--gateways", "one of several is to die: give 2 or 3"))
     } else if options.gateways.is_some() && !matches!(scenario, Scenario::Gateways | Scenario::Steady) {
         Some(("--gateways", "only for the scenarios gateways and steady"))
+    } else if options.leak_from.is_some() && scenario != Scenario::Never {
+        Some(("--leak-from", "only for the never scenario"))
     } else if options.lasts.is_some() && !matches!(scenario, Scenario::Gateways | Scenario::Steady) {
         Some(("--lasts", "only for the scenarios gateways and steady"))
     } else if scenario == Scenario::Gateways && options.hold.is_some_and(|hold| hold > 0) {

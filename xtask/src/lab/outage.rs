@@ -120,7 +120,7 @@ impl<'lab> Stage<'lab> {
         };
         let lasted = Duration::from_secs_f64(done.length()[1]).max(length);
         let over = if self.plan.scenario == Scenario::Gateways {
-            done.end[1].after(self.plan.usual() + self.plan.probe_timeout())
+            done.end[1].after(self.plan.usual()[1] + self.plan.probe_timeout())
         } else {
             done.begin[1].after(self.plan.recovery(lasted) + REOPENS_WITHIN)
         };
