@@ -121,12 +121,12 @@ impl Walker<'_> {
         Ok(at + self.one_way())
     }
 
-    /// Data or a FIN back, sent again until it gets through.
-    fn back_again(&mut self, at: Ns) -> Result<Ns, Fate> {
-        let mut fate = Fate::Chance;
+    /// Data or a FIN back, sent again until it gets through, and what has delayed it: too late for its probe, perhaps.
+    fn back_again(&mut self, at: Ns) -> Result<(Ns, Fate), Fate> {
+        let mut fate = Fate::Answered;
         for wait in AGAIN {
             match self.back(at + wait) {
-                Ok(arrived) => return Ok(arrived),
+                Ok(arrived) => return Ok((arrived, fate)),
                 Err(killed) => fate = killed,
             }
         }
@@ -182,7 +182,10 @@ impl Walker<'_> {
             return Ok(());
         }
         way.seen_allowed = Some(leg.allowed);
-        let replied = self.back_again(accepted)?;
+        let (replied, delayed) = self.back_again(accepted)?;
+        if let Fate::Window(_) = delayed {
+            way.fate = delayed;
+        }
         let direct = (self.random.f64() < 0.9).then_some(true);
         way.events.push((replied, self.reply(leg.allowed, direct)));
         if !leg.allowed {
@@ -217,14 +220,15 @@ impl Walker<'_> {
             self.nat.forget(port);
             let dialled = established + attempt * 250 * MS;
             match self.upstream(port, dialled) {
-                Ok((passed, allowed, replied)) => {
+                Ok((passed, allowed, (replied, delayed))) => {
                     way.passed = Some(passed);
                     way.seen_allowed = Some(allowed);
-                    way.fate = match (allowed, last) {
-                        (false, _) => Fate::Policy,
-                        // Too late for this probe, perhaps.
-                        (true, Fate::Window(number)) => Fate::Window(number),
-                        (true, _) => Fate::Answered,
+                    way.fate = match (allowed, last, delayed) {
+                        (false, ..) => Fate::Policy,
+                        (true, Fate::Window(number), _) | (true, _, Fate::Window(number)) => {
+                            Fate::Window(number)
+                        }
+                        (true, ..) => Fate::Answered,
                     };
                     way.events.push((replied, self.reply(allowed, end_to_end)));
                     return way;
@@ -238,7 +242,7 @@ impl Walker<'_> {
         way
     }
 
-    fn upstream(&mut self, port: u16, at: Ns) -> Result<(Ns, bool, Ns), Fate> {
+    fn upstream(&mut self, port: u16, at: Ns) -> Result<(Ns, bool, (Ns, Fate)), Fate> {
         if let Some(number) = self.world.trouble(Place::Unroutable, at) {
             return Err(Fate::Window(number));
         }
