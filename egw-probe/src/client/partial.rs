@@ -1,6 +1,6 @@
 //! Partial outages: one gateway of several is dead, and of the probes a share is lost, pongs in between. Pure.
 //!
-//! A cumulative sum of log-likelihood ratios (Page 1954) weighs the usual loss against four times as much, and a tenth of the probes at the
+//! A cumulative sum of log-likelihood ratios (Page 1954) weighs the usual loss against twice as much, and a tenth of the probes at the
 //! least. Each end lies between two instants: misses before the one, or pongs after the other, are more than chance explains.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ const LONGEST_RUN: u64 = 8;
 /// The least share that is looked for.
 const LEAST: f64 = 0.1;
 /// How much more than usual is lost.
-const TIMES: f64 = 4.0;
+const TIMES: f64 = 2.0;
 
 /// What a probe brought about.
 #[derive(Debug)]

@@ -212,6 +212,18 @@ fn one_dead_gateway_of_several_is_one_partial_outage_between_its_bounds() {
 }
 
 #[test]
+fn one_dead_gateway_is_told_soon_after_the_start_of_a_watch() {
+    for seed in 0..100 {
+        let watch = partly(seed, 1.0 / (2 + seed % 2) as f64, 2_000..5_000, 8_000);
+        let [outage] = watch.partial_outages().0 else { panic!("seed {seed}: {watch:?}") };
+        let holds =
+            |ends: &LengthBracket, at: f64| ends.lower <= at && ends.upper.is_none_or(|upper| at <= upper);
+        let both = holds(&outage.began_seconds, 2.0) && holds(&outage.ended_seconds, 5.0);
+        assert!(both, "seed {seed}: {outage:?}");
+    }
+}
+
+#[test]
 fn random_loss_is_no_outage_of_any_kind() {
     for seed in 0..200 {
         let watch = partly(seed, [0.01, 0.05, 0.2][seed as usize % 3], 0..60_000, 60_000);
