@@ -10,14 +10,14 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::account::{self, Account};
-use super::addresses::{PORT, pod_interface};
+use super::addresses::{LeakFrom, PORT, pod_interface};
 use super::capture::{Capture, Captured};
 use super::child::{Child, Rights};
 use super::clock::Monotonic;
 use super::cost::{Cost, Meter};
 use super::disturbance::Disturb;
 use super::interrupt::Interrupt;
-use super::leak::{self, LeakFrom};
+use super::leak;
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy, Switch, Switcher};
 use super::target::Target;

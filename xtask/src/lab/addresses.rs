@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use clap::ValueEnum;
+use egw_probe::document::egress::Whose;
+
 /// The port probes go to.
 pub(crate) const PORT: u16 = 1337;
 /// The target's pages.
@@ -55,6 +58,45 @@ impl Family {
                 let net = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0);
                 Ipv6Addr::from_bits(net.to_bits() + u128::from(number)).into()
             }
+        }
+    }
+}
+
+/// Whose address the target sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeakFrom {
+    /// The node masquerades
+    Node,
+    /// Nobody translates
+    Pod,
+    /// The policy is in force, and the target does not allow its gateway's egress IP
+    Gateway,
+}
+
+impl LeakFrom {
+    /// The address of the first Pod's leaks.
+    pub(crate) fn address(self, family: Family) -> IpAddr {
+        match self {
+            Self::Node => family.node(),
+            Self::Pod => family.pod(0),
+            Self::Gateway => family.egress(1),
+        }
+    }
+
+    pub(crate) const fn whose(self) -> Option<Whose> {
+        match self {
+            Self::Node => Some(Whose::Node),
+            Self::Pod => Some(Whose::Own),
+            Self::Gateway => None,
+        }
+    }
+
+    /// What the summary says of the address.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Node => ", the node's address",
+            Self::Pod => ", the client's own address",
+            Self::Gateway => "; from",
         }
     }
 }

@@ -1,55 +1,12 @@
 //! From which address probes leak while the policy never comes, and whether clients say so.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
-use clap::ValueEnum;
-use egw_probe::document::egress::Whose;
 use egw_probe::document::result::ResultDocument;
 
-use super::addresses::Family;
+use super::addresses::{Family, LeakFrom};
 use super::nfset;
 use super::options::Plan;
 use super::topology::Topology;
-
-/// Whose address the target sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LeakFrom {
-    /// The node masquerades
-    Node,
-    /// Nobody translates
-    Pod,
-    /// The policy is in force, and the target does not allow its gateway's egress IP
-    Gateway,
-}
-
-impl LeakFrom {
-    /// The address of the first Pod's leaks.
-    fn address(self, family: Family) -> IpAddr {
-        match self {
-            Self::Node => family.node(),
-            Self::Pod => family.pod(0),
-            Self::Gateway => family.egress(1),
-        }
-    }
-
-    const fn whose(self) -> Option<Whose> {
-        match self {
-            Self::Node => Some(Whose::Node),
-            Self::Pod => Some(Whose::Own),
-            Self::Gateway => None,
-        }
-    }
-
-    /// What the summary says of the address.
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Node => ", the node's address",
-            Self::Pod => ", the client's own address",
-            Self::Gateway => "; from",
-        }
-    }
-}
 
 /// Puts in place what stays there for the whole lab.
 pub(crate) fn put_in_place(plan: &Plan, topology: &Topology) -> Result<()> {

@@ -13,6 +13,7 @@ mod cost;
 mod disturb;
 mod disturbance;
 pub(crate) mod interrupt;
+mod judgement;
 mod leak;
 pub(crate) mod namespace;
 mod nfset;

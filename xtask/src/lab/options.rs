@@ -7,9 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::addresses::Family;
+use super::addresses::{Family, LeakFrom};
 use super::disturbance::{Disturb, MOST_JITTER};
-use super::leak::LeakFrom;
 use super::topology::{MAX_PODS, Nat};
 use crate::unready::unready;
 
@@ -39,6 +38,15 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
+    /// How many gateways it takes.
+    const fn gateways(self) -> u8 {
+        match self {
+            Self::Gateways => 3,
+            Self::Failover => 2,
+            _ => 1,
+        }
+    }
+
     /// Whether clients watch for a disruption, instead of waiting for a policy.
     pub(crate) const fn is_outage(self) -> bool {
         self.is_full_outage() || matches!(self, Self::Gateways | Self::Steady)
@@ -220,11 +228,6 @@ impl Plan {
         refuse_contradictions(options)?;
         let default_nat =
             if options.scenario == Scenario::ConntrackLoss { Nat::FullyRandom } else { Nat::Masquerade };
-        let gateways = options.gateways.unwrap_or(match options.scenario {
-            Scenario::Gateways => 3,
-            Scenario::Failover => 2,
-            _ => 1,
-        });
         let lasts = Duration::from_secs(if options.scenario == Scenario::Gateways { 3 } else { 1 });
         let through_proxy = options.disturb.iter().any(|one| one.terminates_tcp());
         let spreads = options.gateways.is_some() || options.scenario == Scenario::Gateways;
@@ -242,7 +245,7 @@ impl Plan {
             nat: options.nat.unwrap_or(default_nat),
             no_return: options.no_return,
             same_ip: options.same_ip,
-            gateways,
+            gateways: options.gateways.unwrap_or(options.scenario.gateways()),
             leak_from: options.leak_from.unwrap_or(LeakFrom::Node),
             lasts: options.lasts.unwrap_or(lasts),
             hold: options.hold.unwrap_or(if through_proxy || spreads { 0 } else { 2 }),

@@ -18,11 +18,11 @@ use super::addresses::PORT;
 use super::child::Child;
 use super::clock::Monotonic;
 use super::disturbance::Disturb;
+use super::judgement::{Done, Judgement};
 use super::options::{Plan, Scenario};
 use super::policy::{Change, Policy};
-use super::several;
 use super::target::{Settings, Target};
-use super::watched::{self, Done};
+use super::{several, watched};
 
 /// How long after a signal a client may take to settle its probes and end.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub(crate) struct Outage {
     pub(crate) done: Done,
     pub(crate) document: Value,
     pub(crate) watched: ResultDocument,
-    pub(crate) judgement: watched::Judgement,
+    pub(crate) judgement: Judgement,
 }
 
 impl Outage {
@@ -90,14 +90,7 @@ impl<'lab> Stage<'lab> {
         let client = self.start_client_with(0, self.watch_args())?;
         let (begin_at, end_at) = (started.after(begin), started.after(begin + length));
         let done = match self.plan.scenario {
-            Scenario::Failover => {
-                let begin = self.make(begin_at, Change::On(Policy::Dead))?;
-                let end = self.make(end_at, Change::On(Policy::Second))?;
-                Done {
-                    begin,
-                    end: if self.plan.has(Disturb::Arp) { self.answer_newcomer(random)? } else { end },
-                }
-            }
+            Scenario::Failover => self.fail_over(begin_at, end_at, random)?,
             Scenario::Gateways => {
                 let begin = self.make(begin_at, Change::On(Policy::Dead))?;
                 Done { begin, end: self.make(end_at, Change::Off(Policy::Dead))? }
@@ -140,6 +133,12 @@ impl<'lab> Stage<'lab> {
                 .push(format!("the client's exit status is {code:?}: {:?}", watched.failed_gates));
         }
         Ok(Outage { run, done, document, watched, judgement })
+    }
+
+    fn fail_over(&self, begin_at: Monotonic, end_at: Monotonic, random: &mut fastrand::Rng) -> Result<Done> {
+        let begin = self.make(begin_at, Change::On(Policy::Dead))?;
+        let end = self.make(end_at, Change::On(Policy::Second))?;
+        Ok(Done { begin, end: if self.plan.has(Disturb::Arp) { self.answer_newcomer(random)? } else { end } })
     }
 
     fn watch_args(&self) -> Vec<String> {

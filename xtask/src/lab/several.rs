@@ -9,8 +9,8 @@ use egw_probe::document::result::ResultDocument;
 
 use super::clock::Monotonic;
 use super::disturbance::Disturb;
+use super::judgement::{Done, Judgement};
 use super::options::{Plan, Scenario};
-use super::watched::{Done, Judgement};
 
 /// Packets on the wire of which a probe needs each: SYN, SYN-ACK, ACK and the reply. What is sent again comes too late.
 const PACKETS: i32 = 4;
