@@ -230,7 +230,7 @@ fn partial_outages(world: &World, history: &History) -> Option<String> {
 fn broken(world: &World, history: &History, miss: &Probe) -> Option<(Ns, Ns)> {
     let sent = truth(history, miss);
     match sent.way.fate {
-        Fate::Window(number) => Some((world.windows[number].from, world.windows[number].to)),
+        Fate::Window(number) => Some(world.trouble_around(number)),
         Fate::Policy if !sent.way.inherited => sent.way.passed.and_then(|passed| off(world, passed)),
         _ => None,
     }

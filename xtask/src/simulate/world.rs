@@ -183,6 +183,23 @@ impl World {
         self.ports < 20_000
     }
 
+    /// From when to when it was broken that this window broke: others may have begun before it was over.
+    pub(super) fn trouble_around(&self, number: usize) -> (Ns, Ns) {
+        let Window { mut from, mut to, place } = self.windows[number];
+        if matches!(place, Place::Gateway(_)) {
+            return (from, to);
+        }
+        // A chain of any length.
+        for _ in &self.windows {
+            for other in self.windows.iter().filter(|other| !matches!(other.place, Place::Gateway(_))) {
+                if other.from <= to && from <= other.to {
+                    (from, to) = (from.min(other.from), to.max(other.to));
+                }
+            }
+        }
+        (from, to)
+    }
+
     /// The window of a dead gateway by which what comes from `port` at `at` goes, by its number.
     pub(super) fn dead_gateway(&self, port: u16, at: Ns) -> Option<usize> {
         // As good as a kernel's: neighbouring ports go anywhere.
