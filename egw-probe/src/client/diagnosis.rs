@@ -84,15 +84,15 @@ pub(crate) const RULES: [Rule; 13] = [
         evidence: |facts| facts.forbidden(),
     },
     Rule {
-        what: "there is no way to the target: it is unreachable",
+        what: "the target is unreachable, as this host or a router says",
         next: "`ip route get` with the target's address, at the client and at its gateway; `ip neigh` where the last of them \
-               has no answer to ARP",
+               has no answer to ARP; to a kernel before 5.8 a reject rule looks the same",
         evidence: |facts| facts.unreachable(),
     },
     Rule {
-        what: "the target's host refuses the connections: nobody listens on that port",
-        next: "the port in --external-target-addr, and whether the target runs (its log says where it listens); a firewall \
-               that rejects by TCP reset looks the same",
+        what: "the connections are refused: nobody listens on that port, or a firewall rejects them",
+        next: "the port in --external-target-addr, and whether the target runs (its log says where it listens); if it \
+               does, a reject rule on the way",
         evidence: |facts| facts.most(facts.probes.refused.saturating_sub(facts.clues.refused_by_firewall)),
     },
     Rule {
@@ -268,13 +268,9 @@ mod tests {
             (
                 ProbeCounts { unreachable: 3, ..none },
                 Clues { unreachable: 3, ..clues },
-                "there is no way to the target: it is unreachable (3 of 3",
+                "the target is unreachable, as this host or a router says (3 of 3",
             ),
-            (
-                ProbeCounts { refused: 3, ..none },
-                clues,
-                "the target's host refuses the connections: nobody listens",
-            ),
+            (ProbeCounts { refused: 3, ..none }, clues, "the connections are refused: nobody listens"),
             (ProbeCounts { reset: 3, ..none }, clues, "connections are reset after the handshake (3"),
             (
                 ProbeCounts { closed: 3, ..none },

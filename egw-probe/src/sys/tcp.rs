@@ -49,7 +49,7 @@ pub(crate) fn hold_acknowledgement(socket: impl AsFd) -> io::Result<()> {
 
 /// Whether ICMP told a connection attempt that a policy forbids it (RFC 1812, 5.2.7.1), or that there is no such port, which
 /// to TCP only firewalls say. Of IPv4: there the kernel queues what came of an attempt without being asked (`ip_icmp_error`, since
-/// Linux 5.10). IPv6's prohibitions are an error number of their own, `EACCES`.
+/// Linux 5.8). IPv6's prohibitions are an error number of their own, `EACCES`.
 pub(crate) fn is_forbidden_by_icmp(socket: &Socket) -> bool {
     let mut control = [MaybeUninit::<u8>::uninit(); 256];
     let length = {

@@ -16,6 +16,10 @@ use crate::kernel::net::{Pair, inside};
 use crate::kernel::program::{metric_inside, target_in};
 use crate::kernel::{Carries, open_tun};
 
+const POLICY: &str = "a policy forbids the probes: ICMP says so";
+const REFUSED: &str = "the connections are refused: nobody listens on that port, or a firewall rejects them";
+const UNREACHABLE: &str = "the target is unreachable, as this host or a router says";
+
 /// The hints of a test that gets no pong, each also a WARN line in the log.
 fn hints(target: &str, flags: &[&str]) -> Vec<String> {
     let short = ["--interval=20ms", "--probe-timeout=200ms", "--test-timeout=500ms"];
@@ -47,8 +51,7 @@ fn what_another_peer_does_in_place_of_the_target_is_told_by_name() {
     let silent = listener.local_addr().unwrap().to_string();
     only(&hints(&silent, &[]), "handshakes complete, and replies never come");
     let refusing = format!("127.0.0.1:{}", free_port());
-    let nobody = "the target's host refuses the connections: nobody listens on that port";
-    only(&hints(&refusing, &[]), nobody);
+    only(&hints(&refusing, &[]), REFUSED);
     let answers = |reply: fn(TcpStream, usize)| hints(&peer(reply).to_string(), &[]);
     let http = |mut stream: TcpStream, _| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap();
     only(&answers(http), "something other than an egw-probe target answers");
@@ -92,15 +95,14 @@ fn what_icmp_prohibits_is_a_policy_and_no_missing_way() {
     if !as_root() {
         return;
     }
-    let policy = "a policy forbids the probes: ICMP says so";
     for (reject, expected) in [
-        ("reject with icmp type admin-prohibited", policy),
-        ("reject with icmp type host-prohibited", policy),
-        ("reject with icmp type net-prohibited", policy),
-        ("reject", policy),
-        ("reject with icmp type host-unreachable", "there is no way to the target: it is unreachable"),
-        ("reject with icmp type net-unreachable", "there is no way to the target: it is unreachable"),
-        ("reject with tcp reset", "the target's host refuses the connections: nobody listens on that port"),
+        ("reject with icmp type admin-prohibited", POLICY),
+        ("reject with icmp type host-prohibited", POLICY),
+        ("reject with icmp type net-prohibited", POLICY),
+        ("reject", POLICY),
+        ("reject with icmp type host-unreachable", UNREACHABLE),
+        ("reject with icmp type net-unreachable", UNREACHABLE),
+        ("reject with tcp reset", REFUSED),
         ("drop", "SYNs are not answered"),
     ] {
         let gateway = Gateway::new("accept;");
@@ -115,12 +117,10 @@ fn what_icmp_prohibits_is_a_policy_and_no_missing_way() {
         nft("table ip6 refusing { chain i { type filter hook input priority 0; \
              tcp dport 8 reject; tcp dport 9 reject with icmpv6 type admin-prohibited; }; }");
         for to in ["[::1]:8", "[::1]:9"] {
-            only(&hints(to, &[]), policy);
+            only(&hints(to, &[]), POLICY);
         }
         run("ip addr add 198.51.100.9/24 dev lo");
-        for (kind, expected) in
-            [("prohibit", policy), ("unreachable", "there is no way to the target: it is unreachable")]
-        {
+        for (kind, expected) in [("prohibit", POLICY), ("unreachable", UNREACHABLE)] {
             run(&format!("ip route replace {kind} 192.0.2.0/24"));
             only(&hints("192.0.2.2:9", &[]), expected);
             run(&format!("ip route del {kind} 192.0.2.0/24"));
@@ -226,9 +226,6 @@ fn the_summary_has_a_row_for_the_hint_and_one_for_what_to_look_at_next() {
     let text = String::from_utf8(output.stdout).unwrap();
     let rows: Vec<&str> = text.lines().skip_while(|row| !row.starts_with("  hint ")).collect();
     let [what, next] = rows[..] else { panic!("{text}") };
-    assert!(
-        what.starts_with("  hint       the target's host refuses the connections: nobody listens"),
-        "{text}"
-    );
+    assert!(what.starts_with("  hint       the connections are refused: nobody listens"), "{text}");
     assert!(next.starts_with("             the port in --external-target-addr"), "{text}");
 }
