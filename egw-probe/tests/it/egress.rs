@@ -48,10 +48,11 @@ fn an_egress_ip_that_was_not_expected_fails_the_gate() {
         (code, document["failed_gates"][0].as_str().map(str::to_owned))
     };
     assert_eq!(gate(annotating.port, "10.0.0.0/8,127.0.0.1"), (0, None));
-    assert_eq!(
-        gate(annotating.port, "127.0.0.8/30"),
-        (1, Some("--expect-egress-ip 127.0.0.8/30: pongs came by other addresses: 1 from 127.0.0.1".into()))
-    );
+    let (code, why) = gate(annotating.port, "127.0.0.8/30");
+    let why = why.unwrap_or_default();
+    assert_eq!(code, 1);
+    assert!(why.starts_with("--expect-egress-ip 127.0.0.8/30: pongs came by other addresses: "), "{why}");
+    assert!(why.ends_with(" from 127.0.0.1"), "{why}");
     let (code, why) = gate(plain.port, "127.0.0.1/32");
     assert_eq!(code, 1);
     assert!(
