@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use egw_probe::document::disruption::{Disruption, Kind, LengthBracket};
 use egw_probe::document::held::{HoldReport, LossReason, StallEnd};
-use egw_probe::document::result::{ResultDocument, TestOutcome};
+use egw_probe::document::result::{ProbeCounts, ResultDocument, TestOutcome};
 
 use super::clock::Monotonic;
 use super::disturbance::Disturb;
@@ -81,7 +81,11 @@ pub(crate) fn judge(plan: &Plan, done: &Done, watched: &ResultDocument) -> Judge
 /// A claim: every disruption is a run of misses, every miss is told once, and what is told as loss may be chance.
 fn judge_list(plan: &Plan, watched: &ResultDocument, runs: &[MissRun], judgement: &mut Judgement) {
     let omitted = watched.timeline_omitted_probes;
-    judgement.expect(omitted == 0, || format!("the timeline lacks {omitted} probes: nothing can be judged"));
+    // Long loss fills a timeline; then what is beyond its end is judged by the counts alone.
+    let is_long_loss = plan.scenario == Scenario::Steady && plan.has(Disturb::Loss);
+    judgement.expect(omitted == 0 || is_long_loss, || {
+        format!("the timeline lacks {omitted} probes: nothing can be judged")
+    });
     let told: Vec<&Disruption> = watched.disruptions.iter().flatten().collect();
     for disruption in &told {
         judgement.expect(runs.iter().any(|run| is_of(disruption, run)), || {
@@ -96,7 +100,12 @@ fn judge_list(plan: &Plan, watched: &ResultDocument, runs: &[MissRun], judgement
         judgement.expect(run.is_single() || may_be_chance, || format!("{run:?} is told as no disruption"));
     }
     let Some(loss) = &watched.loss else { return judgement.expect(false, || "no loss is told".into()) };
-    let happened: u64 = runs.iter().map(|run| run.misses).sum();
+    let ProbeCounts { sent, unsettled, pong, error, misses_before_winner, .. } = watched.probes;
+    let happened = if omitted == 0 {
+        runs.iter().map(|run| run.misses).sum()
+    } else {
+        sent - unsettled - pong - error - misses_before_winner
+    };
     let parts = [loss.isolated, loss.in_disruptions, loss.in_partial_outages].map(|part| part.misses);
     judgement.expect(parts.iter().sum::<u64>() == happened, || {
         format!("by chance, in disruptions and partial outages {parts:?} misses are told, of {happened}")
