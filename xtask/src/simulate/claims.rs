@@ -255,6 +255,10 @@ fn length(world: &World, history: &History, misses: &[Probe], from: Ns, to: Ns) 
             down = Some((first.min(begin), last.max(end)));
         }
     }
+    // A proxy that tries again meets the next trouble: without a pong in between both are one outage.
+    let met_again =
+        world.full_troubles().filter(|(begin, end)| world.proxy.is_some() && *begin < to && from < *end);
+    let down = down.map(|ends| met_again.fold(ends, |ends, more| (ends.0.min(more.0), ends.1.max(more.1))));
     let least = |begin: Ns, end: Ns| if partly { 0 } else { end.min(to).saturating_sub(begin.max(from)) };
     down.map_or([0, 0], |(begin, end)| [least(begin, end), end - begin])
 }

@@ -191,13 +191,19 @@ impl World {
         }
         // A chain of any length.
         for _ in &self.windows {
-            for other in self.windows.iter().filter(|other| !matches!(other.place, Place::Gateway(_))) {
-                if other.from <= to && from <= other.to {
-                    (from, to) = (from.min(other.from), to.max(other.to));
+            for (begin, end) in self.full_troubles() {
+                if begin <= to && from <= end {
+                    (from, to) = (from.min(begin), to.max(end));
                 }
             }
         }
         (from, to)
+    }
+
+    /// From when to when nothing got through, whichever way it went.
+    pub(super) fn full_troubles(&self) -> impl Iterator<Item = (Ns, Ns)> {
+        let full = self.windows.iter().filter(|window| !matches!(window.place, Place::Gateway(_)));
+        full.map(|window| (window.from, window.to))
     }
 
     /// The window of a dead gateway by which what comes from `port` at `at` goes, by its number.
