@@ -122,7 +122,7 @@ impl World {
             // Long enough that a dead gateway of several shows.
             interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
             let ticks = random.u64(300..2_000);
-            windows.push(dead_gateway(random, switch, ticks, interval));
+            windows = vec![dead_gateway(random, switch, ticks, interval)];
             watch = Some(ticks * interval);
             span = switch + ticks * interval;
         }
