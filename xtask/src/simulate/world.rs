@@ -89,23 +89,39 @@ pub(super) struct World {
     pub(super) interrupted: Option<Ns>,
 }
 
-/// A time in which one of several gateways is dead, within so many ticks from `switch` on.
-fn dead_gateway(random: &mut fastrand::Rng, switch: Ns, ticks: u64, interval: Ns) -> Window {
-    let from = switch + random.u64(0..ticks) * interval;
-    let to = from + random.u64(20..=600) * interval;
-    Window { from, to, place: Place::Gateway(random.u16(2..=5)) }
-}
-
 impl World {
     /// A random one. Each feature is absent more often than not, so that their combinations stay readable.
     pub(super) fn draw(random: &mut fastrand::Rng) -> Self {
-        let mut interval = *random.choice(&[1, 5, 10, 50, 50, 100, 250]).expect("there are some") * MS;
+        let world = Self::draw_any(random);
+        if random.f64() < 0.02 { world.with_a_dead_gateway(random) } else { world }
+    }
+
+    /// The same, and one of several gateways is dead for a while: long enough that it shows, with no other trouble beside it.
+    fn with_a_dead_gateway(self, random: &mut fastrand::Rng) -> Self {
+        let interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
+        let ticks = random.u64(500..2_500);
+        let from = self.switch().unwrap_or(0) + random.u64(0..=ticks / 2) * interval;
+        let to = from + random.u64(50..=ticks / 2) * interval;
+        Self {
+            interval,
+            phase: random.u64(0..interval),
+            test_timeout: self.test_timeout + SECOND,
+            watch: Some(ticks * interval),
+            windows: vec![Window { from, to, place: Place::Gateway(random.u16(2..=4)) }],
+            proxy: None,
+            ports: 20_000,
+            ..self
+        }
+    }
+
+    fn draw_any(random: &mut fastrand::Rng) -> Self {
+        let interval = *random.choice(&[1, 5, 10, 50, 50, 100, 250]).expect("there are some") * MS;
         let some = |random: &mut fastrand::Rng, share: f64| random.f64() < share;
-        let mut watch = some(random, 0.6).then(|| random.u64(1..60) * interval.max(20 * MS));
+        let watch = some(random, 0.6).then(|| random.u64(1..60) * interval.max(20 * MS));
         let switch = if some(random, 0.1) { 0 } else { random.u64(0..40 * interval) };
         let never = watch.is_none() && some(random, 0.05);
         let mut policy = if never { vec![] } else { vec![(switch, FOREVER)] };
-        let mut span = switch + watch.unwrap_or(0) + 5 * interval;
+        let span = switch + watch.unwrap_or(0) + 5 * interval;
         let mut windows = Vec::new();
         let places =
             [Place::Inside, Place::Outside, Place::Back, Place::Neighbour, Place::Unroutable, Place::Target];
@@ -117,14 +133,6 @@ impl World {
         if watch.is_some() && some(random, 0.15) {
             let off = switch + random.u64(1..=span);
             policy = vec![(switch, off), (off + random.u64(1..=20 * interval), FOREVER)];
-        }
-        if watch.is_some() && some(random, 0.02) {
-            // Long enough that a dead gateway of several shows.
-            interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
-            let ticks = random.u64(300..2_000);
-            windows = vec![dead_gateway(random, switch, ticks, interval)];
-            watch = Some(ticks * interval);
-            span = switch + ticks * interval;
         }
         let rates = [0.0, 0.0, 0.0, 0.0, 0.01, 0.05, 0.2];
         let mut rate = || *random.choice(&rates).expect("there are some");
