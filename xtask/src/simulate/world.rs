@@ -101,7 +101,7 @@ impl World {
         let interval = *random.choice(&[2, 5, 10]).expect("there are some") * MS;
         let ticks = random.u64(500..2_500);
         let from = self.switch().unwrap_or(0) + random.u64(0..=ticks / 2) * interval;
-        let to = from + random.u64(50..=ticks / 2) * interval;
+        let to = from + random.u64(50..=ticks) * interval;
         Self {
             interval,
             phase: random.u64(0..interval),
