@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+#[cfg(feature = "report")]
 use crate::common::files::{Folder, report};
 use crate::common::{Program, measure, target};
 
@@ -61,6 +62,7 @@ fn an_egress_ip_that_was_not_expected_fails_the_gate() {
     );
 }
 
+#[cfg(feature = "report")]
 #[test]
 fn a_report_adds_the_addresses_up_in_every_form() {
     let target = target(&["--allowed-cidr=127.0.0.9/32", "--reply=annotated"]);
