@@ -211,7 +211,14 @@ fn partial_outages(world: &World, history: &History) -> Option<String> {
             let sent = probe.sent.as_ns() - START;
             from <= sent && sent <= to && probe.outcome() != Outcome::Pong && !probe.unsafe_port
         });
-        let windows = inside.filter_map(|(probe, _)| broken(world, history, probe));
+        // Where a gateway was dead, it is that; a full outage beside it is told as such.
+        let is_gateway = |(begin, end): &(Ns, Ns)| {
+            let gateways = world.windows.iter().filter(|one| matches!(one.place, Place::Gateway(_)));
+            gateways.into_iter().any(|one| (one.from, one.to) == (*begin, *end))
+        };
+        let all: Vec<_> = inside.filter_map(|(probe, _)| broken(world, history, probe)).collect();
+        let gateway = all.iter().any(is_gateway);
+        let windows = all.into_iter().filter(|window| !gateway || is_gateway(window));
         let (begun, over) =
             windows.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))).unwrap_or((Ns::MAX, 0));
         let holds = |ends: &LengthBracket, at: Ns| {
