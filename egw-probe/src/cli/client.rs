@@ -56,7 +56,10 @@ pub struct ClientArgs {
 
 /// A network, or a single address.
 fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.trim().parse::<IpAddr>().map(IpNet::from).or_else(|_| parse_cidr(text))
+    text.trim()
+        .parse::<IpAddr>()
+        .map(|address| IpNet::from(address.to_canonical()))
+        .or_else(|_| parse_cidr(text))
 }
 
 /// What is probed, and how often.

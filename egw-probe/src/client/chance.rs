@@ -60,8 +60,8 @@ impl Chance {
     pub(crate) fn take_out(&mut self, misses: &Misses) {
         let length: u64 = misses.iter().sum();
         if let Some(runs) = self.runs.get_mut(length as usize) {
-            runs.all -= 1;
-            runs.told -= 1;
+            runs.all = runs.all.saturating_sub(1);
+            runs.told = runs.told.saturating_sub(1);
             take_from(&mut runs.misses, misses);
         }
     }
@@ -115,7 +115,7 @@ pub(crate) fn add(to: &mut Misses, more: &Misses) {
 }
 
 pub(crate) fn take_from(from: &mut Misses, misses: &Misses) {
-    from.iter_mut().zip(misses).for_each(|(from, misses)| *from -= misses);
+    from.iter_mut().zip(misses).for_each(|(from, misses)| *from = from.saturating_sub(*misses));
 }
 
 #[cfg(test)]

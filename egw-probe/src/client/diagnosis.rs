@@ -78,7 +78,7 @@ pub(crate) const RULES: [Rule; 13] = [
         },
     },
     Rule {
-        what: "a policy forbids the probes: ICMP says so",
+        what: "a policy forbids the probes: ICMP or this host says so",
         next: "`tcpdump -ni any icmp or icmp6` at the client names the host that says it: look there for a reject rule, a \
                network policy or a prohibit route",
         evidence: |facts| facts.forbidden(),
@@ -241,12 +241,12 @@ mod tests {
             (
                 ProbeCounts { unreachable: 3, ..none },
                 Clues { prohibited: 3, ..clues },
-                "a policy forbids the probes: ICMP says so (3 of 3",
+                "a policy forbids the probes: ICMP or this host says so (3 of 3",
             ),
             (
                 ProbeCounts { unreachable: 7, timeout: 193, ..none },
                 Clues { prohibited: 7, ..clues },
-                "a policy forbids the probes: ICMP says so (7 of 200 probes, 193 timed out: ICMP is limited to about one a \
+                "a policy forbids the probes: ICMP or this host says so (7 of 200 probes, 193 timed out: ICMP is limited to about one a \
                  second)",
             ),
             // Once, and for nine seconds no more.
@@ -258,12 +258,12 @@ mod tests {
             (
                 ProbeCounts { refused: 2, ..none },
                 Clues { refused_by_firewall: 2, ..clues },
-                "a policy forbids the probes: ICMP says so (2 of 2",
+                "a policy forbids the probes: ICMP or this host says so (2 of 2",
             ),
             (
                 ProbeCounts { timeout: 3, ..none },
                 Clues { prohibited: 3, in_silence: 3, ..clues },
-                "a policy forbids the probes: ICMP says so (3 of 3 probes)",
+                "a policy forbids the probes: ICMP or this host says so (3 of 3 probes)",
             ),
             (
                 ProbeCounts { unreachable: 3, ..none },

@@ -64,7 +64,12 @@ pub struct Watch {
     runs: u64,
     chance: Chance,
     partial: Partial,
+    /// How many stretches there were.
+    stretches: u64,
     partial_outages: Vec<PartialOutage>,
+    /// The longest that one can have lasted, seconds, and the probes in all of them.
+    longest_partial: f64,
+    partial_probes: u64,
     partial_outages_total: u64,
 }
 
@@ -74,6 +79,8 @@ struct Kept {
     disruption: Disruption,
     may_be_chance: bool,
     by: Misses,
+    /// The stretch of [`Partial`] that it was noted in.
+    stretch: Option<u64>,
 }
 
 impl Watch {
@@ -94,6 +101,9 @@ impl Watch {
             runs: 0,
             chance: Chance::new(),
             partial: Partial::new(start),
+            stretches: 0,
+            longest_partial: 0.0,
+            partial_probes: 0,
             partial_outages: Vec::new(),
             partial_outages_total: 0,
         }
@@ -147,11 +157,15 @@ impl Watch {
         (&self.partial_outages, self.partial_outages_total)
     }
 
-    /// The largest upper bound of the length of a disruption or a partial outage, in seconds; infinite if one never ended.
+    /// The largest upper bound of the length of a disruption or a partial outage, in seconds; infinite if one has no end.
     pub fn longest_upper(&self) -> f64 {
-        let disruptions = self.ended.iter().map(|kept| &kept.disruption.length_seconds);
-        let lengths = disruptions.chain(self.partial_outages.iter().map(|outage| &outage.length_seconds));
-        lengths.map(upper).fold(0.0, f64::max)
+        let lengths = self.ended.iter().map(|kept| upper(&kept.disruption.length_seconds));
+        lengths.fold(self.longest_partial, f64::max)
+    }
+
+    /// Whether the watch ended inside a disruption.
+    pub fn ended_inside(&self) -> bool {
+        self.ended.last().is_some_and(|kept| kept.disruption.length_seconds.upper.is_none())
     }
 
     /// What was lost, with its rates, once the watch is over.
@@ -163,6 +177,10 @@ impl Watch {
         loss.isolated.misses = by.iter().sum();
         loss.in_disruptions.misses = self.in_disruptions.iter().sum();
         loss.in_partial_outages.misses = self.in_partial_outages.iter().sum();
+        loss.outside_outages = loss
+            .probes
+            .saturating_sub(loss.in_disruptions.misses + self.partial_probes)
+            .max(loss.isolated.misses);
         let named = Outcome::ALL.into_iter().zip(by).filter(|(_, misses)| *misses > 0);
         loss.isolated_by =
             named.map(|(outcome, misses)| (outcome.name().to_owned(), misses)).collect::<BTreeMap<_, _>>();
@@ -182,6 +200,7 @@ impl Watch {
             self.chance.count_probe();
         } else if let Some(before) = before {
             self.in_disruptions_before = before;
+            self.stretches += 1;
         }
     }
 
@@ -217,6 +236,7 @@ impl Watch {
             Some(_) => !open.told,
             None => open.may_be_chance() && self.chance().explains_the_last(open.misses),
         };
+        let stretch = self.partial.stretch().map(|_| self.stretches);
         if open.may_be_chance() && next_pong.is_some() {
             self.partial.stretch_mut().unwrap_or(&mut self.chance).note(&open.by, !lost);
         }
@@ -237,6 +257,7 @@ impl Watch {
             disruption: disruption.clone(),
             may_be_chance: open.may_be_chance() && next_pong.is_some(),
             by: open.by,
+            stretch,
         });
         Some(Event::Ended(disruption))
     }
@@ -258,23 +279,29 @@ impl Watch {
         self.total -= taken_back;
         take_from(&mut self.in_disruptions, &explained);
         let first = first_sent.since(self.start).as_secs_f64();
+        let noted = |kept: &Kept| kept.stretch == Some(self.stretches);
         // What came before its first miss, and is part of it all the same.
         let early = |kept: &Kept| {
-            kept.may_be_chance && (outage.began_seconds.lower..first).contains(&kept.disruption.start_seconds)
+            let starts = kept.disruption.start_seconds;
+            !noted(kept) && kept.may_be_chance && (outage.began_seconds.lower..first).contains(&starts)
         };
-        for kept in self.ended.iter().filter(|kept| early(kept) && kept.disruption.misses < from) {
-            self.total -= 1;
-            take_from(&mut self.in_disruptions, &kept.by);
-            take_from(&mut self.in_disruptions_before, &kept.by);
-            add(&mut self.in_partial_outages, &kept.by);
-            self.chance.take_out(&kept.by);
+        let (mut stay, mut explained) = (Vec::new(), Vec::new());
+        for mut kept in std::mem::take(&mut self.ended) {
+            let (noted, early) = (noted(&kept), early(&kept));
+            if (noted || early) && kept.may_be_chance && kept.disruption.misses < from {
+                explained.extend(early.then_some(kept.by));
+            } else {
+                kept.may_be_chance &= !noted;
+                stay.push(kept);
+            }
         }
-        self.ended.retain(|kept| {
-            let in_it = early(kept) || kept.disruption.start_seconds >= first;
-            !(in_it && kept.may_be_chance && kept.disruption.misses < from)
-        });
-        for kept in self.ended.iter_mut().filter(|kept| kept.disruption.start_seconds >= first) {
-            kept.may_be_chance = false;
+        self.ended = stay;
+        for by in &explained {
+            self.total -= 1;
+            take_from(&mut self.in_disruptions, by);
+            take_from(&mut self.in_disruptions_before, by);
+            add(&mut self.in_partial_outages, by);
+            self.chance.take_out(by);
         }
         // All but those in longer disruptions, which may have begun before.
         for ((misses, now), before) in
@@ -283,7 +310,11 @@ impl Watch {
             *misses = misses.saturating_sub(now - before);
         }
         add(&mut self.in_partial_outages, &misses);
+        let stay: u64 =
+            self.in_disruptions.iter().sum::<u64>() - self.in_disruptions_before.iter().sum::<u64>();
+        self.partial_probes += outage.probes.saturating_sub(stay);
         self.partial_outages_total += 1;
+        self.longest_partial = self.longest_partial.max(upper(&outage.length_seconds));
         if self.partial_outages.len() < CAP {
             self.partial_outages.push(outage);
         }
@@ -300,7 +331,11 @@ impl Watch {
         if self.ended.len() == CAP {
             let older = self.ended[..=CAP - LATEST].iter().enumerate();
             // What loss may yet explain goes first.
-            let rank = |kept: &Kept| (!kept.may_be_chance, upper(&kept.disruption.length_seconds));
+            let from = self.chance.outage_from();
+            let rank = |kept: &Kept| {
+                let explained = kept.may_be_chance && kept.disruption.misses < from;
+                (!explained, upper(&kept.disruption.length_seconds))
+            };
             let least = older.min_by(|(_, one), (_, other)| {
                 let ((one_stays, one), (other_stays, other)) = (rank(one), rank(other));
                 one_stays.cmp(&other_stays).then(one.total_cmp(&other))

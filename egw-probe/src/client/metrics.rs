@@ -77,7 +77,7 @@ impl WatchMetrics {
             disrupted: new.gauge("egw_probe_disrupted", "1 while probes miss that used to be answered")?,
             lost: new.counter(
                 "egw_probe_lost_probes_total",
-                "Probes after the first pong that were missed and that chance explains: no part of an outage",
+                "Probes after the first pong that were missed alone or in a run that chance explains: no part of an outage",
             )?,
             partial_outages: new.counter(
                 "egw_probe_partial_outages_total",

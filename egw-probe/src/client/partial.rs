@@ -170,7 +170,7 @@ impl Open {
 
     /// Of the probes so many are lost, at the least.
     fn share(&self) -> f64 {
-        wilson(self.misses, self.probes, CAUTION).0.max(self.sought)
+        wilson(self.misses, self.probes, CAUTION).0.max(self.usual)
     }
 
     /// Before this it had not begun: the pongs from there to its first miss are more than chance makes meanwhile. `None` if there

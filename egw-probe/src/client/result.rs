@@ -186,7 +186,7 @@ fn failed_gates(
         let shown = if longest.is_finite() {
             format!("may have lasted {longest:.6}s")
         } else {
-            "has no end".to_owned()
+            "was not over when the watch ended, or not shown to be".to_owned()
         };
         failed.push(format!("--max-disruption {}: a disruption {shown}", format_duration(max)));
     }
@@ -195,7 +195,7 @@ fn failed_gates(
         let and = if partial > 0 { format!(", and {partial} partial outages") } else { String::new() };
         failed.push(format!("--max-disruptions {max}: there were {total}{and}"));
     }
-    if longest.is_infinite() {
+    if measured.found.watch.ended_inside() {
         failed.push("the watch ended inside a disruption".to_owned());
     }
     failed

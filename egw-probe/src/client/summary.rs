@@ -198,11 +198,11 @@ fn loss_row(loss: &ProbeLoss) -> Row {
     let rate = format!(
         "{} of {} probes, 95 % between {} and {}",
         percent(share),
-        loss.probes,
+        loss.outside_outages,
         percent(low),
         percent(high)
     );
-    ("lost", format!("{misses} probes by chance ({}): {rate}", by.join(", ")))
+    ("lost", format!("{misses} probes outside of outages ({}): {rate}", by.join(", ")))
 }
 
 fn stress_rows(stress: &StressReport) -> Vec<Row> {

@@ -57,6 +57,9 @@ pub struct LengthBracket {
 pub struct ProbeLoss {
     /// Probes sent after the winner that left this host.
     pub probes: u64,
+    /// Of these, those outside of disruptions and partial outages: what `isolated` is a share of.
+    #[serde(default)]
+    pub outside_outages: u64,
     /// Misses that chance explains: single ones between two pongs, and runs that so much loss makes.
     pub isolated: Share,
     /// Misses in disruptions.
@@ -71,7 +74,8 @@ pub struct ProbeLoss {
 impl ProbeLoss {
     /// Computes the shares.
     pub fn rate(&mut self) {
-        for share in [&mut self.isolated, &mut self.in_disruptions, &mut self.in_partial_outages] {
+        self.isolated = Share::of(self.isolated.misses, self.outside_outages);
+        for share in [&mut self.in_disruptions, &mut self.in_partial_outages] {
             *share = Share::of(share.misses, self.probes);
         }
     }

@@ -7,8 +7,8 @@ use crate::observer::correlate::HalfOpen;
 use crate::sys::clock::Monotonic;
 
 /// What to say of a class of sources whose attempts stay half open; docs/troubleshooting.md has it too.
-pub(super) const BROKEN: &str = "attempts stay half open: SYNs arrive, and nothing follows the SYN-ACKs; the way back to these \
-    sources is broken, or somebody forges them";
+pub(super) const BROKEN: &str = "attempts stay half open: SYNs arrive, and no connection follows; the way back to these \
+    sources is broken, or they give up first (--probe-timeout), or somebody forges them";
 /// What to look at next.
 pub(super) const NEXT: &str = "`ip route get` with the source's address on the target's host, whether that address is routed there \
     at all (a Pod's own mostly is not), reverse-path filters and firewalls on the way back";

@@ -16,7 +16,7 @@ use crate::kernel::net::{Pair, inside};
 use crate::kernel::program::{metric_inside, target_in};
 use crate::kernel::{Carries, open_tun};
 
-const POLICY: &str = "a policy forbids the probes: ICMP says so";
+const POLICY: &str = "a policy forbids the probes: ICMP or this host says so";
 const REFUSED: &str = "the connections are refused: nobody listens on that port, or a firewall rejects them";
 const UNREACHABLE: &str = "the target is unreachable, as this host or a router says";
 

@@ -253,3 +253,50 @@ fn two_misses_in_a_row_are_an_outage_where_nothing_else_is_lost() {
     watch.finish(&mut drop);
     assert_eq!((watch.disruptions().1, watch.loss().in_disruptions.misses), (1, 2));
 }
+
+#[test]
+fn a_long_blackhole_stays_in_the_list_whatever_else_there_is() {
+    let mut probes = vec![(0, Pong)];
+    // Before the blackhole there is no pong for twice as long as before the others.
+    for number in (0..3_000).filter(|number| *number != 99) {
+        let at = number * 100 + 50;
+        if number == 100 {
+            probes.extend((0..40).map(|miss| (at + miss, Timeout)));
+        } else {
+            probes.extend([(at, Refused), (at + 1, Refused)]);
+        }
+        probes.push((at + 42, Pong));
+    }
+    let mut watch = watch(&probes);
+    watch.finish(&mut drop);
+    assert!(watch.disruptions().0.iter().any(|one| one.misses == 40));
+}
+
+#[test]
+fn a_run_that_begins_on_an_unsafe_port_is_counted_once() {
+    for seed in 0..100 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut watch = Watch::new(START);
+        for at in (0..12_000).step_by(10) {
+            let lost = (4_000..8_000).contains(&at) && random.bool();
+            let unsafe_port = random.u8(..3) == 0;
+            watch.take(Probe { unsafe_port, ..probe(at, if lost { Timeout } else { Pong }) }, &mut drop);
+        }
+        watch.finish(&mut drop);
+        let (all, total) = watch.disruptions();
+        assert_eq!(total, all.len() as u64, "seed {seed}");
+        let loss = watch.loss();
+        let told = loss.isolated.misses + loss.in_disruptions.misses + loss.in_partial_outages.misses;
+        assert_eq!(told, watch.misses.iter().sum::<u64>(), "seed {seed}");
+        assert_eq!(loss.in_disruptions.misses, all.iter().map(|one| one.misses).sum::<u64>(), "seed {seed}");
+        assert!(loss.isolated.high <= 1.0 && loss.isolated.low.is_finite());
+    }
+}
+
+#[test]
+fn the_rate_of_loss_is_that_outside_of_outages() {
+    let mut watch = watch_after(1_000, &outage(1_000, 10_990));
+    watch.finish(&mut drop);
+    let loss = watch.loss();
+    assert_eq!((loss.probes, loss.outside_outages, loss.in_disruptions.misses), (2_001, 1_001, 1_000));
+}

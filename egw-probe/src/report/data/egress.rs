@@ -60,6 +60,8 @@ pub struct Loss {
     pub clients: u64,
     /// Their probes after the winner.
     pub probes: u64,
+    /// Of these, those outside of outages.
+    pub outside_outages: u64,
     /// Misses that chance explains, with the 95 % confidence interval of their rate.
     pub by_chance: Share,
     /// Misses in disruptions.
@@ -119,6 +121,9 @@ impl Sum {
             let sum = self.loss.get_or_insert_default();
             sum.clients += 1;
             sum.probes = sum.probes.saturating_add(lost.probes);
+            // A result of before has no such number.
+            let outside = if lost.outside_outages == 0 { lost.probes } else { lost.outside_outages };
+            sum.outside_outages = sum.outside_outages.saturating_add(outside);
             sum.partial_outages = sum.partial_outages.saturating_add(one.partial_outages);
             for (share, more) in [
                 (&mut sum.by_chance, lost.isolated),
@@ -144,7 +149,8 @@ impl Sum {
     /// What watches lost.
     pub fn loss(&self) -> Option<Loss> {
         self.loss.map(|mut loss| {
-            for share in [&mut loss.by_chance, &mut loss.in_disruptions, &mut loss.in_partial_outages] {
+            loss.by_chance = Share::of(loss.by_chance.misses.min(loss.outside_outages), loss.outside_outages);
+            for share in [&mut loss.in_disruptions, &mut loss.in_partial_outages] {
                 *share = Share::of(share.misses, loss.probes);
             }
             loss

@@ -160,7 +160,7 @@ fn lines(told: &Addresses, line: impl Fn(&Seen) -> String) -> Vec<String> {
 pub(crate) fn loss(loss: &Loss) -> String {
     let percent = |share: f64| format!("{:.3} %", share * 100.0);
     let Share { misses, share, low, high } = loss.by_chance;
-    let (missed, probes) = (count(misses), count(loss.probes));
+    let (missed, probes) = (count(misses), count(loss.outside_outages));
     let rate = format!("{missed} of {probes} probes by chance, {}", percent(share));
     let interval = format!("95 % between {} and {}", percent(low), percent(high));
     let partial = match loss.partial_outages {
