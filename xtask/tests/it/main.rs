@@ -8,6 +8,7 @@ mod image;
 #[path = "../../../egw-probe/tests/it/inside.rs"]
 mod inside;
 mod lab;
+mod lab_disturb;
 mod lab_egress;
 
 use std::io::Write as _;
