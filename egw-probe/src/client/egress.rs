@@ -1,9 +1,12 @@
 //! From which addresses the target saw this client's probes. Pure.
 //!
 //! An egress IP *appears* with its first pong, and *stops* once so many pongs came by others that its share, taken four standard
-//! deviations lower than it was seen, makes that improbable. One that comes again after that *returns*.
+//! deviations lower than it was seen, makes that improbable. One that comes again after that *returns*, and its share counts
+//! anew.
 
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::client::chance::{CAUTION, IMPROBABLE};
 use crate::client::outcome::Probe;
@@ -40,18 +43,31 @@ struct Ip {
     first: Monotonic,
     last: Monotonic,
     in_force: bool,
-    /// Pongs and misses of all before its first, and up to its last.
-    pongs_before: u64,
+    /// Since it came, or came again.
+    stint: Stint,
+    /// Misses of the stints before.
+    missed: u64,
+}
+
+/// A time in which an egress IP came: its own pongs, and those and the misses of all, before the first and up to the last.
+#[derive(Debug)]
+struct Stint {
+    pongs: u64,
+    all_before: u64,
+    all_then: u64,
     misses_before: u64,
-    pongs_then: u64,
     misses_then: u64,
 }
 
-impl Ip {
-    /// Whether its share does not explain that it has not come in the latest pongs, of `pongs` in all.
-    fn has_stopped(&self, pongs: u64) -> bool {
-        let (share, _) = wilson(self.pongs, self.pongs_then - self.pongs_before, CAUTION);
-        (pongs - self.pongs_then) as f64 * (1.0 - share).ln() < IMPROBABLE.ln()
+impl Stint {
+    /// Whether its share does not explain that it has not come in the latest pongs, of `all`.
+    fn is_over(&self, all: u64) -> bool {
+        let (share, _) = wilson(self.pongs, self.all_then - self.all_before, CAUTION);
+        (all - self.all_then) as f64 * (1.0 - share).ln() < IMPROBABLE.ln()
+    }
+
+    fn missed(&self) -> u64 {
+        self.misses_then - self.misses_before
     }
 }
 
@@ -69,6 +85,8 @@ pub struct Egress {
     start: Monotonic,
     ips: Vec<Ip>,
     latest: Option<IpAddr>,
+    expected: Vec<IpNet>,
+    unexpected_pongs: u64,
     pongs: u64,
     misses: u64,
     other_pongs: u64,
@@ -76,6 +94,7 @@ pub struct Egress {
     other_leaks: u64,
     changes: Vec<EgressChange>,
     changes_total: u64,
+    stops: u64,
 }
 
 impl Egress {
@@ -85,6 +104,8 @@ impl Egress {
             start,
             ips: Vec::new(),
             latest: None,
+            expected: Vec::new(),
+            unexpected_pongs: 0,
             pongs: 0,
             misses: 0,
             other_pongs: 0,
@@ -92,7 +113,13 @@ impl Egress {
             other_leaks: 0,
             changes: Vec::new(),
             changes_total: 0,
+            stops: 0,
         }
+    }
+
+    /// Counts the pongs that come by addresses outside of these; none, if it is empty.
+    pub fn expect(&mut self, networks: Vec<IpNet>) {
+        self.expected = networks;
     }
 
     /// Takes the next settled probe, and tells what it brought about.
@@ -111,14 +138,18 @@ impl Egress {
 
     fn pong(&mut self, address: IpAddr, sent: Monotonic, tell: &mut impl FnMut(Event)) {
         self.pongs += 1;
+        let is_expected = self.expected.is_empty() || self.expected.iter().any(|net| net.contains(&address));
+        self.unexpected_pongs += u64::from(!is_expected);
         let from = self.latest.replace(address);
         let known = self.ips.iter().position(|ip| ip.address == address);
         let Some(index) = known.or_else(|| self.room_for(address, sent)) else {
             self.other_pongs += 1;
             return;
         };
+        let stint = self.new_stint();
         let ip = &mut self.ips[index];
         if !std::mem::replace(&mut ip.in_force, true) {
+            ip.missed += std::mem::replace(&mut ip.stint, stint).missed();
             tell(Event::Appeared { address, again: known.is_some() });
             if let Some(from) = from {
                 self.changes_total += 1;
@@ -130,12 +161,26 @@ impl Egress {
         }
         let ip = &mut self.ips[index];
         ip.pongs += 1;
-        (ip.last, ip.pongs_then, ip.misses_then) = (sent, self.pongs, self.misses);
+        ip.last = sent;
+        ip.stint.pongs += 1;
+        (ip.stint.all_then, ip.stint.misses_then) = (self.pongs, self.misses);
         for ip in self.ips.iter_mut().filter(|ip| ip.in_force) {
-            if ip.has_stopped(self.pongs) {
+            if ip.stint.is_over(self.pongs) {
                 ip.in_force = false;
+                self.stops += 1;
                 tell(Event::Stopped(ip.address));
             }
+        }
+    }
+
+    /// One that begins with the latest pong.
+    fn new_stint(&self) -> Stint {
+        Stint {
+            pongs: 0,
+            all_before: self.pongs - 1,
+            all_then: self.pongs,
+            misses_before: self.misses,
+            misses_then: self.misses,
         }
     }
 
@@ -143,17 +188,8 @@ impl Egress {
         if self.ips.len() == MOST {
             return None;
         }
-        self.ips.push(Ip {
-            address,
-            pongs: 0,
-            first: sent,
-            last: sent,
-            in_force: false,
-            pongs_before: self.pongs - 1,
-            misses_before: self.misses,
-            pongs_then: 0,
-            misses_then: 0,
-        });
+        let stint = self.new_stint();
+        self.ips.push(Ip { address, pongs: 0, first: sent, last: sent, in_force: false, stint, missed: 0 });
         Some(self.ips.len() - 1)
     }
 
@@ -174,6 +210,11 @@ impl Egress {
         self.latest
     }
 
+    /// The networks that egress IPs are expected in, and how many pongs came by others.
+    pub fn unexpected(&self) -> (&[IpNet], u64) {
+        (&self.expected, self.unexpected_pongs)
+    }
+
     /// Egress IPs that come now.
     pub fn in_force(&self) -> usize {
         self.ips.iter().filter(|ip| ip.in_force).count()
@@ -189,7 +230,7 @@ impl Egress {
             first_seconds: seconds(ip.first),
             last_seconds: seconds(ip.last),
             in_force: ip.in_force,
-            missed: ip.misses_then - ip.misses_before,
+            missed: ip.missed + ip.stint.missed(),
         };
         (self.ips.iter().map(shown).collect(), self.other_pongs)
     }
@@ -210,6 +251,11 @@ impl Egress {
     /// Egress IPs that appeared after another one, or returned, and how many did.
     pub fn changes(&self) -> (&[EgressChange], u64) {
         (&self.changes, self.changes_total)
+    }
+
+    /// How many times an egress IP has stopped.
+    pub fn stops(&self) -> u64 {
+        self.stops
     }
 }
 
@@ -253,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_address_that_another_one_replaces_has_stopped_and_may_return() {
-        let (egress, told) = seen([1; 100].into_iter().chain([0; 5]).chain([2; 200]).chain([1]));
+        let (egress, told) = seen([1; 50].into_iter().chain([0; 5]).chain([1; 50]).chain([2; 200]).chain([1]));
         let [first, second, (at, Event::Stopped(stopped)), returned] = &told[..] else { panic!("{told:?}") };
         assert_eq!((first.0, second.0, *stopped, returned.0), (0, 105, ip(1), 305));
         assert!((106..120).contains(at), "{at}");
@@ -262,6 +308,33 @@ mod tests {
         assert_eq!((ips[0].missed, ips[1].missed, ips[0].pongs), (5, 0, 101));
         let change = &egress.changes().0[0];
         assert_eq!((change.at_seconds, change.from, change.to), (0.105, ip(1), ip(2)));
+        assert_eq!((egress.changes().1, egress.stops()), (2, 1));
+    }
+
+    #[test]
+    fn the_share_of_an_address_that_returns_counts_anew_and_its_absence_is_not_missed_by_it() {
+        // 1 alone, then 2 alone for long with misses, then 1 alone again, then 2.
+        let away = [2; 10_000].into_iter().chain([0; 7]).chain([2; 100]);
+        let (egress, told) = seen([1; 500].into_iter().chain(away).chain([1; 400]).chain([2; 40]));
+        let stops: Vec<u64> =
+            told.iter().filter(|(_, event)| *event == Event::Stopped(ip(1))).map(|(at, _)| *at).collect();
+        let [first, second] = stops[..] else { panic!("{told:?}") };
+        assert!((501..520).contains(&first) && (11_007..11_030).contains(&second), "{stops:?}");
+        let ips = egress.ips().0;
+        assert_eq!((ips[0].pongs, ips[0].missed, ips[1].missed), (900, 0, 7));
+    }
+
+    #[test]
+    fn pongs_by_addresses_that_were_not_expected_are_counted_even_where_they_are_not_kept() {
+        let mut egress = Egress::new(Monotonic::from_ns(0));
+        egress.expect(vec!["192.0.2.0/25".parse().unwrap()]);
+        for last in 1..=200 {
+            egress.take(&probe(0, Outcome::Pong, last), &mut drop);
+        }
+        assert_eq!((egress.unexpected().1, egress.ips().1), (73, 136));
+        egress.expect(vec!["192.0.2.0/24".parse().unwrap()]);
+        egress.take(&probe(0, Outcome::Pong, 200), &mut drop);
+        assert_eq!(egress.unexpected().1, 73);
     }
 
     #[test]

@@ -251,7 +251,8 @@ impl ClientMetrics {
             )?,
             egress_changes: new.counter(
                 "egw_probe_egress_ip_changes_total",
-                "How often an egress IP appeared after another one, stopped, or returned",
+                "How often an egress IP appeared after another one or returned (egress_changes_total of the result), or stopped \
+                 (egress_stops_total)",
             )?,
             held: HeldMetrics::register(new)?,
             skipped_ticks: new.counter(

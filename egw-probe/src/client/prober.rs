@@ -73,7 +73,7 @@ pub(crate) struct Setup<'a> {
     /// What ends it early.
     pub signals: &'a Signals,
     /// Called once a watch has its winner.
-    pub on_winner: Box<dyn Fn() + 'a>,
+    pub on_winner: Box<dyn Fn(bool) + 'a>,
     /// The start of the test.
     pub start: Monotonic,
     /// From there to the tick grid.
@@ -112,18 +112,20 @@ impl<'a> Prober<'a> {
         poller.add(&timer, TICK, EventFlags::IN)?;
         poller.add(setup.signals, SIGNAL, EventFlags::IN)?;
         let counts_retransmissions = config.probe_timeout >= FIRST_SYN_RETRANSMISSION;
+        let mut probing = Probing::new(Rules {
+            start,
+            phase: setup.phase,
+            interval: config.interval,
+            test_timeout: config.test_timeout,
+            probe_timeout: config.probe_timeout,
+            watch: config.watch,
+            most_in_flight: setup.descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
+        });
+        probing.expect_egress_ips(config.gates.egress_ips.clone());
         Ok(Self {
             poller,
             timer,
-            probing: Probing::new(Rules {
-                start,
-                phase: setup.phase,
-                interval: config.interval,
-                test_timeout: config.test_timeout,
-                probe_timeout: config.probe_timeout,
-                watch: config.watch,
-                most_in_flight: setup.descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1) as usize,
-            }),
+            probing,
             record: Record::new(start),
             telling: Telling::new(setup.metrics, start),
             clerk: Clerk::default(),
@@ -319,7 +321,7 @@ impl<'a> Prober<'a> {
                 self.setup.metrics.set_bracket(bracket);
                 self.stalled_in_bracket = self.record.stalled_in(bracket);
                 if self.setup.config.watch.is_some() {
-                    (self.setup.on_winner)();
+                    (self.setup.on_winner)(self.probing.judge().annotates());
                 }
             }
         }

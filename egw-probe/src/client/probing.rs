@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::client::bracket::Judge;
 use crate::client::disruptions::{Event as WatchEvent, Watch};
 use crate::client::egress::{Egress, Event as EgressEvent};
@@ -140,6 +142,11 @@ impl<S> Probing<S> {
             unsettled: 0,
             descriptor_skips: 0,
         }
+    }
+
+    /// Counts pongs by egress IPs outside of these networks.
+    pub fn expect_egress_ips(&mut self, networks: Vec<IpNet>) {
+        self.egress.expect(networks);
     }
 
     /// Whether a probe is to be sent now. If so, [`Probing::launched`] follows before anything else.

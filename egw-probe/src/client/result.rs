@@ -65,6 +65,7 @@ pub(crate) fn document(
         partial_outages_total: watch.partial_outages().1,
         egress_changes: egress.changes().0.to_vec(),
         egress_changes_total: egress.changes().1,
+        egress_stops_total: egress.stops(),
         held,
         stalls: measured.record.stalls.clone(),
         stalls_total: measured.record.stalls_total,
@@ -133,6 +134,7 @@ pub(crate) fn without_probes(config: &ClientConfig, start: Start, outcome: TestO
         partial_outages_total: 0,
         egress_changes: Vec::new(),
         egress_changes_total: 0,
+        egress_stops_total: 0,
         held: None,
         stalls: Vec::new(),
         stalls_total: 0,
@@ -174,11 +176,11 @@ fn failed_gates(
         let (stress, held) = (stress.map_or(0, |stress| stress.leaked), held.map_or(0, |held| held.leaked));
         failed_leak_gate(
             max,
-            [(probes, "probes"), (stress, "stress connections"), (held, "held connections")],
+            [(probes, "probes"), (stress, "stress connections"), (held, "attempts to hold a connection")],
         )
     }));
     if measured.ended == Ended::Masqueraded {
-        failed.extend(unexpected_egress(&gates.egress_ips, &measured.found.egress));
+        failed.extend(unexpected_egress(&measured.found.egress));
     }
     let (_, total) = measured.found.watch.disruptions();
     let longest = measured.found.watch.longest_upper();
@@ -210,22 +212,25 @@ fn failed_leak_gate(max: u64, phases: [(u64, &str); 3]) -> Option<String> {
 }
 
 /// Why the egress IPs are not those that were expected, if they are not.
-fn unexpected_egress(expected: &[IpNet], egress: &Egress) -> Option<String> {
+fn unexpected_egress(egress: &Egress) -> Option<String> {
+    let (expected, unexpected) = egress.unexpected();
     let networks: Vec<String> = expected.iter().map(IpNet::to_string).collect();
     let flag = format!("--expect-egress-ip {}", networks.join(","));
-    let (ips, other_pongs) = egress.ips();
-    let others = ips.iter().filter(|ip| !expected.iter().any(|network| network.contains(&ip.address)));
-    let others: Vec<String> = others.map(|ip| format!("{} from {}", ip.pongs, ip.address)).collect();
-    match (expected.is_empty(), ips.is_empty(), others.is_empty() && other_pongs == 0) {
-        (true, ..) | (false, false, true) => None,
-        (false, true, _) => {
-            Some(format!("{flag}: no reply named its source; the target tells it with --reply annotated"))
-        }
-        (false, false, false) => {
-            let more = if other_pongs > 0 { format!(", {other_pongs} from more") } else { String::new() };
-            Some(format!("{flag}: pongs came by other addresses: {}{more}", others.join(", ")))
-        }
+    let (ips, _) = egress.ips();
+    if !expected.is_empty() && ips.is_empty() {
+        return Some(format!(
+            "{flag}: no reply named its source; the target tells it with --reply annotated"
+        ));
     }
+    let others: Vec<_> =
+        ips.iter().filter(|ip| !expected.iter().any(|network| network.contains(&ip.address))).collect();
+    let named = others.iter().map(|ip| ip.pongs).sum::<u64>();
+    let words: Vec<String> = others.iter().map(|ip| format!("{} from {}", ip.pongs, ip.address)).collect();
+    let more = match unexpected.saturating_sub(named) {
+        0 => String::new(),
+        more => format!(", {more} from more"),
+    };
+    (unexpected > 0).then(|| format!("{flag}: pongs came by other addresses: {}{more}", words.join(", ")))
 }
 
 /// A share of skipped ticks above which the numbers are called weak: 1 in 100.

@@ -19,7 +19,8 @@ pub struct EgressIp {
     pub last_seconds: f64,
     /// It still came when the probing ended, as far as its share tells.
     pub in_force: bool,
-    /// Probes missed between the first and the last, by whichever gateway they went.
+    /// Probes missed while it came (from its first pong to the last before it stopped, and so each time that it returned), by
+    /// whichever gateway they went.
     pub missed: u64,
 }
 

@@ -84,6 +84,9 @@ pub struct ResultDocument {
     pub egress_changes: Vec<EgressChange>,
     /// All changes, those beyond the list included.
     pub egress_changes_total: u64,
+    /// How many times an egress IP came no more, as far as its share tells.
+    #[serde(default)]
+    pub egress_stops_total: u64,
     /// What became of held connections; null without them.
     pub held: Option<HoldReport>,
     /// When this client itself was held up, so that it served no tick: in order.

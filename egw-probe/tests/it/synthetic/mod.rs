@@ -144,6 +144,7 @@ impl Iterator for Clients {
             disruptions_total: u64::from(disrupted),
             egress_changes: vec![],
             egress_changes_total: 0,
+            egress_stops_total: 0,
             held: None,
             stalls: vec![],
             stalls_total: 0,
