@@ -14,10 +14,8 @@ use crate::client::failure::loss_reason;
 use crate::client::holding::{Act, HeldFact, Holding};
 use crate::client::metrics::ClientMetrics;
 use crate::client::probe::Destination;
-use crate::client::reply::Reply;
 use crate::client::stall::Seen;
 use crate::document::held::{HeldStall, HoldReport};
-use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller, Ready};
@@ -62,8 +60,9 @@ impl<'a> Hold<'a> {
         })
     }
 
-    /// Holds them until `stop` is set.
-    pub(crate) fn run(mut self, stop: &AtomicBool) -> io::Result<HoldReport> {
+    /// Holds them until `stop` is set, at a target that annotates its replies or does not.
+    pub(crate) fn run(mut self, annotates: bool, stop: &AtomicBool) -> io::Result<HoldReport> {
+        self.holding.set_annotates(annotates);
         let mut ready = Vec::new();
         let mut next = Monotonic::now();
         while !stop.load(Ordering::Relaxed) {
@@ -140,11 +139,7 @@ impl<'a> Hold<'a> {
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             let Some(socket) = self.sockets[index].take() else { return };
             let error = socket.take_error().ok().flatten();
-            match error {
-                // Closed in order and without a word, before it was there.
-                None if !self.holding.is_open(index) => self.holding.on_denied(index, now),
-                _ => self.holding.on_gone(index, loss_reason(error.as_ref()), now),
-            }
+            self.holding.on_gone(index, loss_reason(error.as_ref()), now);
         }
     }
 
@@ -154,13 +149,8 @@ impl<'a> Hold<'a> {
         // Longer than an annotated reply, which comes in one segment.
         let mut buffer = [0; 256];
         let Ok(length) = socket.read(&mut buffer) else { return };
-        match Reply::default().read(&buffer[..length]) {
-            Some(Outcome::Pong) => self.holding.on_pong(index),
-            Some(Outcome::Leaked) => {
-                self.sockets[index] = None;
-                self.holding.on_denied(index, now);
-            }
-            _ => {}
+        if !self.holding.on_reply(index, &buffer[..length], now) {
+            self.sockets[index] = None;
         }
     }
 

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use crate::client::chance::{CAUTION, IMPROBABLE};
+use crate::client::reply::Reply;
 use crate::client::stall::{ByChance, Seen, StallJudge};
 use crate::document::disruption::wilson;
 use crate::document::held::{HeldStall, HoldReport, Loss, LossReason, StallEnd};
+use crate::document::outcome::Outcome;
 use crate::sys::clock::Monotonic;
 
 /// Stalls and losses kept in the result; what comes after is counted.
@@ -21,7 +23,7 @@ const REOPEN_AFTER: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 enum Connection {
     Closed { reopen_at: Monotonic },
-    Opening { since: Monotonic },
+    Opening { since: Monotonic, reply: Reply },
     Open(StallJudge),
 }
 
@@ -55,6 +57,8 @@ pub enum HeldFact {
 #[derive(Debug)]
 pub struct Holding {
     start: Monotonic,
+    /// The target says when it denies; a close without a word means something else then.
+    annotates: bool,
     connections: Vec<Connection>,
     report: HoldReport,
     facts: Vec<HeldFact>,
@@ -68,6 +72,7 @@ impl Holding {
     pub fn new(count: u32, start: Monotonic) -> Self {
         Self {
             start,
+            annotates: false,
             connections: (0..count).map(|_| Connection::Closed { reopen_at: start }).collect(),
             report: HoldReport { connections: u64::from(count), ..HoldReport::default() },
             facts: Vec::new(),
@@ -76,12 +81,17 @@ impl Holding {
         }
     }
 
+    /// Whether this target annotates its replies.
+    pub fn set_annotates(&mut self, annotates: bool) {
+        self.annotates = annotates;
+    }
+
     /// What is to be done with this connection at `now`. What had happened to it by `looked` has been taken in.
     pub fn on_tick(&mut self, index: usize, looked: Monotonic, now: Monotonic) -> Act {
         match &self.connections[index] {
             Connection::Closed { reopen_at } if now < *reopen_at => Act::Wait,
             Connection::Closed { .. } => Act::Open,
-            Connection::Opening { since } if looked.since(*since) > HANDSHAKE => {
+            Connection::Opening { since, .. } if looked.since(*since) > HANDSHAKE => {
                 self.connections[index] = Connection::Closed { reopen_at: now };
                 Act::GiveUp
             }
@@ -93,36 +103,53 @@ impl Holding {
     /// Its handshake was begun, or could not be.
     pub fn opening(&mut self, index: usize, begun: bool, now: Monotonic) {
         self.connections[index] = if begun {
-            Connection::Opening { since: now }
+            Connection::Opening { since: now, reply: Reply::default() }
         } else {
             Connection::Closed { reopen_at: now + REOPEN_AFTER }
         };
     }
 
-    /// The target has answered it with pong.
-    pub fn on_pong(&mut self, index: usize) {
-        if let Connection::Opening { since } = self.connections[index] {
-            self.report.opened += 1;
-            self.facts.push(HeldFact::Opened);
-            self.connections[index] = Connection::Open(StallJudge::new(index as u64, self.start, since));
+    /// These bytes came before it was there; whether it is kept.
+    pub fn on_reply(&mut self, index: usize, bytes: &[u8], now: Monotonic) -> bool {
+        let Connection::Opening { since, reply } = &mut self.connections[index] else { return true };
+        match reply.read(bytes) {
+            None => true,
+            Some(Outcome::Pong) => {
+                self.report.opened += 1;
+                self.facts.push(HeldFact::Opened);
+                self.connections[index] = Connection::Open(StallJudge::new(index as u64, self.start, *since));
+                true
+            }
+            Some(outcome) => {
+                self.report.leaked += u64::from(outcome == Outcome::Leaked);
+                self.close(index, now);
+                false
+            }
         }
     }
 
-    /// The target has denied it: it saw a source outside its CIDRs.
-    pub fn on_denied(&mut self, index: usize, now: Monotonic) {
-        self.report.leaked += 1;
-        self.connections[index] = Connection::Closed { reopen_at: now + REOPEN_AFTER };
-    }
-
-    /// It is gone. Before a pong there never was a connection to lose.
+    /// It is gone. Before a pong there never was a connection to lose: one that is closed in order and without a word then was
+    /// denied, unless the target says so when it denies.
     pub fn on_gone(&mut self, index: usize, reason: LossReason, now: Monotonic) {
-        let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
-        if let Connection::Open(mut judge) = std::mem::replace(&mut self.connections[index], closed) {
-            self.facts.push(HeldFact::Closed);
-            let stall = judge.end(StallEnd::Lost, now, self.by_chance());
-            self.note_stall(stall);
-            self.note_loss(index, reason, now);
+        match self.close(index, now) {
+            Connection::Open(mut judge) => {
+                self.facts.push(HeldFact::Closed);
+                let stall = judge.end(StallEnd::Lost, now, self.by_chance());
+                self.note_stall(stall);
+                self.note_loss(index, reason, now);
+            }
+            Connection::Opening { reply, .. } => {
+                let is_denied = !self.annotates && reply.is_empty() && reason == LossReason::Closed;
+                self.report.leaked += u64::from(is_denied);
+                self.report.leaked_presumed += u64::from(is_denied);
+            }
+            Connection::Closed { .. } => {}
         }
+    }
+
+    fn close(&mut self, index: usize, now: Monotonic) -> Connection {
+        let closed = Connection::Closed { reopen_at: now + REOPEN_AFTER };
+        std::mem::replace(&mut self.connections[index], closed)
     }
 
     /// Whether the target has answered it.
@@ -207,7 +234,7 @@ mod tests {
         assert_eq!(holding.on_tick(0, at(10), at(10)), Act::Open);
         holding.opening(0, true, at(10));
         assert_eq!(holding.on_tick(0, at(20), at(20)), Act::Wait);
-        holding.on_pong(0);
+        assert!(holding.on_reply(0, b"pong\n", at(20)));
         assert_eq!(holding.on_tick(0, at(30), at(30)), Act::Look);
         assert!(holding.on_look(0, Seen { outstanding: false, retransmissions: 0 }, at(30)));
         holding.sent(0, at(30), 0);
@@ -239,17 +266,36 @@ mod tests {
         assert_eq!(holding.finish(at(9_002)), HoldReport { connections: 1, ..HoldReport::default() });
     }
 
-    #[test]
-    fn what_the_target_denies_was_never_there_to_be_lost() {
+    /// Opens a connection three times, which hears this and is closed like that: how often it was denied, and presumed to be.
+    fn denied(annotates: bool, heard: &[&[u8]], reason: LossReason) -> (u64, u64) {
         let mut holding = Holding::new(1, at(0));
+        holding.set_annotates(annotates);
         for attempt in 0..3 {
             assert_eq!(holding.on_tick(0, at(attempt * 300), at(attempt * 300)), Act::Open);
             holding.opening(0, true, at(attempt * 300));
-            holding.on_denied(0, at(attempt * 300 + 1));
+            if heard.iter().all(|bytes| holding.on_reply(0, bytes, at(attempt * 300 + 1))) {
+                holding.on_gone(0, reason, at(attempt * 300 + 1));
+            }
         }
         assert_eq!(holding.take_facts(), []);
         let report = holding.finish(at(1_000));
-        assert_eq!((report.leaked, report.opened, report.lost_total), (3, 0, 0));
+        assert_eq!((report.opened, report.lost_total), (0, 0));
+        (report.leaked, report.leaked_presumed)
+    }
+
+    #[test]
+    fn what_the_target_denies_was_never_there_to_be_lost() {
+        assert_eq!(denied(true, &[b"denied\nsource=192.0.2.1:5\n"], LossReason::Closed), (3, 0));
+        assert_eq!(denied(true, &[b"den", b"ied\n"], LossReason::Closed), (3, 0));
+        assert_eq!(denied(false, &[], LossReason::Closed), (3, 3));
+    }
+
+    #[test]
+    fn a_close_that_is_no_denial_is_not_counted_as_one() {
+        assert_eq!(denied(true, &[], LossReason::Closed), (0, 0), "this target says so when it denies");
+        assert_eq!(denied(false, &[], LossReason::Reset), (0, 0));
+        assert_eq!(denied(false, &[b"po"], LossReason::Closed), (0, 0), "cut off");
+        assert_eq!(denied(false, &[b"HTTP/1.1 400"], LossReason::Closed), (0, 0), "no external target");
     }
 
     #[test]
@@ -257,7 +303,7 @@ mod tests {
         let mut holding = Holding::new(1, at(0));
         for _ in 0..1_500 {
             holding.opening(0, true, at(0));
-            holding.on_pong(0);
+            assert!(holding.on_reply(0, b"pong\n", at(0)));
             holding.on_gone(0, LossReason::Closed, at(1));
         }
         let report = holding.finish(at(2));

@@ -51,7 +51,7 @@ use crate::client::probe::Destination;
 use crate::client::prober::{Measurement, Prober, Setup};
 use crate::client::probing::Ended;
 use crate::client::resolve::{Resolved, resolve};
-use crate::client::route::Awaited;
+use crate::client::route::{Awaited, Way};
 use crate::client::stress::lanes::Ways;
 use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
@@ -206,15 +206,11 @@ impl Client<'_> {
             Err(outcome) => return self.end_without_probes(outcome),
         };
         let destination = Destination::new(target, &self.config.route);
-        let settle = || self.settling.settle();
-        let deadline = self.start.monotonic + self.config.test_timeout;
-        match route::wait_for(&destination, &self.config.route, deadline, self.signals, settle)? {
+        match self.wait_for_ways(target)? {
             Awaited::There => {}
             Awaited::Interrupted => return self.end_without_probes(TestOutcome::Interrupted),
             Awaited::NotInTime => return self.end_without_probes(TestOutcome::TimedOut),
         }
-        let sources = self.config.stress.as_ref().map_or(&[][..], |stress| &stress.sources);
-        try_sources(target, sources, &self.config.route)?;
         let (measured, held) = self.probe(&destination)?;
         tell(&measured, self.metrics);
         let probed = Probed { target, measured, held };
@@ -227,6 +223,24 @@ impl Client<'_> {
             self.signals.wait();
         }
         Ok(over.exit_code())
+    }
+
+    /// Waits until connections can leave: the probes, and those of a stress test from each of its sources.
+    fn wait_for_ways(&self, target: SocketAddr) -> anyhow::Result<Awaited> {
+        let deadline = self.start.monotonic + self.config.test_timeout;
+        let settle = || self.settling.settle();
+        let route = &self.config.route;
+        let probes = Way { target, route, source_flag: "--source-addr" };
+        let mut awaited = route::wait_for(&probes, deadline, self.signals, settle)?;
+        for source in self.config.stress.iter().flat_map(|stress| &stress.sources) {
+            if awaited != Awaited::There {
+                break;
+            }
+            let route = &Route { source_addr: Some(*source), ..route.clone() };
+            let stress = Way { target, route, source_flag: "--stress-source-addr" };
+            awaited = route::wait_for(&stress, deadline, self.signals, settle)?;
+        }
+        Ok(awaited)
     }
 
     /// The name never resolved, the route never was there, or a signal came before.
@@ -254,11 +268,11 @@ impl Client<'_> {
             .then(|| Hold::new(destination, self.metrics, start, count, config.interval))
             .transpose()?;
         let stop = AtomicBool::new(false);
-        let (winner_named, wait_for_winner) = mpsc::channel::<()>();
-        let on_winner = move || {
+        let (winner_named, wait_for_winner) = mpsc::channel::<bool>();
+        let on_winner = move |annotates| {
             self.test_over.store(true, Ordering::Relaxed);
             // Nobody waits where nothing is to be held.
-            let _ = winner_named.send(());
+            let _ = winner_named.send(annotates);
         };
         let setup = Setup {
             config,
@@ -276,7 +290,7 @@ impl Client<'_> {
         std::thread::scope(|scope| {
             let stop = &stop;
             let hold_once_named = move |hold: Hold<'_>| match wait_for_winner.recv() {
-                Ok(()) => hold.run(stop).map(Some),
+                Ok(annotates) => hold.run(annotates, stop).map(Some),
                 Err(mpsc::RecvError) => Ok(None),
             };
             let holding = hold
@@ -416,19 +430,6 @@ fn further_targets(
         }
     }
     Ok(Some(addresses))
-}
-
-/// Binds a socket to each source of the stress test, so that a wrong one is told before the test.
-fn try_sources(target: SocketAddr, sources: &[IpAddr], route: &Route) -> Result<(), ConfigError> {
-    for source in sources {
-        let route = Route { source_addr: Some(*source), ..route.clone() };
-        if let Err(error) = Destination::new(target, &route).socket() {
-            let remedy =
-                format!("cannot be connected from: {error}; `ip address` lists the addresses of this host");
-            return Err(ConfigError::new("--stress-source-addr", source, remedy));
-        }
-    }
-    Ok(())
 }
 
 /// What tags the SYNs, if they are to be and can be.

@@ -1,6 +1,6 @@
-//! The address and the interface that connections leave by. In a fresh Pod they may come later than we do.
+//! The addresses and the interface that connections leave by. In a fresh Pod they may come later than we do.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -16,6 +16,17 @@ use crate::sys::signals::Signals;
 /// How often a socket is tried: a probe that could leave waits no longer.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
+/// How connections are to leave for the target.
+#[derive(Debug)]
+pub(crate) struct Way<'a> {
+    /// Where they go.
+    pub target: SocketAddr,
+    /// What they leave by.
+    pub route: &'a Route,
+    /// The flag that names the source address.
+    pub source_flag: &'static str,
+}
+
 /// What came of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Awaited {
@@ -30,17 +41,17 @@ pub(crate) enum Awaited {
 /// Opens and closes a socket by the user's route, until that works or `deadline` has passed; calls `on_wait` before the first
 /// wait. A route that waiting does not mend is an error at once.
 pub(crate) fn wait_for(
-    destination: &Destination,
-    route: &Route,
+    way: &Way<'_>,
     deadline: Monotonic,
     signals: &Signals,
     on_wait: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Awaited> {
     let (begun, mut on_wait) = (Monotonic::now(), Some(on_wait));
+    let destination = Destination::new(way.target, way.route);
     let mut told = None;
     loop {
         let Err(error) = destination.socket() else { break };
-        let missing = missing(&error, route).ok_or_else(|| refuse(&error, destination, route))?;
+        let missing = missing(&error, way).ok_or_else(|| refuse(&error, way))?;
         let left = deadline.since(Monotonic::now());
         if left.is_zero() {
             tracing::error!("the test timeout has passed: {missing}");
@@ -82,15 +93,15 @@ impl fmt::Display for Missing {
 }
 
 /// What a socket lacks that may still come.
-fn missing(error: &io::Error, route: &Route) -> Option<Missing> {
-    match (error.raw_os_error()?, route) {
+fn missing(error: &io::Error, way: &Way<'_>) -> Option<Missing> {
+    match (error.raw_os_error()?, way.route) {
         (libc::ENODEV, Route { bind_device: Some(device), .. }) => Some(Missing {
             flag: "--bind-device",
             name: device.clone(),
             why: "no such interface: `ip link` lists them".to_owned(),
         }),
         (libc::EADDRNOTAVAIL, Route { source_addr: Some(address), .. }) => Some(Missing {
-            flag: "--source-addr",
+            flag: way.source_flag,
             name: address.to_string(),
             why: unusable(
                 *address,
@@ -125,18 +136,14 @@ fn unusable(address: IpAddr, if_inet6: &str) -> String {
 }
 
 /// What is wrong with a route that will not mend.
-fn refuse(error: &io::Error, destination: &Destination, route: &Route) -> ConfigError {
-    match &route.bind_device {
+fn refuse(error: &io::Error, way: &Way<'_>) -> ConfigError {
+    match &way.route.bind_device {
         Some(device) => ConfigError::new(
             "--bind-device",
             device,
             format!("cannot be bound to: {error}; CAP_NET_RAW may be missing"),
         ),
-        None => ConfigError::new(
-            "--external-target-addr",
-            destination.target,
-            format!("no socket for it: {error}"),
-        ),
+        None => ConfigError::new("--external-target-addr", way.target, format!("no socket for it: {error}")),
     }
 }
 

@@ -114,10 +114,11 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
         let more = document.disruptions_total - SHOWN as u64;
         rows.push(("", format!("and {more} more: --output json has them")));
     }
-    if let Some(HoldReport { connections, leaked, lost_total, stalls, stalls_total, .. }) = &document.held {
+    if let Some(held) = &document.held {
+        let HoldReport { connections, leaked, leaked_presumed, lost_total, stalls, stalls_total, .. } = held;
         let denied = match leaked {
             0 => String::new(),
-            denied => format!(", denied {denied} times on opening"),
+            denied => format!(", denied {denied} times on opening{}", presumed(*leaked_presumed)),
         };
         rows.push((
             "held",
@@ -221,7 +222,11 @@ fn stress_rows(stress: &StressReport) -> Vec<Row> {
     if stress.leaked > 0 {
         rows.push((
             "",
-            format!("of these {} leaked: the target saw a source outside its CIDRs", stress.leaked),
+            format!(
+                "{} leaked: the target saw a source outside its CIDRs{}",
+                stress.leaked,
+                presumed(stress.leaked_presumed)
+            ),
         ));
     }
     rows.push(("", format!("most open at a time {peak_open}, answered {}", stress.answered)));
@@ -235,6 +240,14 @@ fn stress_rows(stress: &StressReport) -> Vec<Row> {
         rows.push(("", remedy.clone()));
     }
     rows
+}
+
+/// What follows where leaks are known by a close alone.
+fn presumed(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(" ({count} presumed: a target with --reply annotated proves it)"),
+    }
 }
 
 /// A time at microsecond resolution, in the unit that reads best.

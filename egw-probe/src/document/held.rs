@@ -14,6 +14,9 @@ pub struct HoldReport {
     /// Attempts that the target denied: it saw a source outside its CIDRs.
     #[serde(default)]
     pub leaked: u64,
+    /// Of these, known by a close without a byte alone, which anything on the way can make.
+    #[serde(default)]
+    pub leaked_presumed: u64,
     /// Connections lost, in order.
     pub lost: Vec<Loss>,
     /// All losses, those beyond the list included.

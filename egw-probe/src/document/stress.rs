@@ -18,8 +18,10 @@ pub struct StressReport {
     pub opened: u64,
     /// Of these, closed by themselves before the test was over.
     pub closed: u64,
-    /// Connections that the target denied: it saw a source outside its CIDRs. It closes them, so they are among `closed`, too.
+    /// Connections that the target denied: it saw a source outside its CIDRs. One that it has closed is among `closed`, too.
     pub leaked: u64,
+    /// Of those leaked, known by a close without a byte alone, which anything on the way can make: the target says no more.
+    pub leaked_presumed: u64,
     /// Dials that failed.
     pub failed: u64,
     /// How long successful dials took; null if there was none.
@@ -60,6 +62,7 @@ impl StressReport {
         self.opened += other.opened;
         self.closed += other.closed;
         self.leaked += other.leaked;
+        self.leaked_presumed += other.leaked_presumed;
         self.failed += other.failed;
         self.answered += other.answered;
         self.unsettled += other.unsettled;

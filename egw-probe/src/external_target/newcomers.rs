@@ -12,7 +12,7 @@ use crate::sys::log::{Pass, RateLimit};
 /// Denied sources remembered. One that had to make room is told again.
 const CAPACITY: usize = 4_096;
 
-/// Lines in a second: the nodes of a cluster that leak at the same time are all named, a flood is not.
+/// Lines in a second: a flood of sources fills no log. Those held back are counted, and `/sources` has them.
 const LINES: u64 = 5;
 
 /// The denied sources that have been told of.

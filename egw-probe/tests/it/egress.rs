@@ -1,10 +1,12 @@
 //! From which address: leaks and egress IPs in the result, the text, the log and the exit code.
 
+use std::io::Write as _;
+
 use serde_json::json;
 
 #[cfg(feature = "report")]
 use crate::common::files::{Folder, report};
-use crate::common::{Program, measure, target};
+use crate::common::{Program, measure, peer, target};
 
 #[test]
 fn a_leak_is_named_with_its_address_and_whose_that_is() {
@@ -59,6 +61,46 @@ fn an_egress_ip_that_was_not_expected_fails_the_gate() {
     assert!(
         why.as_ref().is_some_and(|why| why.contains("the target tells it with --reply annotated")),
         "{why:?}"
+    );
+}
+
+#[test]
+fn a_held_connection_that_closes_without_a_word_was_not_denied_by_a_target_that_says_so() {
+    for (reply, denied) in [("pong\nsource=192.0.2.7:5\n", false), ("pong\n", true)] {
+        // Answers the winner, and closes what comes after.
+        let address = peer(move |mut stream, number| {
+            if number == 0 {
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+        });
+        let flags = ["--watch=700ms", "--hold=2", "--interval=100ms", "--max-leaked=0"];
+        let (code, document, _) = measure(&address.to_string(), &flags);
+        let held = &document["held"];
+        assert_eq!(held["leaked"].as_u64() > Some(2), denied, "{held}");
+        assert_eq!((held["leaked"] == held["leaked_presumed"], code), (true, 1), "{held}");
+        let gate = document["failed_gates"][0].as_str().unwrap();
+        assert_eq!(gate.contains("attempts to hold a connection leaked"), denied, "{gate}");
+    }
+}
+
+#[test]
+fn more_addresses_than_are_kept_pass_the_gate_if_they_were_expected() {
+    let address = peer(|mut stream, number| {
+        stream.write_all(format!("pong\nsource=192.0.2.{}:5\n", number % 100).as_bytes()).unwrap();
+    });
+    let gate = |expected: &str| {
+        let flags = ["--watch=1s", "--interval=5ms", &format!("--expect-egress-ip={expected}")];
+        let (code, document, _) = measure(&address.to_string(), &flags);
+        assert_eq!(document["egress_ips"].as_array().unwrap().len(), 64);
+        assert!(document["egress_ips_omitted_pongs"].as_u64() > Some(30), "{document}");
+        (code, document["failed_gates"].to_string())
+    };
+    assert_eq!(gate("192.0.2.0/24"), (0, "[]".to_owned()));
+    let (code, why) = gate("192.0.2.0/26");
+    // Beyond 192.0.2.63 no address is kept.
+    assert!(
+        code == 1 && why.contains("pongs came by other addresses: ") && why.contains(" from more"),
+        "{why}"
     );
 }
 

@@ -35,15 +35,22 @@ fn an_address_or_an_interface_that_comes_later_is_waited_for_and_told_in_one_lin
         return;
     }
     let pair = Pair::new("late");
-    let _target = target_in(&pair, &["--allowed-cidr=198.51.100.0/24,2001:db8:f::/64"]);
+    let _target = target_in(&pair, &["--allowed-cidr=198.51.100.0/24,2001:db8:f::/64", "--keep-open"]);
     let add = || ip(&format!("-n {} addr add 198.51.100.50/24 dev veth0", pair.outside));
     let by_address = measured(&pair, "198.51.100.1:1337", &["--source-addr=198.51.100.50"], add);
+    let stress = ["--stress", "--stress-connections=4", "--stress-source-addr=198.51.100.51"];
+    let add = || ip(&format!("-n {} addr add 198.51.100.51/24 dev veth0", pair.outside));
+    let of_stress = measured(&pair, "198.51.100.1:1337", &stress, add);
     pair.ip("link del veth0");
     let by_interface = measured(&pair, "198.51.100.1:1337", &["--bind-device=veth0"], || pair.join());
     for ((code, document, log), missing) in [
         (
             by_address,
             "--source-addr: \"198.51.100.50\": not an address of this host: `ip address` lists them",
+        ),
+        (
+            of_stress,
+            "--stress-source-addr: \"198.51.100.51\": not an address of this host: `ip address` lists them",
         ),
         (by_interface, "--bind-device: \"veth0\": no such interface: `ip link` lists them"),
     ] {

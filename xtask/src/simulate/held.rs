@@ -105,7 +105,8 @@ pub(super) fn violated(seed: u64, met: &mut Met) -> Option<String> {
         match holding.on_tick(0, instant(now), instant(now)) {
             Act::Open => {
                 holding.opening(0, true, instant(now));
-                holding.on_pong(0);
+                let is_kept = holding.on_reply(0, b"pong\n", instant(now));
+                assert!(is_kept, "pong");
             }
             Act::Look => {
                 let outstanding = byte.as_ref().is_some_and(|byte| byte.acknowledged > now);

@@ -424,7 +424,7 @@ impl<'a> Shard<'a> {
         let (heard, lane, since) = (*heard, *lane, Duration::from_millis(u64::from(*since_milliseconds)));
         let by_close = gone && heard.is_denied_by_close(reason, self.plan.annotates);
         if denied || by_close {
-            self.leak(now);
+            self.leak(by_close, now);
         }
         if !gone {
             return;
@@ -445,17 +445,14 @@ impl<'a> Shard<'a> {
         );
     }
 
-    /// The target has denied a connection.
-    fn leak(&mut self, now: Monotonic) {
+    /// The target has denied a connection, or is presumed to have.
+    fn leak(&mut self, presumed: bool, now: Monotonic) {
         self.report.leaked += 1;
+        self.report.leaked_presumed += u64::from(presumed);
         self.plan.metrics.stress.leaked.inc();
         if let Some(Pass { held_back }) = self.log.pass(now) {
-            let leaked = self.report.leaked;
-            tracing::warn!(
-                leaked,
-                held_back,
-                "stress connection leaked: the target saw a source outside its CIDRs"
-            );
+            let (leaked, what) = (self.report.leaked, "the target saw a source outside its CIDRs");
+            tracing::warn!(leaked, presumed, held_back, "stress connection leaked: {what}");
         }
     }
 
