@@ -299,7 +299,8 @@ mod tests {
 
     #[test]
     fn an_address_that_another_one_replaces_has_stopped_and_may_return() {
-        let (egress, told) = seen([1; 50].into_iter().chain([0; 5]).chain([1; 50]).chain([2; 200]).chain([1]));
+        let (egress, told) =
+            seen([1; 50].into_iter().chain([0; 5]).chain([1; 50]).chain([2; 200]).chain([1]));
         let [first, second, (at, Event::Stopped(stopped)), returned] = &told[..] else { panic!("{told:?}") };
         assert_eq!((first.0, second.0, *stopped, returned.0), (0, 105, ip(1), 305));
         assert!((106..120).contains(at), "{at}");

@@ -10,7 +10,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::account::{self, Account};
-use super::addresses::{LeakFrom, PORT, pod_interface};
+use super::addresses::{PORT, pod_interface};
 use super::capture::{Capture, Captured};
 use super::child::{Child, Rights};
 use super::clock::Monotonic;
@@ -102,13 +102,16 @@ impl Stage<'_> {
     ) -> Result<(Vec<Activation>, Cost)> {
         self.switcher.reset()?;
         self.make_newcomer_ask()?;
-        if self.plan.leak_from == LeakFrom::Gateway {
+        if self.plan.is_steered_from_the_start() {
             self.switcher.schedule(Monotonic::now(), Change::On(Policy::Gateway), self.plan.steered(0));
             self.await_switches(1, &mut Meter::start())?;
         }
         self.interrupt.sleep(QUIET)?;
         let before = target.judged()?;
         let accounts = self.start_captures()?;
+        let of_stress = (self.plan.scenario == Scenario::Stress)
+            .then(|| Capture::start(&self.topology.target, "wire"))
+            .transpose()?;
         let mut meter = Meter::start();
         let (clients, switches) = self.start_clients(run, random)?;
         let deadline = Instant::now() + self.plan.test_timeout + SETTLES_WITHIN;
@@ -133,6 +136,10 @@ impl Stage<'_> {
             let summary = self.summarize()?;
             let Activation { measured, log, faults, .. } = &mut activations[0];
             faults.extend(leak::faults(self.plan, measured, log, &summary));
+        }
+        if let Some(arrived) = of_stress {
+            let Activation { measured, faults, .. } = &mut activations[0];
+            faults.extend(leak::stress_faults(self.plan, measured, &arrived.finish()?));
         }
         if let Some((left, arrived)) = accounts {
             // Behind the last answer no segment is under way but the ends of connections.
@@ -254,8 +261,10 @@ impl Stage<'_> {
         if let Some(tag) = self.tag(run, pod) {
             further.extend(["--tag-required".into(), "--tag".into(), tag.to_string()]);
         }
-        if self.plan.scenario == Scenario::Never {
-            further.extend(leak::label(self.plan));
+        match self.plan.scenario {
+            Scenario::Never => further.extend(leak::label(self.plan)),
+            Scenario::Stress => further.extend(leak::stress()),
+            _ => {}
         }
         self.start_client_with(pod, further)
     }
@@ -284,7 +293,7 @@ impl Stage<'_> {
         let dropped = activation.dropped.map(|switch| recorded(&switch, measured));
         activation.faults = verdict::faults(self.plan, measured, dropped, activation.recorded());
         activation.faults.extend(verdict::evidence_faults(self.plan, measured));
-        let expected = i32::from(self.plan.scenario == Scenario::Never);
+        let expected = i32::from(self.plan.is_to_fail());
         if code != Some(expected) {
             activation.faults.push(format!("the client's exit status is {code:?}, not {expected}"));
         }

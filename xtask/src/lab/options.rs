@@ -23,6 +23,8 @@ pub(crate) enum Scenario {
     Baseline,
     /// The policy never comes
     Never,
+    /// The policy is in force, but of 2,000 connections of a stress test one in fifty passes it by
+    Stress,
     /// Watch: the gateway stops forwarding, and the policy moves to a second one
     Failover,
     /// Watch: the policy goes out of force and comes back
@@ -306,6 +308,16 @@ impl Plan {
         families.flat_map(of).collect()
     }
 
+    /// Whether packets are steered to the gateway before a client starts.
+    pub(crate) fn is_steered_from_the_start(&self) -> bool {
+        self.leak_from == LeakFrom::Gateway || self.scenario == Scenario::Stress
+    }
+
+    /// Whether this test is to fail, by its exit status.
+    pub(crate) fn is_to_fail(&self) -> bool {
+        matches!(self.scenario, Scenario::Never | Scenario::Stress)
+    }
+
     /// Whether the target allows this source.
     pub(crate) fn allows(&self, source: IpAddr) -> bool {
         self.scenario == Scenario::Baseline || self.egress().contains(&source)
@@ -377,6 +389,10 @@ fn refuse_contradictions(options: &Options) -> Result<()> {
         Some(("--disturb arp", "of the outages, only failover has a gateway that is new to the target"))
     } else if has(Disturb::Proxy) && has(Disturb::Sidecar) {
         Some(("--disturb proxy,sidecar", "give one of them"))
+    } else if scenario == Scenario::Stress && options.clients > 1 {
+        Some(("--clients", "a stress test is made by one client"))
+    } else if scenario == Scenario::Stress && !options.disturb.is_empty() {
+        Some(("--disturb", "the stress test's leaks are counted on an undisturbed path"))
     } else if outage && options.plain_reply {
         Some(("--plain-reply", "outages are judged by annotated replies"))
     } else if outage && options.clients > 1 {

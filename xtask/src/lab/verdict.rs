@@ -74,6 +74,7 @@ pub(crate) fn faults(
             let ends = (bracket.lower_seconds.is_some(), bracket.upper_seconds.is_some());
             expect(ends == (true, false), "the bracket must have a lower end and no upper one".into());
         }
+        Scenario::Stress => expect(pong > 0, "no pong though the policy is in force".into()),
         // A handshake that never completes proves no leak to the client: its bracket has no lower end.
         Scenario::Masquerade if plan.no_return => {
             let timeouts = measured.probes.timeout;
@@ -145,7 +146,11 @@ pub(crate) fn end_to_end_fault(plan: &Plan, told: Option<bool>) -> Option<String
 /// What is wrong with the leaks that clients call proven, of so many connections that the target denied meanwhile. A reply
 /// that is lost proves nothing to the client, and a proxy may dial for a client that is gone.
 pub(crate) fn leaks_fault(plan: &Plan, measured: &[&ResultDocument], denied: u64) -> Option<String> {
-    let proven: u64 = measured.iter().map(|measured| measured.probes.leaked_proven).sum();
+    let of_stress = |measured: &ResultDocument| {
+        measured.stress.as_ref().map_or(0, |stress| stress.leaked - stress.leaked_presumed)
+    };
+    let proven: u64 =
+        measured.iter().map(|measured| measured.probes.leaked_proven + of_stress(measured)).sum();
     let all_are_told = plan.annotated && plan.disturb.is_empty();
     (proven > denied || (all_are_told && proven < denied))
         .then(|| format!("{proven} leaks are proven where the target denied {denied}"))

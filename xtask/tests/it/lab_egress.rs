@@ -61,6 +61,16 @@ fn a_leak_names_its_address_and_whose_that_is() {
 }
 
 #[test]
+fn stress_connections_that_pass_the_gateway_by_are_counted_exactly() {
+    let Some(_machine) = machine() else { return };
+    // The lab compares the count with a capture at the target, and expects the gate to fail.
+    for flags in ["", "--plain-reply", "--ipv6"] {
+        let results = disturbed(&format!("stress {flags}"), 1);
+        assert!(sum(&results, "/stress/leaked") >= 10);
+    }
+}
+
+#[test]
 fn random_loss_is_no_outage_and_its_rate_is_told() {
     let Some(_machine) = machine() else { return };
     // The lab compares the rate that is told with the one that was made.
