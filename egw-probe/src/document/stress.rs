@@ -24,15 +24,19 @@ pub struct StressReport {
     pub leaked_presumed: u64,
     /// Dials that failed.
     pub failed: u64,
-    /// How long successful dials took; null if there was none.
+    /// How long the handshakes of successful dials took; null if there was none.
     pub latency_seconds: Option<Quantiles>,
     /// Of those opened, answered by the target.
     pub answered: u64,
     /// Dials under way when the test ended: no outcome.
     pub unsettled: u64,
+    /// SYNs that the kernel sent again, because no answer came within a second.
+    pub syn_retransmissions: u64,
+    /// The first dial whose SYN was sent again; null without one.
+    pub first_lost_syn: Option<LostSyn>,
     /// Most connections open at a time.
     pub peak_open: u64,
-    /// From the first dial to the last connection established.
+    /// From the first dial to the last one that the target has answered.
     pub opening_seconds: f64,
     /// Why the test ended.
     pub ended: Option<StressEnd>,
@@ -66,6 +70,8 @@ impl StressReport {
         self.failed += other.failed;
         self.answered += other.answered;
         self.unsettled += other.unsettled;
+        self.syn_retransmissions += other.syn_retransmissions;
+        self.first_lost_syn = LostSyn::first(self.first_lost_syn, other.first_lost_syn);
         // Each shard saw the connections of all.
         self.peak_open = self.peak_open.max(other.peak_open);
         self.opening_seconds = self.opening_seconds.max(other.opening_seconds);
@@ -77,6 +83,22 @@ impl StressReport {
         }
         self.failures.extend(other.failures);
         self.closings.extend(other.closings);
+    }
+}
+
+/// A dial whose first SYN, or the answer to it, was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LostSyn {
+    /// When it was dialled.
+    pub at_seconds: f64,
+    /// Connections open then.
+    pub open: u64,
+}
+
+impl LostSyn {
+    /// The earlier one.
+    pub fn first(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        one.into_iter().chain(other).min_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds))
     }
 }
 
@@ -143,8 +165,10 @@ pub enum DialFailure {
     NoMemory,
     /// A local rule forbids it (EPERM, EACCES: a firewall's REJECT, a cgroup program).
     Forbidden,
-    /// No answer within the dial timeout.
+    /// No answer to the SYN within the dial timeout.
     Timeout,
+    /// The handshake was complete, and no reply came within the dial timeout.
+    NoReply,
     /// RST to the SYN.
     Refused,
     /// RST right after the handshake.
@@ -157,12 +181,13 @@ pub enum DialFailure {
 
 impl DialFailure {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoLocalPort,
         Self::NoDescriptor,
         Self::NoMemory,
         Self::Forbidden,
         Self::Timeout,
+        Self::NoReply,
         Self::Refused,
         Self::Reset,
         Self::Unreachable,
@@ -177,6 +202,7 @@ impl DialFailure {
             Self::NoMemory => "no_memory",
             Self::Forbidden => "forbidden",
             Self::Timeout => "timeout",
+            Self::NoReply => "no_reply",
             Self::Refused => "refused",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",

@@ -263,6 +263,28 @@ fn a_gateway_without_nat_ports_is_told_from_everything_on_this_host() {
 }
 
 #[test]
+fn syns_that_a_crowded_nat_range_loses_are_counted_and_told_as_its_limit() {
+    alone(|| {
+        // Linux tries some ports of a range, and drops the SYN if none of them is free.
+        let gateway = Gateway::new("meta l4proto tcp masquerade to :50000-50999 fully-random;");
+        let target = gateway.inside(2, || target(&["--allowed-cidr=192.0.2.1/32", "--keep-open"]));
+        let address = format!("192.0.2.2:{}", target.port);
+        let flags = ["--stress", "--stress-concurrency=8", "--stress-connections=998"];
+        let (code, document, log) = gateway.inside(0, || measure(&address, &flags));
+        let stress = &document["stress"];
+        assert_eq!((code, &stress["opened"]), (0, &json!(998)), "{stress}\n{log}");
+        let (again, first) = (&stress["syn_retransmissions"], &stress["first_lost_syn"]["open"]);
+        // Below a third of the range a tried port is hardly ever taken.
+        assert!(again.as_u64() >= Some(1) && first.as_u64() > Some(333), "{stress}");
+        assert_eq!(stress["limit"]["kind"], "nat_ports", "{stress}");
+        let told = format!(
+            "998 connections were opened; {again} SYNs were sent again, the first at {first} open connections"
+        );
+        assert_eq!(stress["limit"]["evidence"], told);
+    });
+}
+
+#[test]
 fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
     alone(|| {
         std::fs::write("/proc/sys/net/core/somaxconn", "16").unwrap();
@@ -284,7 +306,7 @@ fn a_target_that_stops_accepting_is_told_from_a_gateway_without_ports() {
         target.program.go_on();
         let (_, document, log) = stopper;
         let stress = &document["stress"];
-        assert_eq!(stress["failed_by"], json!({"timeout": 3}), "{stress}\n{log}");
+        assert_eq!(stress["failed_by"], json!({"no_reply": 3}), "{stress}\n{log}");
         assert_eq!(stress["limit"]["kind"], "target", "{}", stress["limit"]);
         assert!(stress["limit"]["evidence"].as_str().unwrap().contains("got no pong"), "{}", stress["limit"]);
     });

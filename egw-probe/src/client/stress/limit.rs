@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::document::stress::{DialFailure, Limit, LimitKind, PortRange, StressEnd};
+use crate::document::stress::{DialFailure, Limit, LimitKind, LostSyn, PortRange, StressEnd};
 
 /// Ranges that gateways choose ports from, per egress IP, remote IP and remote port.
 const KNOWN_POOLS: [(u64, &str); 3] = [
@@ -10,6 +10,11 @@ const KNOWN_POOLS: [(u64, &str); 3] = [
     (64_512, "a masquerade over 1024-65535 has 64,512 ports"),
     (28_232, "Linux's default range is 28,232 ports"),
 ];
+/// What moves the limit of a gateway.
+const NAT_REMEDY: &str = "add egress IPs, or --stress-target-addr (NAT ports are per egress IP, remote IP and port); if that changes \
+                          nothing, the gateway's connection tracking table is full (nf_conntrack_max, Cilium's NAT map)";
+/// SYNs are lost from some number of connections on, and not anywhere, if chance alone would have it in fewer tests than this.
+const NOT_BY_CHANCE: f64 = 1e-3;
 /// How far from a known pool still counts as its size: others may hold some of its ports.
 const POOL_TOLERANCE: f64 = 0.02;
 
@@ -22,8 +27,12 @@ pub(crate) struct Evidence<'a> {
     pub failed_by: &'a BTreeMap<DialFailure, u64>,
     /// Connections open.
     pub open: u64,
-    /// Of these, without an answer of the target although a dial timed out since; 0 if nothing ever answered.
-    pub unanswered: u64,
+    /// Connections that were ever open.
+    pub opened: u64,
+    /// SYNs that were sent again.
+    pub lost_syns: u64,
+    /// The first dial that one was sent again of.
+    pub first_lost: Option<LostSyn>,
     /// Connections that closed by themselves.
     pub closed: u64,
     /// Pairs of source address and target.
@@ -54,6 +63,20 @@ impl Evidence<'_> {
         }
     }
 
+    /// Whether SYNs were lost only once so many connections were open that it is not the path, which loses them at any number.
+    fn loses_when_full(&self) -> bool {
+        let Some(first) = self.first_lost else { return false };
+        let before = first.open as f64 / self.opened.max(1) as f64;
+        (1.0 - before).powf(self.lost_syns as f64) < NOT_BY_CHANCE
+    }
+
+    /// The SYNs that were lost, as words behind others.
+    fn lost(&self) -> String {
+        self.first_lost.map_or(String::new(), |first| {
+            format!("; {} SYNs were sent again, the first at {} open connections", self.lost_syns, first.open)
+        })
+    }
+
     /// What this host would still have had.
     fn spare(&self) -> String {
         let ports = self.port_range.map(|range| u64::from(range.ports()) * self.lanes);
@@ -74,12 +97,25 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
         });
     }
     if e.ended != StressEnd::FailedDials {
-        return None;
+        return beyond_the_first_lost_syn(e);
     }
     // The reason that failed most; of equals the one nearest to this host.
     let (reason, count) = e.failed_by.iter().rev().max_by_key(|(_, count)| **count)?;
-    let after = format!("{count} dials failed ({}) at {} open connections", reason.name(), e.open);
+    let after =
+        format!("{count} dials failed ({}) at {} open connections{}", reason.name(), e.open, e.lost());
     of_this_host(*reason, e, &after).or_else(|| Some(beyond_this_host(*reason, e, &after)))
+}
+
+/// What SYNs ran into that were sent again, in a test that came to its end all the same.
+fn beyond_the_first_lost_syn(e: &Evidence<'_>) -> Option<Limit> {
+    e.first_lost?;
+    let evidence = format!("{} connections were opened{}", e.opened, e.lost());
+    let (kind, remedy) = if e.loses_when_full() {
+        (LimitKind::NatPorts, NAT_REMEDY)
+    } else {
+        (LimitKind::Path, "packets are lost at any number of connections: client --watch tells how many")
+    };
+    Some(Limit { kind, certain: false, evidence, remedy: remedy.to_owned() })
 }
 
 /// A limit that this host itself has met.
@@ -116,10 +152,10 @@ fn beyond_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Limit
             format!("{after}, and {} open ones closed by themselves: it ended or restarted", e.closed),
             "look at the target",
         )
-    } else if reason == DialFailure::Timeout && e.unanswered > 0 {
+    } else if reason == DialFailure::NoReply {
         (
             LimitKind::Target,
-            format!("{after}; {} open ones got no pong: it has stopped accepting", e.unanswered),
+            format!("{after}: they got no pong, it has stopped accepting"),
             "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use \
              several",
         )
@@ -140,8 +176,7 @@ fn beyond_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Limit
         (
             LimitKind::NatPorts,
             format!("{after}; all of them answered and none lost; {}{pool}", e.spare()),
-            "add egress IPs, or --stress-target-addr (NAT ports are per egress IP, remote IP and port); if that changes \
-             nothing, the gateway's connection tracking table is full (nf_conntrack_max, Cilium's NAT map)",
+            NAT_REMEDY,
         )
     };
     Limit { kind, certain: false, evidence, remedy: remedy.to_owned() }
@@ -163,7 +198,9 @@ mod tests {
             ended,
             failed_by: &failed_by,
             open: 32_700,
-            unanswered: 0,
+            opened: 32_700,
+            lost_syns: 0,
+            first_lost: None,
             closed: 0,
             lanes: 2,
             targets: 1,
@@ -176,14 +213,14 @@ mod tests {
 
     #[test]
     fn each_limit_is_told_from_what_failed_and_what_did_not() {
-        use DialFailure::{NoLocalPort, NoMemory, Refused, Timeout};
+        use DialFailure::{NoLocalPort, NoMemory, NoReply, Refused, Timeout};
         use StressEnd::FailedDials;
         type Case = (&'static [(DialFailure, u64)], fn(&mut Evidence<'_>), LimitKind, bool);
         let cases: [Case; 8] = [
             (&[(NoLocalPort, 3)], |_| {}, LimitKind::LocalPorts, true),
             (&[(NoMemory, 3)], |_| {}, LimitKind::Memory, true),
             (&[(Timeout, 3)], |_| {}, LimitKind::NatPorts, false),
-            (&[(Timeout, 3)], |e| e.unanswered = 4_096, LimitKind::Target, false),
+            (&[(NoReply, 3)], |_| {}, LimitKind::Target, false),
             (&[(Timeout, 3)], |e| e.closed = 9, LimitKind::Path, false),
             (&[(Timeout, 3)], |e| e.open = 0, LimitKind::Path, false),
             (&[(Refused, 3)], |e| (e.open, e.closed) = (0, 9), LimitKind::Target, false),
@@ -196,6 +233,41 @@ mod tests {
         assert_eq!(met(StressEnd::Descriptors, &[], |_| {}).unwrap().kind, LimitKind::Descriptors);
         assert_eq!(met(StressEnd::Duration, &[(Timeout, 1)], |_| {}), None);
         assert_eq!(met(StressEnd::Connections, &[], |_| {}), None);
+    }
+
+    #[test]
+    fn syns_that_were_sent_again_are_a_limit_although_all_dials_succeeded() {
+        let lost = |opened: u64, open: u64, lost_syns: u64| {
+            let mut evidence = None;
+            for ended in [StressEnd::Connections, StressEnd::Duration] {
+                let failed_by = BTreeMap::new();
+                let first_lost = Some(LostSyn { at_seconds: 1.0, open });
+                let e = Evidence {
+                    ended,
+                    failed_by: &failed_by,
+                    open: opened,
+                    opened,
+                    lost_syns,
+                    first_lost,
+                    closed: 0,
+                    lanes: 1,
+                    targets: 1,
+                    port_range: None,
+                    most: 100_000,
+                };
+                evidence = judge(&e).map(|limit| (limit.kind, limit.evidence));
+            }
+            evidence.unwrap()
+        };
+        let (kind, evidence) = lost(1_000, 260, 40);
+        assert_eq!(kind, LimitKind::NatPorts);
+        assert_eq!(
+            evidence,
+            "1000 connections were opened; 40 SYNs were sent again, the first at 260 open connections"
+        );
+        // Of 40 lost anywhere the first comes early; of one alone nothing can be said.
+        assert_eq!(lost(1_000, 30, 40).0, LimitKind::Path);
+        assert_eq!(lost(1_000, 900, 1).0, LimitKind::Path);
     }
 
     #[test]

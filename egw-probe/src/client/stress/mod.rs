@@ -6,6 +6,7 @@
 pub(crate) mod heard;
 pub(crate) mod lanes;
 pub(crate) mod limit;
+pub(crate) mod plan;
 pub(crate) mod series;
 pub(crate) mod shard;
 
@@ -18,8 +19,9 @@ use socket2::TcpKeepalive;
 use crate::client::metrics::ClientMetrics;
 use crate::client::stress::lanes::{Lanes, Ways};
 use crate::client::stress::limit::Evidence;
+use crate::client::stress::plan::{Plan, Total};
 use crate::client::stress::series::Series;
-use crate::client::stress::shard::{Plan, Shard, ShardReport, Total};
+use crate::client::stress::shard::{Shard, ShardReport};
 use crate::config::client::StressConfig;
 use crate::config::error::ConfigError;
 use crate::document::quantiles::Quantiles;
@@ -215,13 +217,12 @@ fn combine(
     let mut all = StressReport::default();
     let mut latency_ns = Quantiles::histogram_ns();
     let mut series = Series::default();
-    let (mut unanswered, mut ended) = (0, StressEnd::Connections);
+    let mut ended = StressEnd::Connections;
     for shard in shards {
         all.add(shard.report);
         // Both have the same bounds.
         latency_ns.add(&shard.latency_ns).unwrap_or_default();
         series = series.with(shard.series);
-        unanswered += shard.unanswered;
         ended = ended.max(shard.ended);
     }
     all.failures.sort_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds));
@@ -232,7 +233,9 @@ fn combine(
         ended,
         failed_by: &all.failed_by,
         open: all.opened - all.closed,
-        unanswered: if all.answered > 0 { unanswered } else { 0 },
+        opened: all.opened,
+        lost_syns: all.syn_retransmissions,
+        first_lost: all.first_lost_syn,
         // What the target denied, and therefore closed, says nothing of a limit.
         closed: all.closed.saturating_sub(all.leaked),
         lanes,

@@ -3,104 +3,36 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::net::{RecvFlags, recv};
-use socket2::{Socket, TcpKeepalive};
+use socket2::Socket;
 
 use crate::client::failure::{dial_failure, loss_reason};
-use crate::client::metrics::ClientMetrics;
 use crate::client::stress::heard::Heard;
 use crate::client::stress::lanes::Lanes;
+use crate::client::stress::plan::Plan;
 use crate::client::stress::series::{Event, Series};
+use crate::config::client::FIRST_SYN_RETRANSMISSION;
 use crate::document::quantiles::Quantiles;
-use crate::document::stress::{CAP, Closing, FailedDial, StressEnd, StressReport};
+use crate::document::stress::{CAP, Closing, DialFailure, FailedDial, LostSyn, StressEnd, StressReport};
 use crate::sys::clock::Monotonic;
 use crate::sys::log::{Pass, RateLimit};
 use crate::sys::poller::{EventFlags, Poller, Ready};
+use crate::sys::tcp;
 
-/// How long one dial may take, as in the old program.
+/// How long one dial may take, the target's reply included, as in the old program.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A dial slower than this is worth a log line, as in the old program.
 const SLOW_DIAL: Duration = Duration::from_millis(100);
 /// How often a shard looks for what others did, and for dials that ran out of time.
 const GLANCE: Duration = Duration::from_millis(10);
-/// How long answers on the last connections are waited for at least; where dials took longer, twice as long as the longest.
-const LAST_ANSWERS: Duration = Duration::from_millis(200);
-
-/// What all shards go by.
-#[derive(Debug)]
-pub(crate) struct Plan<'a> {
-    /// Where everything is counted.
-    pub metrics: &'a ClientMetrics,
-    /// The first dial.
-    pub begun: Monotonic,
-    /// When the test is over, if that is set.
-    pub end: Option<Monotonic>,
-    /// Connections to open.
-    pub wanted: u64,
-    /// Connections that the descriptors allow, dials under way included.
-    pub most: u64,
-    /// The target annotates its replies.
-    pub annotates: bool,
-    /// Failed dials that end the test.
-    pub max_failed: u64,
-    /// Checks on idle connections.
-    pub keepalive: Option<TcpKeepalive>,
-    /// Counts of all shards.
-    pub total: Total,
-}
-
-/// Counts of all shards together.
-#[derive(Debug, Default)]
-pub(crate) struct Total {
-    /// Connections established.
-    pub opened: AtomicU64,
-    /// Connections open now.
-    pub open: AtomicU64,
-    /// Connections that closed by themselves.
-    pub closed: AtomicU64,
-    /// Dials that failed.
-    pub failed: AtomicU64,
-    /// Set once a signal has come.
-    pub interrupted: AtomicBool,
-    /// Dials begun, less those that failed.
-    begun: AtomicU64,
-    /// Descriptors taken.
-    taken: AtomicU64,
-}
-
-impl Plan<'_> {
-    /// Takes a place for one more dial, if there is one.
-    fn claim(&self) -> bool {
-        let total = &self.total;
-        if total.failed.load(Relaxed) >= self.max_failed {
-            return false;
-        }
-        if total.begun.fetch_add(1, Relaxed) < self.wanted {
-            if total.taken.fetch_add(1, Relaxed) < self.most {
-                return true;
-            }
-            total.taken.fetch_sub(1, Relaxed);
-        }
-        total.begun.fetch_sub(1, Relaxed);
-        false
-    }
-
-    /// Gives a place back.
-    fn give_back(&self) {
-        self.total.begun.fetch_sub(1, Relaxed);
-        self.total.taken.fetch_sub(1, Relaxed);
-    }
-}
-
 /// A place in the table of sockets; epoll knows it by its index.
 #[derive(Debug)]
 enum Slot {
     Free,
-    /// Under way; the index of its [`Dial`].
+    /// Under way until the target has answered; the index of its [`Dial`].
     Dialling(Socket, u16),
     Open {
         socket: Socket,
@@ -120,6 +52,10 @@ struct Dial {
     slot: u32,
     lane: u16,
     begun: Monotonic,
+    /// Connections open then.
+    open: u64,
+    /// How long the handshake took, once it is complete.
+    handshake: Option<Duration>,
 }
 
 /// A share of the dials and of the connections. These stay open until it is dropped.
@@ -135,8 +71,6 @@ pub(crate) struct Shard<'a> {
     in_flight: usize,
     lanes: Lanes,
     ready: Vec<Ready>,
-    /// Open connections on which the target has not answered.
-    unanswered: u64,
     latency_ns: Histogram<u64>,
     series: Series,
     report: StressReport,
@@ -154,8 +88,6 @@ pub(crate) struct ShardReport {
     pub latency_ns: Histogram<u64>,
     /// How it went over time.
     pub series: Series,
-    /// Open connections without an answer.
-    pub unanswered: u64,
 }
 
 impl<'a> Shard<'a> {
@@ -170,7 +102,6 @@ impl<'a> Shard<'a> {
             in_flight: 0,
             lanes,
             ready: Vec::new(),
-            unanswered: 0,
             latency_ns: Quantiles::histogram_ns(),
             series: Series::default(),
             report: StressReport::default(),
@@ -209,11 +140,6 @@ impl<'a> Shard<'a> {
         };
         // What happened while nobody looked.
         self.wait(Monotonic::now())?;
-        let longest = Duration::from_nanos(self.latency_ns.max());
-        let patience = Monotonic::now() + LAST_ANSWERS.max(2 * longest).min(DIAL_TIMEOUT);
-        while self.unanswered > 0 && Monotonic::now() < patience {
-            self.wait(patience)?;
-        }
         self.report.unsettled = self.in_flight as u64;
         for place in 0..self.dials.len() {
             if let Some(dial) = self.settle(place as u16) {
@@ -226,7 +152,6 @@ impl<'a> Shard<'a> {
             report: self.report.clone(),
             latency_ns: self.latency_ns.clone(),
             series: std::mem::take(&mut self.series),
-            unanswered: self.unanswered,
         })
     }
 
@@ -257,7 +182,7 @@ impl<'a> Shard<'a> {
         let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
-                self.fail(&error, lane, now, now);
+                self.fail(&error, dial_failure(&error), lane, now);
                 return;
             }
         };
@@ -268,11 +193,12 @@ impl<'a> Shard<'a> {
         let interest = EventFlags::OUT | EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         if let Err(error) = self.poller.add(&socket, u64::from(slot), interest) {
             self.free.push(slot);
-            self.fail(&error, lane, now, now);
+            self.fail(&error, dial_failure(&error), lane, now);
             return;
         }
         let place = self.dials.iter().position(Option::is_none).unwrap_or_default();
-        self.dials[place] = Some(Dial { slot, lane, begun: now });
+        self.dials[place] =
+            Some(Dial { slot, lane, begun: now, open: self.plan.total.open.load(Relaxed), handshake: None });
         self.in_flight += 1;
         self.slots[slot as usize] = Slot::Dialling(socket, place as u16);
     }
@@ -285,12 +211,31 @@ impl<'a> Shard<'a> {
     fn give_up(&mut self, now: Monotonic, after: Duration) {
         for place in 0..self.dials.len() {
             let Some(dial) = self.dials[place] else { continue };
-            if now >= dial.begun + after {
-                self.settle(place as u16);
-                self.release(dial.slot);
-                let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within 5s");
-                self.fail(&error, dial.lane, dial.begun, now);
+            if now < dial.begun + after {
+                continue;
             }
+            let (reason, error) = match dial.handshake {
+                None => (DialFailure::Timeout, "no answer within 5s"),
+                Some(_) => (DialFailure::NoReply, "a complete handshake, and no reply within 5s"),
+            };
+            if dial.handshake.is_none() {
+                self.count_lost_syns(dial);
+            }
+            self.settle(place as u16);
+            self.release(dial.slot);
+            self.fail(&io::Error::new(io::ErrorKind::TimedOut, error), reason, dial.lane, dial.begun);
+        }
+    }
+
+    /// Counts the SYNs of this dial that were sent again.
+    fn count_lost_syns(&mut self, dial: Dial) {
+        let Slot::Dialling(socket, _) = &self.slots[dial.slot as usize] else { return };
+        let again = tcp::retransmissions(socket).unwrap_or_default();
+        if again > 0 {
+            self.report.syn_retransmissions += u64::from(again);
+            let at_seconds = dial.begun.since(self.plan.begun).as_secs_f64();
+            let lost = LostSyn { at_seconds, open: dial.open };
+            self.report.first_lost_syn = LostSyn::first(self.report.first_lost_syn, Some(lost));
         }
     }
 
@@ -306,19 +251,18 @@ impl<'a> Shard<'a> {
         self.free.push(slot);
     }
 
-    fn fail(&mut self, error: &io::Error, lane: u16, begun: Monotonic, now: Monotonic) {
-        let reason = dial_failure(error);
-        let elapsed = Monotonic::now().since(begun);
+    fn fail(&mut self, error: &io::Error, reason: DialFailure, lane: u16, begun: Monotonic) {
+        let now = Monotonic::now();
+        let elapsed = now.since(begun);
         let open = self.plan.total.open.load(Relaxed);
         self.plan.give_back();
         self.report.failed += 1;
-        self.plan.total.failed.fetch_add(1, Relaxed);
+        let failed = self.plan.total.failed.fetch_add(1, Relaxed) + 1;
         *self.report.failed_by.entry(reason).or_default() += 1;
         self.series.note(now.since(self.plan.begun), Event::Failed);
         self.plan.metrics.stress.failed[reason as usize].inc();
         let target = self.lanes.target(lane).to_string();
         if let Some(Pass { held_back }) = self.log.pass(now) {
-            let failed = self.report.failed;
             tracing::warn!(%error, reason = reason.name(), target, ?elapsed, open, failed, held_back, "dial failed");
         }
         if self.report.failures.len() < CAP {
@@ -353,19 +297,42 @@ impl<'a> Shard<'a> {
         let Some(place) = self.slots.get_mut(token as usize) else { return };
         if let Slot::Dialling(socket, dial) = place {
             let dial = *dial;
-            let error = if gone { socket.take_error().unwrap_or_else(Some) } else { None };
-            if error.is_none() && !flags.contains(EventFlags::OUT) {
+            let Some(Dial { handshake, .. }) = self.dials[usize::from(dial)] else { return };
+            if handshake.is_none() {
+                let error = if gone { socket.take_error().unwrap_or_else(Some) } else { None };
+                if error.is_none() && !flags.contains(EventFlags::OUT) {
+                    return;
+                }
+                self.end_handshake(dial, error.as_ref(), now);
+                if let Some(error) = error {
+                    let Some(dial) = self.settle(dial) else { return };
+                    self.release(slot);
+                    self.fail(&error, dial_failure(&error), dial.lane, dial.begun);
+                    return;
+                }
+            }
+            // Done once the target has answered, by a reply or a close.
+            if !gone && !flags.contains(EventFlags::IN) {
                 return;
             }
             let Some(dial) = self.settle(dial) else { return };
-            if let Some(error) = error {
-                self.release(slot);
-                self.fail(&error, dial.lane, dial.begun, now);
-                return;
-            }
             self.establish(slot, dial, now);
         }
         self.follow(slot, flags, gone, now);
+    }
+
+    /// The handshake of this dial is complete, or has failed.
+    fn end_handshake(&mut self, place: u16, error: Option<&io::Error>, now: Monotonic) {
+        let Some(dial) = &mut self.dials[usize::from(place)] else { return };
+        let elapsed = now.since(dial.begun);
+        if error.is_none() {
+            dial.handshake = Some(elapsed);
+        }
+        let dial = *dial;
+        // The kernel waits so long before it sends a SYN again; asking costs a system call.
+        if elapsed >= FIRST_SYN_RETRANSMISSION {
+            self.count_lost_syns(dial);
+        }
     }
 
     fn establish(&mut self, slot: u32, dial: Dial, now: Monotonic) {
@@ -377,16 +344,15 @@ impl<'a> Shard<'a> {
         {
             tracing::debug!(%error, "no keepalive");
         }
-        let (elapsed, at) = (now.since(dial.begun), now.since(self.plan.begun));
+        let (elapsed, at) = (dial.handshake.unwrap_or_default(), now.since(self.plan.begun));
         self.slots[slot as usize] = Slot::Open {
             socket,
             lane: dial.lane,
             heard: Heard::default(),
             since_milliseconds: u32::try_from(at.as_millis()).unwrap_or(u32::MAX),
         };
-        self.plan.total.opened.fetch_add(1, Relaxed);
+        let opened = self.plan.total.opened.fetch_add(1, Relaxed) + 1;
         let open = self.plan.total.open.fetch_add(1, Relaxed) + 1;
-        self.unanswered += 1;
         self.report.opened += 1;
         self.report.peak_open = self.report.peak_open.max(open);
         self.report.opening_seconds = at.as_secs_f64();
@@ -396,12 +362,7 @@ impl<'a> Shard<'a> {
         if elapsed > SLOW_DIAL
             && let Some(Pass { held_back }) = self.log.pass(now)
         {
-            tracing::warn!(
-                ?elapsed,
-                opened = self.report.opened,
-                held_back,
-                "dialling took more than 100 ms"
-            );
+            tracing::warn!(?elapsed, opened, held_back, "dialling took more than 100 ms");
         }
     }
 
@@ -416,7 +377,6 @@ impl<'a> Shard<'a> {
             let had_answered = heard.anything();
             denied = read(socket, heard);
             if !had_answered && heard.anything() {
-                self.unanswered -= 1;
                 self.report.answered += 1;
             }
         }
@@ -430,7 +390,6 @@ impl<'a> Shard<'a> {
             return;
         }
         let at = now.since(self.plan.begun);
-        self.unanswered -= u64::from(!heard.anything());
         self.release(slot);
         self.close(
             Closing {
@@ -450,8 +409,9 @@ impl<'a> Shard<'a> {
         self.report.leaked += 1;
         self.report.leaked_presumed += u64::from(presumed);
         self.plan.metrics.stress.leaked.inc();
+        let leaked = self.plan.total.leaked.fetch_add(1, Relaxed) + 1;
         if let Some(Pass { held_back }) = self.log.pass(now) {
-            let (leaked, what) = (self.report.leaked, "the target saw a source outside its CIDRs");
+            let what = "the target saw a source outside its CIDRs";
             tracing::warn!(leaked, presumed, held_back, "stress connection leaked: {what}");
         }
     }
@@ -461,7 +421,7 @@ impl<'a> Shard<'a> {
         let total = &self.plan.total;
         total.open.fetch_sub(1, Relaxed);
         total.taken.fetch_sub(1, Relaxed);
-        total.closed.fetch_add(1, Relaxed);
+        let closed = total.closed.fetch_add(1, Relaxed) + 1;
         self.report.closed += 1;
         *self.report.closed_by.entry(closing.reason).or_default() += 1;
         self.series.note(now.since(self.plan.begun), Event::Closed);
@@ -471,7 +431,6 @@ impl<'a> Shard<'a> {
             && let Some(Pass { held_back }) = self.log.pass(now)
         {
             let Closing { reason, open_seconds, .. } = closing;
-            let closed = self.report.closed;
             tracing::warn!(reason = reason.name(), open_seconds, closed, held_back, "connection lost");
         }
         if self.report.closings.len() < CAP {
