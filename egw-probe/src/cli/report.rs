@@ -67,7 +67,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_p99: Option<Duration>,
 
-    /// Gate: fail if more probes leaked, over all clients
+    /// Gate: fail if more leaked, over all clients: probes, and connections of --stress and --hold
     #[arg(long, value_name = "PROBES")]
     pub max_leaked: Option<u64>,
 

@@ -36,6 +36,8 @@ mod report_doubt;
 #[cfg(feature = "https")]
 mod report_https;
 #[cfg(feature = "report")]
+mod report_leaks;
+#[cfg(feature = "report")]
 mod report_live;
 #[cfg(feature = "report")]
 mod report_page;

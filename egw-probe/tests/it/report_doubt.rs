@@ -68,7 +68,7 @@ fn numbers_that_cannot_be_are_damaged_and_sum_to_nothing() {
     ];
     let (code, report) = run(&["-", "--max-leaked=0"], &documents.concat());
     assert_eq!(code, 1);
-    assert_eq!(report["gates"][0]["found"], "1 probes leaked");
+    assert_eq!(report["gates"][0]["found"], "1 probe leaked");
     assert_eq!(report["run"]["clients"]["total"], 1);
     assert_eq!(report["run"]["read"]["skipped_by_kind"], json!({"damaged": 6}), "{report:#}");
 }

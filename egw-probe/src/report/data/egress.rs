@@ -22,8 +22,30 @@ pub struct Part {
     pub egress_ips: Vec<EgressIp>,
     /// What it lost after the winner.
     pub loss: Option<ProbeLoss>,
+    /// Probes that leaked from addresses that it does not list.
+    pub other_leaks: u64,
+    /// Pongs by egress IPs that it does not list.
+    pub other_pongs: u64,
+    /// Connections of its that leaked.
+    pub leaked_connections: LeakedConnections,
     /// Times in which it lost a share.
     pub partial_outages: u64,
+}
+
+/// Connections that a target denied, because it saw a source outside its CIDRs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct LeakedConnections {
+    /// Those of stress tests.
+    pub stress: u64,
+    /// Those that were to be held.
+    pub held: u64,
+}
+
+impl LeakedConnections {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.stress.saturating_add(self.held)
+    }
 }
 
 /// An address, over all clients.
@@ -47,9 +69,9 @@ pub struct Seen {
 pub struct Addresses {
     /// The first of them.
     pub addresses: Vec<Seen>,
-    /// Addresses beyond these.
+    /// Addresses beyond these, as far as results list them.
     pub more: u64,
-    /// Probes by those.
+    /// Probes by those, and by addresses that results do not list.
     pub more_probes: u64,
 }
 
@@ -79,25 +101,34 @@ pub struct Sum {
     egress_ips: BTreeMap<IpAddr, Seen>,
     other_leaks: u64,
     other_pongs: u64,
+    leaked_connections: LeakedConnections,
     loss: Option<Loss>,
 }
 
+/// Adds what one result says: probes by address, whose that is, and probes by addresses that it does not list.
 fn add(
     all: &mut BTreeMap<IpAddr, Seen>,
     others: &mut u64,
-    address: IpAddr,
-    probes: u64,
-    whose: Option<Whose>,
+    mut listed: Vec<(IpAddr, u64, Option<Whose>)>,
+    unlisted: u64,
 ) {
-    if all.len() == KEPT && !all.contains_key(&address) {
-        *others = others.saturating_add(probes);
-        return;
+    *others = others.saturating_add(unlisted);
+    // An address that it lists twice is still one client's.
+    listed.sort_by_key(|(address, ..)| *address);
+    for same in listed.chunk_by(|(one, ..), (other, ..)| one == other) {
+        let address = same[0].0;
+        let probes = same.iter().fold(0, |sum: u64, (_, probes, _)| sum.saturating_add(*probes));
+        let whose = same.iter().find_map(|(.., whose)| *whose);
+        if all.len() == KEPT && !all.contains_key(&address) {
+            *others = others.saturating_add(probes);
+            continue;
+        }
+        let seen = all.entry(address).or_insert(Seen { address, clients: 0, probes: 0, own: 0, node: 0 });
+        seen.clients += 1;
+        seen.probes = seen.probes.saturating_add(probes);
+        seen.own += u64::from(whose == Some(Whose::Own));
+        seen.node += u64::from(whose == Some(Whose::Node));
     }
-    let seen = all.entry(address).or_insert(Seen { address, clients: 0, probes: 0, own: 0, node: 0 });
-    seen.clients += 1;
-    seen.probes = seen.probes.saturating_add(probes);
-    seen.own += u64::from(whose == Some(Whose::Own));
-    seen.node += u64::from(whose == Some(Whose::Node));
 }
 
 fn most_first(all: &BTreeMap<IpAddr, Seen>, others: u64) -> Addresses {
@@ -108,30 +139,33 @@ fn most_first(all: &BTreeMap<IpAddr, Seen>, others: u64) -> Addresses {
     Addresses { addresses, more: more.len() as u64, more_probes }
 }
 
+/// Probes outside of outages; a result of before does not count them.
+pub(crate) fn outside_outages(loss: &ProbeLoss) -> u64 {
+    if loss.outside_outages == 0 { loss.probes } else { loss.outside_outages }
+}
+
 impl Sum {
     /// Adds one result's part.
     pub fn add(&mut self, one: Part) {
-        for leak in one.leaked_from {
-            add(&mut self.leaked_from, &mut self.other_leaks, leak.address, leak.probes, leak.whose);
-        }
-        for ip in one.egress_ips {
-            add(&mut self.egress_ips, &mut self.other_pongs, ip.address, ip.pongs, None);
-        }
+        let leaks = one.leaked_from.iter().map(|leak| (leak.address, leak.probes, leak.whose)).collect();
+        add(&mut self.leaked_from, &mut self.other_leaks, leaks, one.other_leaks);
+        let pongs = one.egress_ips.iter().map(|ip| (ip.address, ip.pongs, None)).collect();
+        add(&mut self.egress_ips, &mut self.other_pongs, pongs, one.other_pongs);
+        let LeakedConnections { stress, held } = &mut self.leaked_connections;
+        *stress = stress.saturating_add(one.leaked_connections.stress);
+        *held = held.saturating_add(one.leaked_connections.held);
         if let Some(lost) = one.loss {
             let sum = self.loss.get_or_insert_default();
             sum.clients += 1;
             sum.probes = sum.probes.saturating_add(lost.probes);
-            // A result of before has no such number.
-            let outside = if lost.outside_outages == 0 { lost.probes } else { lost.outside_outages };
-            sum.outside_outages = sum.outside_outages.saturating_add(outside);
+            sum.outside_outages = sum.outside_outages.saturating_add(outside_outages(&lost));
             sum.partial_outages = sum.partial_outages.saturating_add(one.partial_outages);
             for (share, more) in [
                 (&mut sum.by_chance, lost.isolated),
                 (&mut sum.in_disruptions, lost.in_disruptions),
                 (&mut sum.in_partial_outages, lost.in_partial_outages),
             ] {
-                // No more are missed than sent, whatever a document says.
-                share.misses = share.misses.saturating_add(more.misses.min(lost.probes));
+                share.misses = share.misses.saturating_add(more.misses);
             }
         }
     }
@@ -139,6 +173,11 @@ impl Sum {
     /// The addresses that probes leaked from.
     pub fn leaked_from(&self) -> Addresses {
         most_first(&self.leaked_from, self.other_leaks)
+    }
+
+    /// Connections that leaked.
+    pub fn leaked_connections(&self) -> LeakedConnections {
+        self.leaked_connections
     }
 
     /// The egress IPs.
@@ -149,7 +188,7 @@ impl Sum {
     /// What watches lost.
     pub fn loss(&self) -> Option<Loss> {
         self.loss.map(|mut loss| {
-            loss.by_chance = Share::of(loss.by_chance.misses.min(loss.outside_outages), loss.outside_outages);
+            loss.by_chance = Share::of(loss.by_chance.misses, loss.outside_outages);
             for share in [&mut loss.in_disruptions, &mut loss.in_partial_outages] {
                 *share = Share::of(share.misses, loss.probes);
             }

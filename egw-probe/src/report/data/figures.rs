@@ -1,6 +1,7 @@
 //! How counts, times and foreign names are written, wherever they stand. Pure.
 
 use crate::document::shown::plain;
+use crate::report::data::egress::LeakedConnections;
 
 /// At most `width` characters of a plain name: its end tells more than its middle.
 pub(crate) fn short(text: &str, width: usize) -> String {
@@ -36,6 +37,25 @@ pub(crate) fn range(lower: f64, upper: f64) -> String {
     let factor = if unit == "ms" { 1e3 } else { 1.0 };
     let [lower, upper] = [lower, upper].map(|end| format!("{:.digits$}", end * factor));
     if lower == upper { format!("{upper} {unit}") } else { format!("{lower} to {upper} {unit}") }
+}
+
+/// So many things of one kind; its plural ends with an s.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// Probes that leaked, and connections.
+pub(crate) fn leaked(probes: u64, connections: LeakedConnections) -> String {
+    let LeakedConnections { stress, held } = connections;
+    let parts = [(probes, "probe"), (stress, "stress connection"), (held, "held connection")];
+    let told =
+        parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what));
+    let told: Vec<String> = told.collect();
+    match told.split_last() {
+        None => counted(0, "probe"),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    }
 }
 
 /// A count with its thousands apart.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::document::outcome::Outcome;
-use crate::report::data::egress::{Addresses, Loss};
+use crate::report::data::egress::{Addresses, LeakedConnections, Loss};
 use crate::report::data::interval::Interval;
 
 /// Quantiles of the delay that are told.
@@ -57,6 +57,8 @@ pub struct Run {
     pub leak: Option<Times>,
     /// How long clients got no answer.
     pub blackhole: Times,
+    /// Connections that targets denied, of stress tests and of those that were to be held.
+    pub leaked_connections: LeakedConnections,
     /// Addresses that probes leaked from, as annotating targets saw them.
     pub leaked_from: Addresses,
     /// Egress IPs that pongs came by.

@@ -145,10 +145,16 @@ struct Wire {
     #[serde(default)]
     leaked_from: Vec<LeakSource>,
     #[serde(default)]
+    leaked_from_omitted_probes: u64,
+    #[serde(default)]
     egress_ips: Vec<EgressIp>,
+    #[serde(default)]
+    egress_ips_omitted_pongs: u64,
     loss: Option<ProbeLoss>,
     #[serde(default)]
     partial_outages_total: u64,
+    stress: Option<Leaks>,
+    held: Option<Leaks>,
     #[serde(default)]
     timeline: Vec<TimelineRun>,
     #[serde(default)]
@@ -166,6 +172,13 @@ struct Wire {
     #[serde(default)]
     unlisted: Unlisted,
     kernel: Option<WireKernel>,
+}
+
+/// What a stress test, or held connections, tell of leaks.
+#[derive(Clone, Copy, Default, Deserialize)]
+struct Leaks {
+    #[serde(default)]
+    leaked: u64,
 }
 
 #[derive(Deserialize)]
@@ -222,7 +235,43 @@ fn plausible(wire: &Wire) -> Result<(), String> {
     let lengths = disruptions().map(|one| one.length_seconds);
     times(lengths.flat_map(|length| [Some(length.lower), length.upper]).flatten())?;
     times(disruptions().map(|one| one.start_seconds))?;
-    times(wire.policy_switch_seconds.iter().flatten().map(|seconds| seconds.abs()))
+    times(wire.policy_switch_seconds.iter().flatten().map(|seconds| seconds.abs()))?;
+    plausible_addresses(wire)?;
+    counts([wire.stress, wire.held].into_iter().flatten().map(|leaks| leaks.leaked))?;
+    counts([wire.partial_outages_total])?;
+    wire.loss.as_ref().map_or(Ok(()), plausible_loss)
+}
+
+fn plausible_addresses(wire: &Wire) -> Result<(), String> {
+    counts([wire.leaked_from_omitted_probes, wire.egress_ips_omitted_pongs])?;
+    counts(wire.leaked_from.iter().map(|leak| leak.probes))?;
+    counts(wire.egress_ips.iter().flat_map(|ip| [ip.pongs, ip.missed]))?;
+    let leaks = wire.leaked_from.iter().map(|leak| [leak.first_seconds, leak.last_seconds]);
+    let instants = leaks.chain(wire.egress_ips.iter().map(|ip| [ip.first_seconds, ip.last_seconds]));
+    times(instants.clone().flatten())?;
+    instants.into_iter().all(|[first, last]| first <= last).then_some(()).ok_or_else(backwards)
+}
+
+/// No more are lost than sent.
+fn plausible_loss(loss: &ProbeLoss) -> Result<(), String> {
+    let outside = egress::outside_outages(loss);
+    counts([loss.probes, outside])?;
+    if outside > loss.probes {
+        return Err(format!("of {} probes {outside} were outside of outages", loss.probes));
+    }
+    let parts = [
+        (&loss.isolated, outside),
+        (&loss.in_disruptions, loss.probes),
+        (&loss.in_partial_outages, loss.probes),
+    ];
+    match parts.into_iter().find(|(share, all)| share.misses > *all) {
+        Some((share, all)) => Err(format!("of {all} probes {} were lost", share.misses)),
+        None => Ok(()),
+    }
+}
+
+fn backwards() -> String {
+    "times run backwards".to_owned()
 }
 
 /// Refuses entries of a target with numbers that cannot be.
@@ -313,7 +362,7 @@ fn result(wire: Wire) -> Result<Reading, String> {
     if wire.blackhole_seconds < 0.0
         || wire.timeline.iter().any(|run| !(0.0..=run.to_seconds).contains(&run.from_seconds))
     {
-        return Err("times run backwards".to_owned());
+        return Err(backwards());
     }
     let outcomes = Outcome::ALL.map(|outcome| probes.of(outcome));
     counts(outcomes)?;
@@ -327,6 +376,12 @@ fn result(wire: Wire) -> Result<Reading, String> {
         egress: egress::Part {
             leaked_from: wire.leaked_from,
             egress_ips: wire.egress_ips,
+            other_leaks: wire.leaked_from_omitted_probes,
+            other_pongs: wire.egress_ips_omitted_pongs,
+            leaked_connections: egress::LeakedConnections {
+                stress: wire.stress.unwrap_or_default().leaked,
+                held: wire.held.unwrap_or_default().leaked,
+            },
             loss: wire.loss,
             partial_outages: wire.partial_outages_total,
         },

@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
 use crate::report::data::client::{ClientResult, Reading, Verdict};
+use crate::report::data::egress::{LeakedConnections, Part};
 use crate::report::data::interval::Interval;
 use crate::report::read::document::{LONGEST_SECONDS, MOST, Refusal};
 
@@ -18,9 +19,11 @@ const PROBES: &str = "egw_probe_probes_total";
 const BRACKET: &str = "egw_probe_masquerade_delay_seconds";
 const BLACKHOLE: &str = "egw_probe_blackhole_seconds";
 const DISRUPTIONS: &str = "egw_probe_disruptions_total";
+const STRESS_LEAKED: &str = "egw_probe_stress_leaked_total";
 
 /// The metrics that are used; the old program has the first three.
-pub(crate) const USED: [&str; 7] = [FAILED, LEAKED, DELAY, PROBES, BRACKET, BLACKHOLE, DISRUPTIONS];
+pub(crate) const USED: [&str; 8] =
+    [FAILED, LEAKED, DELAY, PROBES, BRACKET, BLACKHOLE, DISRUPTIONS, STRESS_LEAKED];
 
 /// Labels that tell apart series of one client; all others tell clients apart.
 const OWN_LABELS: [&str; 4] = ["__name__", "outcome", "bound", "kind"];
@@ -244,6 +247,13 @@ fn client(name: &str, series: &[Series]) -> Option<Result<Reading, Refusal>> {
             disruptions: kinds.iter().fold(0, |sum, kind| sum.saturating_add(*kind)),
         },
         outcomes,
+        egress: Part {
+            leaked_connections: LeakedConnections {
+                stress: value(STRESS_LEAKED, "", "").unwrap_or(0.0) as u64,
+                held: 0,
+            },
+            ..Part::default()
+        },
         counts_of_kinds: Some(kinds),
         ..Reading::default()
     }))
@@ -261,6 +271,7 @@ egw_probe_probes_total{outcome="leaked"} 7
 egw_probe_probes_total{outcome="pong"} 1
 egw_probe_masquerade_delay_seconds{bound="lower"} 0.3
 egw_probe_masquerade_delay_seconds{bound="upper"} 0.35
+egw_probe_stress_leaked_total 44
 process_open_fds{odd="\"} 1"#;
 
     #[test]
@@ -270,6 +281,7 @@ process_open_fds{odd="\"} 1"#;
         let client = &clients[0].client;
         assert_eq!((client.name.as_str(), client.leaked), ("http://pod:2112/metrics", 7));
         assert_eq!(client.delay, Interval { lower: 0.3, upper: 0.35 });
+        assert_eq!(clients[0].egress.leaked_connections, LeakedConnections { stress: 44, held: 0 });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ureq::{Agent, Error};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest page of a client or a target: three times that of a target with all 4,095 clients.
 pub(crate) const LONGEST_PAGE: u64 = 8 << 20;
-/// Longest answer of a Prometheus server: some ten thousand clients, 19 series each.
+/// Longest answer of a Prometheus server: some ten thousand clients, 20 series each.
 pub(crate) const LONGEST_ANSWER: u64 = 128 << 20;
 /// Pages fetched at a time.
 pub(crate) const AT_A_TIME: usize = 32;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::document::go::format_duration;
-use crate::report::data::figures::seconds;
+use crate::report::data::figures::{self, seconds};
 use crate::report::data::run::{Gate, Run};
 
 /// The limits, as the user set them.
@@ -11,7 +11,7 @@ use crate::report::data::run::{Gate, Run};
 pub struct Limits {
     /// Of the p99 of the delay.
     pub max_p99: Option<Duration>,
-    /// Of leaked probes, over all clients.
+    /// Of leaked probes and connections, over all clients.
     pub max_leaked: Option<u64>,
     /// Of clients that were not masqueraded.
     pub max_failed: Option<u64>,
@@ -40,9 +40,11 @@ pub(crate) fn judge(limits: Limits, run: &Run, leaked: u64) -> Vec<Gate> {
         let kept = upper.is_some_and(|upper| upper <= max.as_secs_f64());
         judged(format!("--max-p99 {}", format_duration(max)), kept, found)
     });
-    let leaks = limits
-        .max_leaked
-        .map(|max| judged(format!("--max-leaked {max}"), leaked <= max, format!("{leaked} probes leaked")));
+    let leaks = limits.max_leaked.map(|max| {
+        let kept = leaked.saturating_add(run.leaked_connections.total()) <= max;
+        let found = format!("{} leaked", figures::leaked(leaked, run.leaked_connections));
+        judged(format!("--max-leaked {max}"), kept, found)
+    });
     let failed = limits.max_failed.map(|max| {
         let failed = run.clients.timed_out + run.clients.unfinished;
         judged(format!("--max-failed {max}"), failed <= max, format!("{failed} clients were not masqueraded"))

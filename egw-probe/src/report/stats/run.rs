@@ -34,6 +34,7 @@ pub fn of(corpus: &Corpus) -> Run {
         delay,
         leak: (!leak.is_empty()).then(|| times(leak)),
         blackhole: times(blackhole),
+        leaked_connections: corpus.egress.leaked_connections(),
         leaked_from: corpus.egress.leaked_from(),
         egress_ips: corpus.egress.egress_ips(),
         loss: corpus.egress.loss(),

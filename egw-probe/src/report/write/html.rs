@@ -271,9 +271,11 @@ fn leaks(run: &Run, corpus: &Corpus) -> Option<Figure> {
 
 /// From which addresses probes leaked, and by which egress IPs pongs came.
 fn addresses(run: &Run) -> Table {
+    let any = run.clients.leaked > 0 || run.leaked_connections.total() > 0;
+    let leaked = any.then(|| vec!["leaked".to_owned(), words::leaked(run)]);
     let leaks = words::leaks(run).into_iter().map(|line| vec!["leaked from".to_owned(), line]);
     let ips = words::egress_ips(run).into_iter().map(|line| vec!["egress IP".to_owned(), line]);
-    Table::new(&["", "address, probes, clients"], leaks.chain(ips))
+    Table::new(&["", "address, probes, clients"], leaked.into_iter().chain(leaks).chain(ips))
 }
 
 struct Disruptions {

@@ -44,12 +44,13 @@ fn run(text: &mut String, run: &Run, title: &str) {
     let _ = writeln!(text, "## {title}\n");
     let _ = writeln!(
         text,
-        "{}: {} masqueraded, {} timed out, {} unfinished; {} leaked.\n",
+        "{}: {} masqueraded, {} timed out, {} unfinished; {} leaked, {}.\n",
         words::clients(clients.total),
         of(clients.masqueraded),
         of(clients.timed_out),
         of(clients.unfinished),
-        of(clients.leaked)
+        of(clients.leaked),
+        words::leaked(run)
     );
     delays(text, run);
     for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
-use crate::document::outcome::Outcome;
 use crate::document::shown::plain;
 use crate::report::data::figures::{count, seconds, short};
 use crate::report::data::run::{Report, Run, Times};
@@ -54,8 +53,8 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     if clients.unfinished > 0 {
         row(text, "unfinished", &share(clients.unfinished, clients.total));
     }
-    let leaked = run.probes_of(Outcome::Leaked);
-    row(text, "leaked", &format!("{}, {} probes", share(clients.leaked, clients.total), count(leaked)));
+    let leaked = format!("{}, {}", share(clients.leaked, clients.total), words::leaked(run));
+    paragraph(text, "  ", &format!("{:<18} {leaked}", "leaked"));
     let [estimate, confidence] = columns(&run.delay);
     let _ = writeln!(text, "\n  {:<6} {estimate:<27} {confidence:<27} these, at most", "delay");
     for quantile in &run.delay.quantiles {

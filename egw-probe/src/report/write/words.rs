@@ -3,9 +3,10 @@
 use std::fmt;
 
 use crate::document::disruption::Share;
+use crate::document::outcome::Outcome;
 use crate::document::shown::plain;
 use crate::report::data::egress::{Addresses, Loss, Seen};
-use crate::report::data::figures::{count, range, seconds};
+use crate::report::data::figures::{self, count, counted, range, seconds};
 use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Run, SIGNIFICANCE};
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
@@ -74,10 +75,7 @@ pub(crate) fn difference(bounds: Bounds) -> String {
 
 /// So many clients.
 pub(crate) fn clients(number: u64) -> String {
-    match number {
-        1 => "1 client".to_owned(),
-        more => format!("{} clients", count(more)),
-    }
+    counted(number, "client")
 }
 
 /// A share of a whole, with the count.
@@ -128,6 +126,11 @@ pub(crate) fn verdict(comparison: &Comparison) -> String {
     }
 }
 
+/// Probes that leaked, and connections.
+pub(crate) fn leaked(run: &Run) -> String {
+    figures::leaked(run.probes_of(Outcome::Leaked), run.leaked_connections)
+}
+
 /// Addresses that probes leaked from, a line each.
 pub(crate) fn leaks(run: &Run) -> Vec<String> {
     let whose = |count: u64, of: &str| (count > 0).then(|| format!("{of} of {}", clients(count)));
@@ -135,24 +138,26 @@ pub(crate) fn leaks(run: &Run) -> Vec<String> {
         let known: Vec<String> =
             [whose(seen.own, "own address"), whose(seen.node, "node")].into_iter().flatten().collect();
         let known = if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) };
-        format!("{}, {} probes of {}{known}", seen.address, count(seen.probes), clients(seen.clients))
+        format!("{}, {} of {}{known}", seen.address, counted(seen.probes, "probe"), clients(seen.clients))
     };
-    lines(&run.leaked_from, line)
+    lines(&run.leaked_from, line, "probes from")
 }
 
 /// Egress IPs, a line each.
 pub(crate) fn egress_ips(run: &Run) -> Vec<String> {
-    lines(&run.egress_ips, |seen| {
-        format!("{}, {} pongs of {}", seen.address, count(seen.probes), clients(seen.clients))
-    })
+    let line = |seen: &Seen| {
+        format!("{}, {} of {}", seen.address, counted(seen.probes, "pong"), clients(seen.clients))
+    };
+    lines(&run.egress_ips, line, "pongs by")
 }
 
-fn lines(told: &Addresses, line: impl Fn(&Seen) -> String) -> Vec<String> {
+/// A line for each of the first addresses, and one for what came `probes_from` all others. How many those are nobody knows: a result
+/// lists its first 64.
+fn lines(told: &Addresses, line: impl Fn(&Seen) -> String, probes_from: &str) -> Vec<String> {
     const SHOWN: usize = 5;
     let hidden = told.addresses.iter().skip(SHOWN);
-    let more = told.more + hidden.clone().count() as u64;
     let probes = hidden.fold(told.more_probes, |sum, seen| sum.saturating_add(seen.probes));
-    let rest = (probes > 0).then(|| format!("and {} more, {} probes", count(more), count(probes)));
+    let rest = (probes > 0).then(|| format!("and {} more {probes_from} other addresses", count(probes)));
     told.addresses.iter().take(SHOWN).map(line).chain(rest).collect()
 }
 
