@@ -4,7 +4,7 @@
 //! whatever policy was in force then. So ports are walked through one after another, and those of lost probes are left
 //! alone for as long as such an entry lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::document::outcome::Outcome;
@@ -23,26 +23,41 @@ pub struct SourcePort {
     pub is_unsafe: bool,
 }
 
-/// Walks through the local ports.
+/// Walks through the local ports. A step costs the same whatever was lost: each lost port is passed over once.
 #[derive(Debug)]
 pub struct PortWalk {
     range: PortRange,
-    /// Steps from the lowest.
-    next: u32,
-    /// Ports of lost probes, and until when what they left lives.
-    lost: HashMap<u16, Monotonic>,
+    /// The ports to use, the next one first.
+    walk: VecDeque<u16>,
+    /// Ports of lost probes, each until what they left is gone.
+    lost: HashMap<u16, Lost>,
+    /// The same in the order in which that will be; a later loss of the same port has another entry.
+    ends: VecDeque<(Monotonic, u16)>,
+    /// Where every port is unsafe, steps from the lowest.
+    unsafe_next: u32,
     handed_out: u64,
     first: Option<Monotonic>,
     wrap: Option<Duration>,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    until: Monotonic,
+    /// It was its turn meanwhile: it is not in the walk.
+    passed_over: bool,
+}
+
 impl PortWalk {
     /// Through `range`, from `start` steps in.
     pub fn new(range: PortRange, start: u32) -> Self {
+        let mut walk: VecDeque<u16> = (range.low..=range.high).collect();
+        walk.rotate_left((start % range.ports()) as usize);
         Self {
             range,
-            next: start % range.ports(),
+            walk,
             lost: HashMap::new(),
+            ends: VecDeque::new(),
+            unsafe_next: 0,
             handed_out: 0,
             first: None,
             wrap: None,
@@ -63,31 +78,37 @@ impl PortWalk {
         if self.handed_out == u64::from(self.range.ports()) + 1 {
             self.wrap = Some(now.since(first));
         }
-        for _ in 0..self.range.ports() {
-            let number = self.step();
-            if self.is_safe(number, now) {
+        self.forget(now);
+        while let Some(number) = self.walk.pop_front() {
+            let Some(lost) = self.lost.get_mut(&number) else {
+                self.walk.push_back(number);
                 return SourcePort { number, is_unsafe: false };
-            }
+            };
+            lost.passed_over = true;
         }
-        SourcePort { number: self.step(), is_unsafe: true }
+        let number = self.range.low + self.unsafe_next as u16;
+        self.unsafe_next = (self.unsafe_next + 1) % self.range.ports();
+        SourcePort { number, is_unsafe: true }
     }
 
     /// The port that the kernel chose by itself.
     pub fn chosen(&mut self, number: u16, now: Monotonic) -> SourcePort {
-        SourcePort { number, is_unsafe: !self.is_safe(number, now) }
+        self.forget(now);
+        SourcePort { number, is_unsafe: self.lost.contains_key(&number) }
     }
 
     /// The probe from this port has ended.
     pub fn ended(&mut self, number: u16, outcome: Outcome, now: Monotonic) {
-        match outcome {
-            Outcome::Timeout | Outcome::Unreachable => {
-                self.lost.insert(number, now + ENTRY_LIFETIME);
-            }
+        let until = match outcome {
+            Outcome::Timeout | Outcome::Unreachable => now + ENTRY_LIFETIME,
             // Established somewhere on the way: such an entry lives for hours, if the RST that ends it is lost too.
-            Outcome::Silent => {
-                self.lost.insert(number, Monotonic::from_ns(u64::MAX));
-            }
-            _ => {}
+            Outcome::Silent => Monotonic::from_ns(u64::MAX),
+            _ => return,
+        };
+        let lost = self.lost.entry(number).or_insert(Lost { until, passed_over: false });
+        lost.until = lost.until.max(until);
+        if outcome != Outcome::Silent {
+            self.ends.push_back((until, number));
         }
     }
 
@@ -102,18 +123,17 @@ impl PortWalk {
         self.wrap.filter(|wrap| *wrap < ENTRY_LIFETIME)
     }
 
-    fn step(&mut self) -> u16 {
-        let number = self.range.low + self.next as u16;
-        self.next = (self.next + 1) % self.range.ports();
-        number
-    }
-
-    fn is_safe(&mut self, number: u16, now: Monotonic) -> bool {
-        let safe = self.lost.get(&number).is_none_or(|until| *until <= now);
-        if safe {
-            self.lost.remove(&number);
+    /// Takes ports up again whose probes were lost so long ago that nothing is left of them.
+    fn forget(&mut self, now: Monotonic) {
+        while let Some((until, number)) = self.ends.pop_front_if(|(until, _)| *until <= now) {
+            // Lost again since, it has a later end.
+            if self.lost.get(&number).is_none_or(|lost| lost.until != until) {
+                continue;
+            }
+            if self.lost.remove(&number).is_some_and(|lost| lost.passed_over) {
+                self.walk.push_back(number);
+            }
         }
-        safe
     }
 }
 
@@ -154,7 +174,7 @@ mod tests {
         walk.ended(101, Outcome::Silent, at(1));
         walk.ended(102, Outcome::Pong, at(1));
         assert_eq!(numbers(&mut walk, 120, 3), [102, 103, 102]);
-        assert_eq!(numbers(&mut walk, 121, 3), [103, 100, 102]);
+        assert_eq!(numbers(&mut walk, 121, 3), [103, 102, 100]);
         assert!(walk.chosen(101, at(100_000)).is_unsafe, "an established entry lives for days");
     }
 
@@ -165,7 +185,23 @@ mod tests {
             walk.ended(number, Outcome::Timeout, at(0));
         }
         assert_eq!(walk.next(at(1)), SourcePort { number: 100, is_unsafe: true });
-        assert_eq!(walk.next(at(120)), SourcePort { number: 101, is_unsafe: false });
+        assert_eq!(walk.next(at(1)), SourcePort { number: 101, is_unsafe: true });
+        walk.ended(101, Outcome::Timeout, at(2));
+        assert_eq!(numbers(&mut walk, 120, 4), [100, 102, 103, 100], "101 was lost again");
+        assert_eq!(numbers(&mut walk, 122, 4), [102, 103, 100, 101]);
+    }
+
+    #[test]
+    fn a_step_past_lost_ports_is_taken_once() {
+        let range = PortRange { low: 1_024, high: u16::MAX };
+        let mut walk = PortWalk::new(range, 0);
+        for number in range.low..range.high {
+            walk.ended(number, Outcome::Timeout, at(0));
+        }
+        assert_eq!(walk.next(at(1)), SourcePort { number: range.high, is_unsafe: false });
+        assert_eq!(walk.walk.len(), 1, "the others are not looked at again");
+        assert_eq!(walk.next(at(120)), SourcePort { number: range.high, is_unsafe: false });
+        assert_eq!(walk.next(at(120)), SourcePort { number: range.low, is_unsafe: false });
     }
 
     #[test]
