@@ -20,12 +20,13 @@ Inputs, any mix of them:
 Examples:
   egw-probe report results/ --html report.html
   egw-probe report results/ --max-p99 1s --max-failed 0 --junit gates.xml
-  egw-probe report today/ --compare yesterday/
+  egw-probe report today/ --compare yesterday/ --max-regression p95=50ms
+  egw-probe report today/ --output json > baseline.json   then: --compare baseline.json
   egw-probe report --prometheus http://prometheus:9090 --query-label k8s_instance=egw-7
   kubectl logs -l app=probe --tail=-1 | egw-probe report --min-clients 1000 -
 
 Several results of one client each count; the very same result read twice counts once.
-A client that timed out is later than everything.
+A client that timed out is later than its test timeout. A gate that cannot tell fails.
 
 Exit codes: 0 all is well; 1 a gate failed; 2 bad usage; 3 something could not be read;
 4 the report could not be written, or was interrupted.
@@ -39,7 +40,8 @@ pub struct ReportArgs {
     #[arg(value_name = "INPUT")]
     pub inputs: Vec<String>,
 
-    /// Compare with this other, earlier run: any INPUT; repeatable
+    /// Compare with this earlier run: any INPUT, or what --output json wrote of one. Several, in their order, are a trend: gates
+    /// judge against the last
     #[arg(long, value_name = "INPUT", action = ArgAction::Append)]
     pub compare: Vec<String>,
 
@@ -63,7 +65,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
 
-    /// Gate: fail if the p99 of the delays may be longer (judged at the upper end of its bracket)
+    /// Gate: fail unless the p99 of these clients is known not to be longer (at the upper end of its bracket)
     #[arg(long, value_name = "DURATION", value_parser = go::parse_duration)]
     pub max_p99: Option<Duration>,
 
@@ -86,6 +88,18 @@ pub struct ReportArgs {
     /// Gate: fail if fewer clients (by name) have a result, as when Pods are missing
     #[arg(long, value_name = "CLIENTS")]
     pub min_clients: Option<u64>,
+
+    /// Gate: fail unless this quantile is known not to be later than in the run of --compare by more (95 % confidence); repeatable
+    #[arg(long, value_name = "p50|p90|p95|p99=DURATION", action = ArgAction::Append, requires = "compare")]
+    pub max_regression: Vec<String>,
+
+    /// Gate: fail unless medians are known to differ from those of the run of --compare by no more, either way (95 % confidence)
+    #[arg(long, value_name = "DURATION", value_parser = go::parse_duration, requires = "compare")]
+    pub equivalent_within: Option<Duration>,
+
+    /// Tell clients in groups by the values of this label, too, as in --by node
+    #[arg(long, value_name = "LABEL")]
+    pub by: Option<String>,
 
     /// Flags of every command.
     #[command(flatten)]

@@ -16,11 +16,10 @@ use anyhow::Context;
 
 use crate::cli::report::ReportOutput;
 use crate::document::shown::plain;
-use crate::report::data::interval::Interval;
-use crate::report::data::run::{METHODS, Report};
+use crate::report::data::run::{Comparison, METHODS, Report, Run, TrendPoint};
 use crate::report::plan::Plan;
 use crate::report::read::corpus::Corpus;
-use crate::report::read::input;
+use crate::report::read::input::{self, Input};
 use crate::report::stats::{compare, gates};
 use crate::report::write::{html, junit, markdown, text};
 use crate::sys::signals::Signals;
@@ -50,16 +49,19 @@ pub fn run(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
 
 fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
     progress::enable();
-    let corpus = input::read(&plan.inputs, signals)?;
+    let mut corpus = Corpus::default();
+    corpus.by.clone_from(&plan.by);
+    let corpus = input::read(&plan.inputs, corpus, signals)?;
     tell_skipped(&corpus);
-    let other = match plan.compare.as_slice() {
-        [] => None,
-        inputs => Some(input::read(inputs, signals)?),
-    };
-    other.iter().for_each(tell_skipped);
-    let report = report(plan, &corpus, other.as_ref());
+    let earlier = |input| input::read(std::slice::from_ref(input), Corpus::default(), signals);
+    let others: Vec<Corpus> = plan.compare.iter().map(earlier).collect::<anyhow::Result<_>>()?;
+    others.iter().for_each(tell_skipped);
+    let report = report(plan, &corpus, &others);
     write_outputs(plan, &report, &corpus)?;
-    let skipped = [Some(&corpus), other.as_ref()].into_iter().flatten().any(|corpus| {
+    for gate in report.gates.iter().filter(|gate| !gate.passed) {
+        tracing::error!("gate failed: {}: {}", gate.gate, gate.found);
+    }
+    let skipped = std::iter::once(&corpus).chain(&others).any(|corpus| {
         // Nothing at all is something that could not be read, too.
         corpus.skipped_total() > 0 || corpus.clients.is_empty()
     });
@@ -70,19 +72,47 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The report of a corpus, compared with another one.
-pub(crate) fn report(plan: &Plan, corpus: &Corpus, other: Option<&Corpus>) -> Report {
+/// The report of a corpus, compared with others, of which the last one is what it is judged against.
+pub(crate) fn report(plan: &Plan, corpus: &Corpus, others: &[Corpus]) -> Report {
     let run = stats::run::of(corpus);
-    let gates = gates::judge(plan.limits, &run, stats::run::leaked_of(&corpus.clients));
-    let delays = |corpus: &Corpus| corpus.clients.iter().map(|one| one.delay).collect::<Vec<Interval>>();
+    let mut earlier: Vec<(Run, Comparison)> = others
+        .iter()
+        .map(|other| {
+            let summed = stats::run::of(other);
+            let comparison = compare::compare((corpus, &run), (other, &summed));
+            (summed, comparison)
+        })
+        .collect();
+    let trend = match earlier.len() {
+        0 | 1 => vec![],
+        _ => {
+            plan.compare.iter().zip(&earlier).map(|(input, (run, found))| point(input, run, found)).collect()
+        }
+    };
+    let (compared_with, comparison) = earlier.pop().unzip();
+    let leaked = stats::run::leaked_of(&corpus.clients);
+    let gates = gates::judge(&plan.limits, (&run, &corpus.clients), leaked, comparison.as_ref());
     Report {
-        report_schema: 1,
+        report_schema: 2,
         version: env!("CARGO_PKG_VERSION"),
         run,
-        compared_with: other.map(stats::run::of),
-        comparison: other.map(|other| compare::compare(&delays(corpus), &delays(other))),
+        compared_with,
+        comparison,
+        trend,
         gates,
         methods: METHODS,
+    }
+}
+
+/// An earlier run as a row.
+fn point(input: &Input, run: &Run, comparison: &Comparison) -> TrendPoint {
+    TrendPoint {
+        name: input.to_string(),
+        clients: run.clients,
+        quantiles: run.delay.quantiles.clone(),
+        found: comparison.found,
+        p_value: comparison.p_value,
+        differences: comparison.quantiles.clone(),
     }
 }
 

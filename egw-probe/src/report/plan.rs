@@ -1,11 +1,14 @@
 //! From raw flags to what a report is to read, judge and write, before anything is read.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ureq::http::Uri;
 
 use crate::cli::report::{ReportArgs, ReportOutput};
 use crate::config::error::ConfigError;
+use crate::document::go;
+use crate::report::data::run::QUANTILES;
 use crate::report::read::fetch;
 use crate::report::read::input::Input;
 use crate::report::stats::gates::Limits;
@@ -15,8 +18,10 @@ use crate::report::stats::gates::Limits;
 pub struct Plan {
     /// The run.
     pub inputs: Vec<Input>,
-    /// The one to compare it with; empty if none is.
+    /// Those to compare it with, each a run of its own.
     pub compare: Vec<Input>,
+    /// The label by whose values clients are told in groups.
+    pub by: Option<String>,
     /// Limits that set the exit code.
     pub limits: Limits,
     /// Form of the report on stdout.
@@ -33,8 +38,8 @@ impl TryFrom<ReportArgs> for Plan {
     fn try_from(args: ReportArgs) -> Result<Self, ConfigError> {
         let labels: Vec<(String, String)> =
             args.query_label.iter().map(|text| query_label(text)).collect::<Result<_, _>>()?;
+        let compare = inputs("--compare", &args.compare)?;
         let mut inputs = inputs("report", &args.inputs)?;
-        let compare = inputs_of_comparison(&args.compare)?;
         match (&args.prometheus, args.query_label.first()) {
             (Some(url), _) => {
                 let base = url.trim_end_matches('/').trim_end_matches("/api/v1/query");
@@ -74,14 +79,8 @@ impl TryFrom<ReportArgs> for Plan {
         Ok(Self {
             inputs,
             compare,
-            limits: Limits {
-                max_p99: args.max_p99,
-                max_leaked: args.max_leaked,
-                max_failed: args.max_failed,
-                max_disruptions: args.max_disruptions,
-                max_disruption: args.max_disruption,
-                min_clients: args.min_clients,
-            },
+            limits: limits(&args)?,
+            by: args.by,
             output: args.output,
             html: args.html,
             junit: args.junit,
@@ -89,8 +88,28 @@ impl TryFrom<ReportArgs> for Plan {
     }
 }
 
-fn inputs_of_comparison(words: &[String]) -> Result<Vec<Input>, ConfigError> {
-    inputs("--compare", words)
+fn limits(args: &ReportArgs) -> Result<Limits, ConfigError> {
+    Ok(Limits {
+        max_p99: args.max_p99,
+        max_leaked: args.max_leaked,
+        max_failed: args.max_failed,
+        max_disruptions: args.max_disruptions,
+        max_disruption: args.max_disruption,
+        min_clients: args.min_clients,
+        max_regression: args.max_regression.iter().map(|text| regression(text)).collect::<Result<_, _>>()?,
+        equivalent_within: args.equivalent_within,
+    })
+}
+
+/// A quantile and by how much it may be later, as in `p95=50ms`.
+fn regression(text: &str) -> Result<(&'static str, Duration), ConfigError> {
+    let parsed = text.split_once('=').and_then(|(name, limit)| {
+        let (name, _) = QUANTILES.into_iter().find(|(known, _)| *known == name)?;
+        Some((name, go::parse_duration(limit).ok()?))
+    });
+    parsed.ok_or_else(|| {
+        ConfigError::new("--max-regression", text, "write p50, p90, p95 or p99=DURATION, as in p95=50ms")
+    })
 }
 
 /// The inputs that these words name, each once.
@@ -213,6 +232,10 @@ mod tests {
             (
                 "--prometheus http://p --query-label a",
                 "--query-label: \"a\": write NAME=VALUE, as in k8s_instance=egw-7",
+            ),
+            (
+                "/etc --compare /etc --max-regression p42=1s",
+                "--max-regression: \"p42=1s\": write p50, p90, p95 or p99=DURATION, as in p95=50ms",
             ),
             ("- --compare -", "report: \"-\": stdin can be read once: name it once"),
             (

@@ -32,6 +32,8 @@ mod lost_output;
 #[cfg(feature = "report")]
 mod report;
 #[cfg(feature = "report")]
+mod report_certain;
+#[cfg(feature = "report")]
 mod report_doubt;
 #[cfg(feature = "https")]
 mod report_https;

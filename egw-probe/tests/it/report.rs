@@ -137,7 +137,7 @@ fn keys_of_a_later_version_of_schema_1_are_no_harm_and_missing_ones_neither() {
 }
 
 #[test]
-fn a_client_that_timed_out_is_later_than_everything_and_never_0() {
+fn a_client_that_timed_out_is_later_than_its_test_timeout_and_never_0() {
     let timed_out = [
         ("outcome", "timed_out".into()),
         ("client_id", "never".into()),
@@ -148,11 +148,25 @@ fn a_client_that_timed_out_is_later_than_everything_and_never_0() {
     let (code, report) = json(&["-", "--max-p99=1h", "--max-failed=0"], &documents);
     assert_eq!(code, 1);
     let quantiles = &report["run"]["delay"]["quantiles"];
-    assert!(quantiles[0]["estimate"]["upper_seconds"].as_f64().unwrap() < 10.0);
-    assert_eq!(quantiles[3]["estimate"], serde_json::json!({"lower_seconds": null, "upper_seconds": null}));
+    assert!(quantiles[0]["of_this_run"]["upper_seconds"].as_f64().unwrap() < 10.0);
+    assert_eq!(
+        quantiles[3]["of_this_run"],
+        serde_json::json!({"lower_seconds": 10.0, "upper_seconds": null})
+    );
     assert_eq!(report["run"]["delay"]["max"]["upper_seconds"], Value::Null);
     assert_eq!(report["run"]["worst"][0]["client_id"], "never");
-    assert_eq!(report["gates"][0]["passed"], false, "a p99 that never came is within no limit");
+    let gate = &report["gates"][0];
+    assert_eq!(
+        (gate["passed"].as_bool(), gate["state"].as_str()),
+        (Some(false), Some("cannot_tell")),
+        "{gate:#}"
+    );
+    assert_eq!((gate["limit"].as_f64(), &gate["upper"]), (Some(3_600.0), &Value::Null));
+    let (_, report) = json(&["-", "--max-p99=10s"], &documents);
+    assert_eq!(
+        report["gates"][0]["state"], "failed",
+        "later than its test timeout of 10 s is later than 10 s"
+    );
 }
 
 #[test]

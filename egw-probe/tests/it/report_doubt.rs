@@ -33,20 +33,22 @@ fn where_nothing_leaked_delays_are_told_as_at_most_and_slow_runs_differ_from_fas
     };
     let (slow, fast) = (clients(10.0), folder.write("fast.jsonl", &clients(0.11)));
     let (code, report) = run(&["-", "--compare", &fast], &slow);
-    assert_eq!((code, report["comparison"]["differ"].as_bool()), (0, Some(true)), "{report:#}");
-    assert!(report["comparison"]["method"].as_str().unwrap().contains("of the upper ends"));
+    assert_eq!(code, 0);
+    let comparison = &report["comparison"];
+    assert_eq!(comparison["differ"].as_bool(), Some(true), "{comparison:#}");
+    // All of them may have been there from the start, as far as anybody knows, but some were seen later.
+    let median = &comparison["quantiles"][0];
+    assert_eq!(median["of_these_runs"], json!({"lower_seconds": -0.055, "upper_seconds": 5.0}));
+    assert!((median["upper_ends"]["of_these_runs"]["upper_seconds"].as_f64().unwrap() - 4.945).abs() < 1e-9);
     let delay = &report["run"]["delay"];
-    assert_eq!(
-        (delay["basis"].as_str(), delay["without_lower_end"].as_u64()),
-        (Some("upper_ends"), Some(400))
-    );
+    assert_eq!(delay["without_lower_end"], 400);
     let median = &delay["quantiles"][0];
-    assert_eq!(median["estimate"], json!({"lower_seconds": 0.0, "upper_seconds": 5.0}));
-    assert!(median["confidence"]["lower_seconds"].as_f64().unwrap() > 4.4, "{median:#}");
+    assert_eq!(median["of_this_run"], json!({"lower_seconds": 0.0, "upper_seconds": 5.0}));
+    assert_eq!(median["confidence"]["lower_seconds"], 0.0, "nothing bounds it from below: {median:#}");
     for format in ["text", "markdown"] {
         let output = report_on(&["-", "--compare", &fast, "--output", format], slow.as_bytes());
         let text = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-        for said in ["up to 5.0000 s", "400 clients have no lower end", "test of the upper ends", "at most"] {
+        for said in ["up to 5.0000 s", "400 clients have no lower end"] {
             assert!(text.contains(said), "{said}: {text}");
         }
     }

@@ -1,5 +1,7 @@
 //! One client's part of a run: what is kept of it, and what is passed on and forgotten.
 
+use std::collections::BTreeMap;
+
 use crate::document::disruption::{Disruption, Kind};
 use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
@@ -46,6 +48,10 @@ pub struct ClientResult {
     pub blackhole_seconds: f64,
     /// Runs of misses after the winner.
     pub disruptions: u64,
+    /// Its node, by its place among [`crate::report::data::labels::Values`], from 1; 0 where no label names one.
+    pub node: u32,
+    /// The group that it is told in, in the same way.
+    pub group: u16,
 }
 
 impl Default for ClientResult {
@@ -53,11 +59,13 @@ impl Default for ClientResult {
         Self {
             name: String::new(),
             verdict: Verdict::default(),
-            delay: Interval { lower: 0.0, upper: f64::INFINITY },
+            delay: Interval::later_than(0.0),
             leaked: 0,
             leak_seconds: None,
             blackhole_seconds: 0.0,
             disruptions: 0,
+            node: 0,
+            group: 0,
         }
     }
 }
@@ -93,6 +101,10 @@ pub struct Reading {
     pub client: ClientResult,
     /// Probes in the order of [`Outcome::ALL`].
     pub outcomes: [u64; Outcome::ALL.len()],
+    /// Phase of its ticks, and when its first probe left: seconds from the client's start.
+    pub ticks: Option<(f64, f64)>,
+    /// What it was labelled with.
+    pub labels: BTreeMap<String, String>,
     /// Outcomes in sent order, seconds from the client's start.
     pub timeline: Vec<TimelineRun>,
     /// Between which instants the policy was switched, if somebody recorded that.
@@ -121,6 +133,7 @@ pub struct Reading {
 pub(crate) fn worse_first(a: &ClientResult, b: &ClientResult) -> std::cmp::Ordering {
     (b.verdict.cmp(&a.verdict))
         .then(b.delay.upper.total_cmp(&a.delay.upper))
+        .then(b.delay.lower.total_cmp(&a.delay.lower))
         .then(b.leaked.cmp(&a.leaked))
         .then_with(|| a.name.cmp(&b.name))
 }

@@ -71,6 +71,11 @@ pub(crate) fn count(count: u64) -> String {
     text
 }
 
+/// So many clients.
+pub(crate) fn clients(number: u64) -> String {
+    counted(number, "client")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

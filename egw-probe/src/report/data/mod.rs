@@ -5,4 +5,5 @@ pub(crate) mod client;
 pub(crate) mod egress;
 pub(crate) mod figures;
 pub(crate) mod interval;
+pub(crate) mod labels;
 pub(crate) mod run;

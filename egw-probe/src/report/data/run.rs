@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::document::outcome::Outcome;
 use crate::report::data::egress::{Addresses, LeakedConnections, Loss};
@@ -15,29 +15,31 @@ pub(crate) const SIGNIFICANCE: f64 = 0.01;
 
 /// The methods, as they are named wherever their results stand.
 pub(crate) const METHODS: [&str; 4] = [
-    "Estimate: Turnbull's NPMLE for interval-censored data (Peto 1973, Turnbull 1976; EM-ICM: Wellner and Zhan 1997). It is itself \
-     a bracket: nothing says where inside the delay lies. A client that timed out is later than everything.",
+    "Of these clients: the quantile's rank among all lower ends and among all upper ends of the brackets. Whatever the delays were, \
+     theirs lies between. A client that timed out is later than its test timeout, one under way later than its last probe.",
     "95 % confidence: binomial order-statistic bounds (Conover; Hahn and Meeker), the lower one from lower ends, the upper one from \
-     upper ends of the brackets; valid for any distribution and any censoring.",
-    "Where more than 1 in 20 clients have no lower end (nothing leaked before they were masqueraded), their likelihood says nothing, and \
-     quantiles are those of the upper ends, 'up to', with 95 % confidence for quantiles of upper ends.",
-    "Gates judge this run's own quantile at the upper end of its bracket: no reading of the brackets is worse.",
+     upper ends; valid for any distribution and any censoring, where clients are an independent sample.",
+    "Gates judge these very clients: kept or failed is what holds wherever in their brackets the delays were; where that depends, they \
+     cannot tell, and fail.",
+    "Comparisons: see there.",
 ];
 
 /// The whole report.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
 pub(crate) struct Report {
-    /// Version of this form: 1; grows only by adding keys.
+    /// Version of this form: 2; grows only by adding keys.
     pub report_schema: u32,
     /// Version of the program.
     pub version: &'static str,
     /// The run.
     pub run: Run,
-    /// The one that it is compared with.
+    /// The one that it is compared with: the last that `--compare` names.
     pub compared_with: Option<Run>,
     /// How they differ.
     pub comparison: Option<Comparison>,
+    /// Of several that `--compare` names, all, in that order.
+    pub trend: Vec<TrendPoint>,
     /// Limits, and whether they were kept.
     pub gates: Vec<Gate>,
     /// How the numbers were found.
@@ -73,6 +75,8 @@ pub struct Run {
     pub sources: Option<Sources>,
     /// How many results were produced by which settings.
     pub settings: BTreeMap<String, u64>,
+    /// When ticks were; null where no result tells.
+    pub ticks: Option<Ticks>,
     /// First and last start of a client, RFC 3339.
     pub started: Option<[String; 2]>,
     /// What was read and what not.
@@ -99,7 +103,7 @@ pub struct Clients {
     pub disrupted: u64,
 }
 
-/// Two bounds, seconds. A null lower end: later than everything. A null upper end: unbounded.
+/// Two bounds, seconds; null where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bounds {
     pub lower_seconds: Option<f64>,
@@ -109,59 +113,40 @@ pub struct Bounds {
 impl From<Interval> for Bounds {
     fn from(interval: Interval) -> Self {
         Self {
-            lower_seconds: (!interval.is_never()).then_some(interval.lower.max(0.0)),
+            lower_seconds: Some(interval.lower.max(0.0)),
             upper_seconds: interval.upper.is_finite().then_some(interval.upper),
         }
     }
 }
 
-/// What estimate, confidence and distribution of the delays are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Basis {
-    /// Brackets: Turnbull's estimate.
-    Brackets,
-    /// Upper ends alone, because too many lower ends are missing: delays are these at most.
-    UpperEnds,
-}
-
 /// The delays of all clients.
 #[derive(Debug, Serialize)]
 pub struct Delay {
-    /// What estimate, confidence and distribution are of.
-    pub basis: Basis,
     /// Clients that were masqueraded before anything of theirs leaked: nothing says how much earlier they could have been.
     pub without_lower_end: u64,
     /// p50 to p99.
     pub quantiles: Vec<Quantile>,
-    /// The longest delay. With clients that timed out it is later than everything; null without clients.
+    /// The longest delay; without an upper end where a client never got through, null without clients.
     pub max: Option<Bounds>,
     /// The longest delay that is known to have ended, where `max` is not.
     pub longest_known: Option<Bounds>,
-    /// Steps of the estimated distribution, thinned out where there are more than can be drawn.
+    /// Where the delay lies that a share of these very clients does not exceed: the distribution functions of lower ends and of upper
+    /// ends, at some of their ranks where there are more than can be drawn.
     pub distribution: Vec<DistributionStep>,
-    /// Steps before thinning out.
-    pub steps: usize,
-    /// Iterations of the estimate.
-    pub iterations: u32,
-    /// By how much, in log-likelihood, another distribution could be likelier at most.
-    pub likelihood_gap: f64,
 }
 
 /// One quantile of the delay.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quantile {
     /// `p50` and so on.
     pub name: &'static str,
-    /// The estimate, for clients like these.
-    pub estimate: Bounds,
-    /// Bounds with 95 % confidence, for clients like these.
-    pub confidence: Bounds,
     /// Bounds for this run's own quantile, for certain.
     pub of_this_run: Bounds,
+    /// Bounds with 95 % confidence, where these clients are an independent sample.
+    pub confidence: Bounds,
 }
 
-/// A step of the distribution.
+/// A point of both distribution functions.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct DistributionStep {
     #[serde(flatten)]
@@ -228,6 +213,29 @@ pub struct Sources {
     pub denied_syns: Option<u64>,
 }
 
+/// When the ticks of clients were, seconds from each one's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ticks {
+    /// Clients that tell.
+    pub clients: u64,
+    /// Their phases: from the least to the most.
+    pub least_phase_seconds: f64,
+    pub most_phase_seconds: f64,
+    /// When their first probes left, on average.
+    pub first_probe_seconds: f64,
+}
+
+impl Ticks {
+    /// Adds one client's.
+    pub(crate) fn add(&mut self, phase: f64, first_probe: f64) {
+        let first = self.clients == 0;
+        self.clients += 1;
+        self.least_phase_seconds = if first { phase } else { self.least_phase_seconds.min(phase) };
+        self.most_phase_seconds = self.most_phase_seconds.max(phase);
+        self.first_probe_seconds += (first_probe - self.first_probe_seconds) / self.clients as f64;
+    }
+}
+
 /// What was read and what not.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
@@ -264,33 +272,123 @@ impl Delay {
     }
 }
 
-/// What came of a comparison: how this run (the other one first) differs.
+/// What came of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Found {
+    /// Beyond noise.
+    Differ,
+    /// Within what chance makes.
+    NoDifferenceSeen,
+    /// No difference, however large, could have been told from chance.
+    TooFewClients,
+    /// The runs were not measured in the same way.
+    NotComparable,
+    /// A run has no client.
+    NothingToCompare,
+}
+
+/// How this run differs from the other one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Comparison {
-    /// The method, and why that one.
-    pub method: &'static str,
-    /// Whether they differ beyond noise; null if a run has no client.
+    /// In a word.
+    pub found: Found,
+    /// Whether they differ beyond noise; null where that cannot be told.
     pub differ: Option<bool>,
-    /// How often chance alone brings about a difference as large.
+    /// How often chance alone makes as much of a difference in any of the tests.
     pub p_value: f64,
-    /// Shuffles that this is known from.
+    /// Each test.
+    pub tests: Vec<Test>,
+    /// Shuffles that p-values are known from.
     pub shuffles: u32,
     /// How much likelier a client of this run is to be later than one of the other than the reverse: -1 to 1.
     pub later: f64,
-    /// This run's median less that of the other, as far as either is known.
-    pub median_difference: Bounds,
-    /// The same for all clients that could have been, with 95 % confidence.
-    pub median_difference_confidence: Bounds,
+    /// What settings differ in, one line each.
+    pub settings: Vec<String>,
+    /// Nodes of this run and of the other; null unless all clients of both name theirs, and each counts by itself.
+    pub nodes: Option<[usize; 2]>,
+    /// This run's quantiles less those of the other.
+    pub quantiles: Vec<QuantileDifference>,
+    /// A shift of all delays that these runs would have shown four times in five; null where none would.
+    pub detectable_seconds: Option<f64>,
+}
+
+/// An earlier run, and how this one differs from it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct TrendPoint {
+    /// The input.
+    pub name: String,
+    /// Its clients.
+    pub clients: Clients,
+    /// Its quantiles.
+    pub quantiles: Vec<Quantile>,
+    /// How the run differs from it, in a word.
+    pub found: Found,
+    pub p_value: f64,
+    /// The run's quantiles less these.
+    pub differences: Vec<QuantileDifference>,
+}
+
+/// One test.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Test {
+    /// Of what: `delays`, `tail` or `failures`.
+    pub of: &'static str,
+    pub p_value: f64,
+    /// The method.
+    pub method: &'static str,
+}
+
+/// This run's quantile less that of the other.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct QuantileDifference {
+    /// `p50` and so on.
+    pub name: &'static str,
+    /// Of the delay, wherever in its brackets.
+    #[serde(flatten)]
+    pub delay: Difference,
+    /// Of the brackets' upper ends: when clients were first seen to be masqueraded. Null where the runs did not probe alike.
+    pub upper_ends: Option<Difference>,
+}
+
+/// A difference as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Difference {
+    /// Of these very clients, for certain.
+    pub of_these_runs: Bounds,
+    /// With 95 % confidence, where clients (or nodes) are an independent sample.
+    pub confidence: Bounds,
+    /// It is later by so much at least, and by so much at most: each with 95 % confidence by itself.
+    pub one_sided: Bounds,
+}
+
+/// Whether a limit was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GateState {
+    /// Wherever in their brackets the delays were.
+    Kept,
+    /// Broken, wherever they were.
+    Failed,
+    /// That depends on where they were.
+    CannotTell,
 }
 
 /// A limit, and whether it was kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
 pub(crate) struct Gate {
     /// The flag with its value.
     pub gate: String,
-    /// Whether it was kept.
+    /// Whether it is known to be kept.
     pub passed: bool,
+    /// The same in three states.
+    pub state: GateState,
+    /// The limit: seconds, or a count.
+    pub limit: f64,
+    /// What is limited lies between these; null where there is no bound.
+    pub lower: Option<f64>,
+    pub upper: Option<f64>,
     /// What was found.
     pub found: String,
 }

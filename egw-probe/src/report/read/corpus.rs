@@ -8,6 +8,8 @@ use crate::document::outcome::Outcome;
 use crate::document::result::TimelineRun;
 use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, worse_first};
 use crate::report::data::egress;
+use crate::report::data::labels::Values;
+use crate::report::data::run::Ticks;
 use crate::report::read::density::Density;
 use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 
@@ -15,6 +17,8 @@ use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 pub(crate) const KEPT: usize = 200;
 /// Runs of one kept timeline; what comes after is not drawn.
 const RUNS_KEPT: usize = 400;
+/// The label that names a client's node.
+pub(crate) const NODE: &str = "node";
 /// Settings, refusals and sources kept by name; all are counted.
 const NAMED: usize = 100;
 
@@ -57,6 +61,14 @@ pub struct Corpus {
     pub egress: egress::Sum,
     /// How many results were produced by which settings; those beyond the cap are under the last name.
     pub settings: BTreeMap<String, u64>,
+    /// When ticks were, over the results that tell.
+    pub ticks: Option<Ticks>,
+    /// The label by whose values clients are told in groups.
+    pub by: Option<String>,
+    /// Its values.
+    pub groups: Values,
+    /// Values of the label that names nodes.
+    pub nodes: Values,
     /// First and last start among the results.
     pub started: Option<(String, String)>,
     /// Results that were read before: counted once.
@@ -107,12 +119,19 @@ impl Corpus {
     }
 
     /// Takes in one client's result.
-    pub fn add(&mut self, reading: Reading) {
+    pub fn add(&mut self, mut reading: Reading) {
         if reading.identity.is_some_and(|identity| !self.seen.insert(identity)) {
             self.read_again += 1;
             return;
         }
         self.tags.extend(reading.tag);
+        let labelled = |label: &str| reading.labels.get(label);
+        reading.client.node = labelled(NODE).map_or(0, |node| self.nodes.number(node, u32::MAX - 1));
+        let group = self.by.as_deref().and_then(labelled);
+        reading.client.group = group.map_or(0, |group| self.groups.number(group, u16::MAX.into()) as u16);
+        if let Some((phase, first)) = reading.ticks {
+            self.ticks.get_or_insert_default().add(phase, first);
+        }
         self.outcomes
             .iter_mut()
             .zip(reading.outcomes)

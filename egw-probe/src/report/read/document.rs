@@ -2,6 +2,7 @@
 //!
 //! What is required of a result is what every version of schema 1 has; keys of later ones may be missing or new.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,6 +11,7 @@ use serde::de::IgnoredAny;
 
 use crate::document::disruption::{Disruption, ProbeLoss};
 use crate::document::egress::{EgressIp, LeakSource};
+use crate::document::go;
 use crate::document::outcome::Outcome;
 use crate::document::result::{BracketSeconds, ProbeCounts, TestOutcome, TimelineRun};
 use crate::document::sources::{Rest, Unlisted};
@@ -102,8 +104,7 @@ impl TagTimeline {
                 delay: Interval::bracket(lower, upper),
                 leaked: self.leaked_syns,
                 leak_seconds: None,
-                blackhole_seconds: 0.0,
-                disruptions: 0,
+                ..ClientResult::default()
             },
             outcomes,
             ..Reading::default()
@@ -159,6 +160,8 @@ struct Wire {
     timeline: Vec<TimelineRun>,
     #[serde(default)]
     timeline_omitted_probes: u64,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     #[serde(default)]
     failed_gates: Vec<IgnoredAny>,
     #[serde(default)]
@@ -353,12 +356,12 @@ fn why(bytes: &[u8], error: &serde_json::Error) -> Refusal {
     }
 }
 
-fn result(wire: Wire) -> Result<Reading, String> {
+fn result(mut wire: Wire) -> Result<Reading, String> {
     plausible(&wire)?;
-    let name = wire.client_id.ok_or("no client_id")?;
-    let bracket_ends = wire.bracket.ok_or("no bracket")?;
-    let probes = wire.probes.ok_or("no probes")?;
-    let (verdict, delay) = judge(wire.outcome, &bracket_ends)?;
+    let name = wire.client_id.take().ok_or("no client_id")?;
+    let bracket_ends = wire.bracket.take().ok_or("no bracket")?;
+    let probes = wire.probes.take().ok_or("no probes")?;
+    let (verdict, delay) = judge(&wire, &bracket_ends)?;
     if wire.blackhole_seconds < 0.0
         || wire.timeline.iter().any(|run| !(0.0..=run.to_seconds).contains(&run.from_seconds))
     {
@@ -366,6 +369,8 @@ fn result(wire: Wire) -> Result<Reading, String> {
     }
     let outcomes = Outcome::ALL.map(|outcome| probes.of(outcome));
     counts(outcomes)?;
+    let ticks =
+        wire.timeline.first().map(|first| (setting(&wire, "tick_phase").unwrap_or(0.0), first.from_seconds));
     let disruptions = wire.disruptions.unwrap_or_default();
     let told = |name: &str| WatchedDisruption::of(name, &disruptions);
     let mut hasher = DefaultHasher::new();
@@ -394,8 +399,11 @@ fn result(wire: Wire) -> Result<Reading, String> {
                 .then(|| leak_seconds(&wire.timeline)),
             blackhole_seconds: wire.blackhole_seconds,
             disruptions: wire.disruptions_total.max(disruptions.len() as u64),
+            ..ClientResult::default()
         },
         outcomes,
+        ticks,
+        labels: wire.labels,
         timeline: wire.timeline,
         policy_switch: wire.policy_switch_seconds.filter(|[before, after]| before <= after),
         settings: Some(settings(wire.target.as_deref(), wire.settings.as_ref(), wire.version.as_deref())),
@@ -409,16 +417,19 @@ fn result(wire: Wire) -> Result<Reading, String> {
 }
 
 /// How a test ended, and where its policy became effective.
-fn judge(outcome: Option<TestOutcome>, ends: &BracketSeconds) -> Result<(Verdict, Interval), String> {
-    let verdict = match outcome {
+fn judge(wire: &Wire, ends: &BracketSeconds) -> Result<(Verdict, Interval), String> {
+    let verdict = match wire.outcome {
         Some(TestOutcome::Masqueraded) => Verdict::Masqueraded,
         Some(TestOutcome::TimedOut) => Verdict::TimedOut,
         Some(TestOutcome::Interrupted) | None => Verdict::Unfinished,
     };
     let lower = ends.lower_seconds.unwrap_or(0.0);
     let delay = match (verdict, ends.upper_seconds) {
-        (Verdict::TimedOut, _) => Interval::NEVER,
-        (Verdict::Unfinished, None) => Interval { lower, upper: f64::INFINITY },
+        // What it was not by its last probe, or by the test timeout, it can only have become later.
+        (Verdict::TimedOut, _) => {
+            Interval::later_than(lower.max(setting(wire, "test_timeout").unwrap_or_else(|| last_miss(wire))))
+        }
+        (Verdict::Unfinished, None) => Interval::later_than(lower.max(last_miss(wire))),
         (Verdict::Masqueraded, None) => {
             return Err("masqueraded, but its bracket has no upper end".to_owned());
         }
@@ -430,6 +441,19 @@ fn judge(outcome: Option<TestOutcome>, ends: &BracketSeconds) -> Result<(Verdict
     Ok((verdict, delay))
 }
 
+/// A duration among the settings, seconds, if they tell it.
+fn setting(wire: &Wire, name: &str) -> Option<f64> {
+    let duration = wire.settings.as_ref()?.get(name)?.as_str()?;
+    let seconds = go::parse_duration(duration).ok()?.as_secs_f64();
+    (seconds <= LONGEST_SECONDS).then_some(seconds)
+}
+
+/// When the last probe of a timeline without a pong was sent; 0 without one.
+fn last_miss(wire: &Wire) -> f64 {
+    let without_pong = wire.timeline.iter().all(|run| run.outcome != Outcome::Pong);
+    wire.timeline.last().filter(|_| without_pong).map_or(0.0, |run| run.to_seconds)
+}
+
 /// Time in which probes leaked: each run of leaks up to the next other outcome, as a blackhole is counted.
 fn leak_seconds(timeline: &[TimelineRun]) -> f64 {
     let ends = timeline.iter().skip(1).map(|next| next.from_seconds).chain([f64::NAN]);
@@ -439,7 +463,7 @@ fn leak_seconds(timeline: &[TimelineRun]) -> f64 {
         .fold(0.0, |sum, (run, end)| sum + if end.is_nan() { run.to_seconds } else { end } - run.from_seconds)
 }
 
-/// The settings as flags, those that are at their default too, but not those that are off.
+/// The settings as flags, those that are at their default too, but not those that are off, nor the tick phase: it is each client's own.
 fn settings(
     target: Option<&str>,
     settings: Option<&serde_json::Map<String, serde_json::Value>>,
@@ -450,6 +474,7 @@ fn settings(
     for (name, value) in settings.into_iter().flatten() {
         let value = match value {
             Value::Null | Value::Bool(false) => continue,
+            _ if name == "tick_phase" => continue,
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };

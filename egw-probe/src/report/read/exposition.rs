@@ -228,9 +228,10 @@ fn client(name: &str, series: &[Series]) -> Option<Result<Reading, Refusal>> {
         return Some(Err(Refusal::Damaged(format!("{name}: its bracket goes from {lower} s to {upper}"))));
     }
     let (verdict, delay) = match upper {
-        _ if failed > 0.0 => (Verdict::TimedOut, Interval::NEVER),
+        // No series tells the test timeout.
+        _ if failed > 0.0 => (Verdict::TimedOut, Interval::later_than(lower)),
         Some(upper) => (Verdict::Masqueraded, Interval::bracket(lower, Some(upper))),
-        None => (Verdict::Unfinished, Interval { lower, upper: f64::INFINITY }),
+        None => (Verdict::Unfinished, Interval::later_than(lower)),
     };
     let outcomes = Outcome::ALL.map(|outcome| value(PROBES, "outcome", outcome.name()).unwrap_or(0.0) as u64);
     let kinds = Kind::ALL.map(|kind| value(DISRUPTIONS, "kind", kind.name()).unwrap_or(0.0) as u64);
@@ -245,6 +246,7 @@ fn client(name: &str, series: &[Series]) -> Option<Result<Reading, Refusal>> {
             leak_seconds: None,
             blackhole_seconds: value(BLACKHOLE, "", "").unwrap_or(0.0).max(0.0),
             disruptions: kinds.iter().fold(0, |sum, kind| sum.saturating_add(*kind)),
+            ..ClientResult::default()
         },
         outcomes,
         egress: Part {
@@ -295,7 +297,7 @@ process_open_fds{odd="\"} 1"#;
         };
         assert_eq!(old(0, "1.5").delay, Interval { lower: 0.0, upper: 1.5 });
         assert_eq!(old(0, "1.5").leaked, 4);
-        assert_eq!(old(1, "0").delay, Interval::NEVER);
+        assert_eq!(old(1, "0").delay, Interval::later_than(0.0));
         assert_eq!(old(0, "0").verdict, Verdict::Unfinished);
     }
 

@@ -32,14 +32,24 @@ pub enum Input {
     Prometheus(Uri, Vec<(String, String)>),
 }
 
+impl std::fmt::Display for Input {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdin => to.write_str("stdin"),
+            Self::Path(path) => write!(to, "{}", path.display()),
+            Self::Page(url) | Self::Prometheus(url, _) => write!(to, "{url}"),
+        }
+    }
+}
+
 /// A signal came while something was read.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted before everything was read")]
 pub(crate) struct Interrupted;
 
-/// Reads everything that these inputs name.
-pub(crate) fn read(inputs: &[Input], signals: &Signals) -> anyhow::Result<Corpus> {
-    let mut reader = Reader { corpus: Corpus::default(), signals, progress: Progress::default(), bytes: 0 };
+/// Reads everything that these inputs name into a corpus, which knows already what it is to look for.
+pub(crate) fn read(inputs: &[Input], corpus: Corpus, signals: &Signals) -> anyhow::Result<Corpus> {
+    let mut reader = Reader { corpus, signals, progress: Progress::default(), bytes: 0 };
     let mut pages = Vec::new();
     for input in inputs {
         match input {

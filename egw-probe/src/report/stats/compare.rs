@@ -1,143 +1,233 @@
-//! Whether two runs differ beyond noise. Pure: the same runs get the same answer every time.
+//! Whether two runs differ beyond noise, and by how much. Pure: the same runs get the same answer every time.
 //!
-//! The test is the Wilcoxon-Mann-Whitney test for interval-censored data: scores from the pooled estimate (Peto and Peto,
-//! J. R. Stat. Soc. A 135, 1972; Fay and Shaw, J. Stat. Softw. 36(2), 2010), judged by permutation (with one added to both
-//! counts: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010). Where lower ends are missing because nothing leaked, it is the
-//! plain test of the upper ends. The interval of the difference of medians follows from
-//! one for each median that is wrong half as often, and so is conservative.
+//! Three tests look at three things that can become worse: all delays, the slowest of them, and clients that were not masqueraded.
+//! They share the significance among them (Bonferroni), and hold only where both runs were measured in the same way: then clients are
+//! ranked by the upper ends of their brackets, which are known even where nothing leaked. Differences of quantiles of the delay need
+//! no such thing: each end of one is an order statistic of the brackets' ends in one run, against the opposite one of the other run,
+//! each wrong half as often. So they hold whatever probing cut, and are conservative.
 
+use std::collections::BTreeMap;
+
+use crate::report::data::client::{ClientResult, Verdict};
 use crate::report::data::interval::Interval;
-use crate::report::data::run::{Bounds, Comparison, SIGNIFICANCE};
-use crate::report::stats::npmle::Npmle;
-use crate::report::stats::ranks::{ALPHA, Ends, lower_ends_are_missing};
+use crate::report::data::run::{
+    Bounds, Comparison, Difference, Found, QUANTILES, QuantileDifference, Run, SIGNIFICANCE, Test,
+};
+use crate::report::read::corpus::Corpus;
+use crate::report::stats::permute::{Permuted, SCORES, TESTS, Unit, Units};
+use crate::report::stats::positions::positions;
+use crate::report::stats::ranks::ALPHA;
+use crate::report::stats::sample::{Sample, nodes};
+use crate::report::stats::settings::unlike;
+use crate::report::stats::{fisher, normal};
 
-/// Shuffles of small runs, and of runs whose size makes each shuffle slow.
-const SHUFFLES: [u32; 2] = [9_999, 999];
-/// Clients in the smaller run from which it is the fewer.
-const LARGE: usize = 5_000;
+/// A p-value of one test that counts.
+pub(crate) const EACH: f64 = SIGNIFICANCE / TESTS as f64;
+/// How often a shift that is called detectable is seen.
+const POWER: f64 = 0.8;
+/// Clients by which that is tried.
+const TRIED: usize = 1_000;
 
-/// The method for brackets.
-const OF_BRACKETS: &str = "Wilcoxon-Mann-Whitney test for interval-censored data, by permutation.";
-/// The method where brackets lack their lower ends.
-const OF_UPPER_ENDS: &str = "Plain Wilcoxon-Mann-Whitney test of the upper ends (the masquerade delays), by permutation, because more than \
-     1 in 20 clients of a run have no lower end: nothing leaked before they were masqueraded. Medians are those of upper ends. Both \
-     runs must have probed at the same interval.";
-
-/// Compares `this` run with an `other`, earlier one.
-pub(crate) fn compare(this: &[Interval], other: &[Interval]) -> Comparison {
-    if lower_ends_are_missing(this) || lower_ends_are_missing(other) {
-        let [this, other] =
-            [this, other].map(|run| run.iter().map(|one| one.at_its_upper_end()).collect::<Vec<_>>());
-        test(&this, &other, OF_UPPER_ENDS)
-    } else {
-        test(this, other, OF_BRACKETS)
-    }
-}
-
-fn test(this: &[Interval], other: &[Interval], method: &'static str) -> Comparison {
-    let pooled = Npmle::of(&[this, other].concat());
-    let score = |one: &Interval| {
-        let (before, through) = pooled.around(*one);
-        before + through - 1.0
-    };
-    let scores: Vec<f64> = this.iter().chain(other).map(score).collect();
-    let (sum_of_this, sum) = (scores[..this.len()].iter().sum::<f64>(), scores.iter().sum::<f64>());
-    let (p_value, shuffles) = permute(scores, this.len(), sum_of_this);
-    let enough = !this.is_empty() && !other.is_empty();
-    let mean = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
-    Comparison {
-        method,
-        differ: enough.then_some(p_value <= SIGNIFICANCE),
-        p_value,
-        shuffles,
-        later: mean(sum_of_this, this.len()) - mean(sum - sum_of_this, other.len()),
-        median_difference: difference(median(this), median(other)),
-        median_difference_confidence: difference(
-            Some(Ends::of(this).confidence(0.5, ALPHA / 2.0)),
-            Some(Ends::of(other).confidence(0.5, ALPHA / 2.0)),
-        ),
-    }
-}
-
-fn median(run: &[Interval]) -> Option<Interval> {
-    Npmle::of(run).quantile(0.5)
-}
-
-/// Everything that a value of `a` less a value of `b` can be; an end is null where it is unbounded.
-fn difference(a: Option<Interval>, b: Option<Interval>) -> Bounds {
-    let ends = a.zip(b).filter(|(a, b)| !a.is_never() && !b.is_never());
-    let finite = |value: f64| Some(value).filter(|value| value.is_finite());
-    Bounds {
-        lower_seconds: ends.and_then(|(a, b)| finite(a.lower - b.upper)),
-        upper_seconds: ends.and_then(|(a, b)| finite(a.upper - b.lower)),
-    }
-}
-
-/// How often a random share of `count` scores is as far from the expected sum as `sum` is, and of how many shuffles.
-fn permute(mut scores: Vec<f64>, count: usize, sum: f64) -> (f64, u32) {
-    let total: f64 = scores.iter().sum();
-    // Either share tells the same: the smaller one is faster to draw.
-    let (drawn, sum) =
-        if count * 2 <= scores.len() { (count, sum) } else { (scores.len() - count, total - sum) };
-    let shuffles = SHUFFLES[usize::from(drawn > LARGE)];
-    let expected = total * drawn as f64 / (scores.len().max(1)) as f64;
-    let distance = (sum - expected).abs() * (1.0 - 1e-9) - 1e-9;
-    let mut random = Random(0x6567_772d_7072_6f62);
-    let mut as_far = 0;
-    for _ in 0..shuffles {
-        let mut drawn_sum = 0.0;
-        for place in 0..drawn {
-            let from = place + random.below(scores.len() - place);
-            scores.swap(place, from);
-            drawn_sum += scores[place];
+/// Compares this run with another, earlier one, as they were summed up.
+pub(crate) fn compare(this: (&Corpus, &Run), other: (&Corpus, &Run)) -> Comparison {
+    let unlike = unlike(this.1, other.1);
+    let names = [this.0, other.0].map(|corpus| corpus.nodes.names());
+    let mut found = judge([&this.0.clients, &other.0.clients], names);
+    if unlike.brackets && found.found != Found::NothingToCompare {
+        // Ranks of brackets that were cut in two ways differ without any difference of delays.
+        found.found = Found::NotComparable;
+        found.differ = None;
+        found.detectable_seconds = None;
+        found.tests.retain(|test| test.of == "failures");
+        for quantile in &mut found.quantiles {
+            quantile.upper_ends = None;
         }
-        as_far += u32::from((drawn_sum - expected).abs() >= distance);
     }
-    (f64::from(as_far + 1) / f64::from(shuffles + 1), shuffles)
+    found.settings = unlike.lines;
+    found
 }
 
-/// The same numbers on every machine (`SplitMix64`; Steele, Lea and Flood, OOPSLA 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^= word >> 31;
-        // The high half of a product: no bias worth the name at these sizes.
-        ((u128::from(word) * end as u128) >> 64) as usize
+/// Compares the clients of two runs, whose nodes have these names.
+fn judge(runs: [&[ClientResult]; 2], names: [&[String]; 2]) -> Comparison {
+    let of_nodes = nodes(runs[0]).zip(nodes(runs[1])).map(|(this, other)| [this, other]);
+    let seen: Vec<Interval> = runs.iter().flat_map(|run| run.iter().map(|one| one.delay.seen())).collect();
+    let scores = scores(&seen, runs);
+    let units = units(&scores, runs, of_nodes.map(|_| names));
+    let permuted = units.permute();
+    let [this, other] = runs.map(<[ClientResult]>::len);
+    let enough = units.least_p_value() <= EACH;
+    let tests = tests(&permuted, runs, of_nodes.is_some());
+    let least = tests.iter().map(|test| test.p_value).fold(1.0, f64::min);
+    let p_value = (least * TESTS as f64).min(1.0);
+    let found = match (this.min(other), enough, p_value <= SIGNIFICANCE) {
+        (0, ..) => Found::NothingToCompare,
+        (_, false, _) => Found::TooFewClients,
+        (.., true) => Found::Differ,
+        _ => Found::NoDifferenceSeen,
+    };
+    let mean =
+        |scores: &[[f64; SCORES]]| scores.iter().map(|one| one[0]).sum::<f64>() / scores.len().max(1) as f64;
+    let apart = mean(&scores[..this]) - mean(&scores[this..]);
+    Comparison {
+        found,
+        differ: matches!(found, Found::Differ | Found::NoDifferenceSeen).then_some(found == Found::Differ),
+        p_value,
+        tests,
+        shuffles: permuted.shuffles,
+        // Positions of a run's clients among themselves are a half on average: what is left is between the runs.
+        later: if found == Found::NothingToCompare { 0.0 } else { apart * 2.0 },
+        settings: vec![],
+        nodes: of_nodes,
+        quantiles: differences(runs),
+        detectable_seconds: enough.then(|| detectable(&seen[this..], permuted.deviation)).flatten(),
     }
+}
+
+/// Shares of all clients that are later than the slowest ones, which are looked at alone.
+const SLOWEST: [f64; 4] = [0.9, 0.95, 0.98, 0.99];
+
+/// Of each client its position, whether it is among the slowest, and whether it was not masqueraded.
+fn scores(seen: &[Interval], runs: [&[ClientResult]; 2]) -> Vec<[f64; SCORES]> {
+    let is = |this: bool| f64::from(u8::from(this));
+    let score = |(position, client): (f64, &ClientResult)| {
+        let [a, b, c, d] = SLOWEST.map(|share| is(position > share));
+        [position, a, b, c, d, is(client.verdict != Verdict::Masqueraded)]
+    };
+    positions(seen).into_iter().zip(runs.into_iter().flatten()).map(score).collect()
+}
+
+fn units(scores: &[[f64; SCORES]], runs: [&[ClientResult]; 2], names: Option<[&[String]; 2]>) -> Units {
+    let alone = |scores: &[f64; SCORES]| Unit { scores: *scores, clients: 1.0 };
+    let Some(names) = names else {
+        return Units { pairs: vec![], others: scores.iter().map(alone).collect(), of_this: runs[0].len() };
+    };
+    let mut by_node: BTreeMap<&str, [Unit; 2]> = BTreeMap::new();
+    let clients = runs.iter().enumerate().flat_map(|(side, run)| run.iter().map(move |one| (side, one)));
+    for ((side, client), scores) in clients.zip(scores) {
+        let name = names[side].get(client.node as usize - 1).map_or("", String::as_str);
+        by_node.entry(name).or_default()[side].add(&alone(scores));
+    }
+    let (pairs, single): (Vec<[Unit; 2]>, Vec<[Unit; 2]>) =
+        by_node.into_values().partition(|[this, other]| this.clients > 0.0 && other.clients > 0.0);
+    let of = |side: usize| single.iter().map(move |pair| pair[side]).filter(|unit| unit.clients > 0.0);
+    Units { pairs, of_this: of(0).count(), others: of(0).chain(of(1)).collect() }
+}
+
+fn tests(permuted: &Permuted, runs: [&[ClientResult]; 2], of_nodes: bool) -> Vec<Test> {
+    let failed = runs.map(|run| run.iter().filter(|one| one.verdict != Verdict::Masqueraded).count() as u64);
+    let [delays, tail, failures] = permuted.p_values;
+    let failures = if of_nodes {
+        (failures, "Share of clients that were not masqueraded, by permutation of nodes.")
+    } else {
+        let clients = runs.map(|run| run.len() as u64);
+        (fisher::p_value(failed, clients), "Fisher's exact test of clients that were not masqueraded.")
+    };
+    [
+        ("delays", (delays, "Wilcoxon-Mann-Whitney test of upper ends, by permutation.")),
+        (
+            "tail",
+            (tail, "Clients among the slowest 10, 5, 2 and 1 %: the most unequal share, by permutation."),
+        ),
+        ("failures", failures),
+    ]
+    .map(|(of, (p_value, method))| Test { of, p_value, method })
+    .into()
+}
+
+fn differences(runs: [&[ClientResult]; 2]) -> Vec<QuantileDifference> {
+    let of_delays = runs.map(|run| Sample::of(run, |delay| delay));
+    let of_ends = runs.map(|run| Sample::of(run, Interval::seen));
+    let of = |[this, other]: &[Sample; 2], place: usize| {
+        let q = QUANTILES[place].1;
+        // Each of the two is wrong half as often as both together may be.
+        let with = |alpha: f64| difference(this.confidence(place, alpha), other.confidence(place, alpha));
+        Some(Difference {
+            of_these_runs: difference(this.ends.of_sample(q)?, other.ends.of_sample(q)?),
+            confidence: with(ALPHA / 2.0),
+            one_sided: with(ALPHA),
+        })
+    };
+    let both = |(place, (name, _)): (usize, (&'static str, f64))| {
+        Some(QuantileDifference { name, delay: of(&of_delays, place)?, upper_ends: of(&of_ends, place) })
+    };
+    QUANTILES.into_iter().enumerate().filter_map(both).collect()
+}
+
+/// Everything that a value of `a` less a value of `b` can be.
+fn difference(a: Interval, b: Interval) -> Bounds {
+    let finite = |value: f64| Some(value).filter(|value| value.is_finite());
+    Bounds { lower_seconds: finite(a.lower - b.upper), upper_seconds: finite(a.upper - b.lower) }
+}
+
+/// The least shift of upper ends like these that would be seen as often as [`POWER`] says, if chance makes means of positions differ by
+/// this standard deviation.
+fn detectable(delays: &[Interval], deviation: f64) -> Option<f64> {
+    let mut delays = delays.to_vec();
+    delays.sort_unstable_by(|a, b| a.lower.total_cmp(&b.lower));
+    let each = delays.len().div_ceil(TRIED).max(1);
+    let few: Vec<Interval> = delays.into_iter().step_by(each).collect();
+    let needed = (normal::quantile(1.0 - EACH / 2.0) + normal::quantile(POWER)) * deviation;
+    let seen = |shift: f64| {
+        let shifted = few.iter().map(|one| Interval { lower: one.lower + shift, upper: one.upper + shift });
+        let places = positions(&few.iter().copied().chain(shifted).collect::<Vec<_>>());
+        let mean = |places: &[f64]| places.iter().sum::<f64>() / few.len() as f64;
+        mean(&places[few.len()..]) - mean(&places[..few.len()]) >= needed
+    };
+    let ends = few.iter().flat_map(|one| [one.lower, one.upper]).filter(|end| end.is_finite());
+    let (mut low, mut high) = (0.0, ends.fold(0.0, f64::max) * 2.0);
+    if !seen(high) {
+        return None;
+    }
+    for _ in 0..24 {
+        let middle = f64::midpoint(low, high);
+        if seen(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::stats::random::Random;
 
-    /// Delays spread over 100 ms from `from`, each known to `width`, and in an order of their own.
-    fn run(clients: u64, from: f64, width: f64, seed: u64) -> Vec<Interval> {
+    /// Delays spread over 100 ms from `from`, each known to `width`, on ticks of their own.
+    fn run(clients: u32, from: f64, width: f64, seed: u64) -> Vec<ClientResult> {
         let mut random = Random(seed);
-        (0..clients)
-            .map(|_| {
-                let delay = from + random.below(100_000) as f64 / 1e6;
-                let lower = (delay / width).floor() * width;
-                Interval { lower, upper: lower + width }
-            })
-            .collect()
+        let mut drawn = || random.below(100_000) as f64 / 1e5;
+        let client = |_| {
+            let (delay, phase) = (from + drawn() / 10.0, drawn() * width);
+            let lower = ((delay - phase) / width).floor() * width + phase;
+            ClientResult { delay: Interval { lower, upper: lower + width }, ..ClientResult::default() }
+        };
+        (0..clients).map(client).collect()
+    }
+
+    fn compare(this: &[ClientResult], other: &[ClientResult]) -> Comparison {
+        judge([this, other], [&[], &[]])
+    }
+
+    /// The last `count` of them gave up after 10 s.
+    fn given_up(mut run: Vec<ClientResult>, count: usize) -> Vec<ClientResult> {
+        for one in run.iter_mut().rev().take(count) {
+            one.verdict = Verdict::TimedOut;
+            one.delay = Interval::later_than(10.0);
+        }
+        run
     }
 
     #[test]
     fn twenty_milliseconds_are_seen_and_their_size_is_told() {
         let found = compare(&run(200, 0.32, 0.01, 1), &run(200, 0.30, 0.01, 2));
-        assert_eq!(found.differ, Some(true));
+        assert_eq!(found.found, Found::Differ);
         assert!(found.later > 0.1, "{found:?}");
         let Bounds { lower_seconds: Some(lower), upper_seconds: Some(upper) } =
-            found.median_difference_confidence
+            found.quantiles[0].delay.confidence
         else {
             panic!("{found:?}")
         };
         assert!(lower < 0.02 && 0.02 < upper && upper - lower < 0.08, "{found:?}");
+        let shift = found.detectable_seconds.unwrap();
+        assert!((0.008..0.02).contains(&shift), "{shift}");
         let reversed = compare(&run(200, 0.30, 0.01, 2), &run(200, 0.32, 0.01, 1));
         assert!((reversed.later + found.later).abs() < 1e-9);
     }
@@ -145,7 +235,7 @@ mod tests {
     #[test]
     fn of_two_hundred_pairs_of_equal_runs_about_one_in_a_hundred_is_called_different() {
         let cried = (0..200).filter(|seed| {
-            let (this, other) = (run(40, 0.3, 0.01, 2 * seed + 10), run(60, 0.3, 0.01, 2 * seed + 11));
+            let (this, other) = (run(40, 0.3, 0.05, 2 * seed + 10), run(60, 0.3, 0.05, 2 * seed + 11));
             compare(&this, &other).differ == Some(true)
         });
         let cried = cried.count();
@@ -155,37 +245,63 @@ mod tests {
         );
     }
 
-    /// As a baseline has it: nothing leaks, so no client has a lower end.
-    fn without_lower_ends(run: Vec<Interval>) -> Vec<Interval> {
-        run.into_iter().map(|one| Interval { lower: 0.0, ..one }).collect()
-    }
-
-    #[test]
-    fn runs_in_which_nothing_leaked_are_compared_by_their_upper_ends() {
-        let slow = without_lower_ends(run(400, 9.9, 0.01, 1));
-        let fast = without_lower_ends(run(400, 0.01, 0.01, 2));
-        let found = compare(&slow, &fast);
-        assert_eq!((found.differ, found.method), (Some(true), OF_UPPER_ENDS));
-        assert!(found.later > 0.99, "{found:?}");
-        assert!(found.median_difference.lower_seconds.unwrap() > 9.8, "{found:?}");
-    }
-
     #[test]
     fn the_same_truth_with_leaks_and_without_is_no_difference() {
-        let (seen, blind) = (run(200, 0.3, 0.01, 1), without_lower_ends(run(200, 0.3, 0.01, 2)));
-        assert_eq!(compare(&seen, &blind).differ, Some(false));
-        assert_eq!(compare(&blind, &seen).differ, Some(false));
+        let (seen, mut blind) = (run(200, 0.3, 0.01, 1), run(200, 0.3, 0.01, 2));
+        for one in &mut blind {
+            one.delay.lower = 0.0;
+        }
+        let found = compare(&seen, &blind);
+        assert_eq!((found.differ, compare(&blind, &seen).differ), (Some(false), Some(false)));
+        let Bounds { lower_seconds: Some(lower), upper_seconds: Some(upper) } =
+            found.quantiles[0].delay.of_these_runs
+        else {
+            panic!("{found:?}")
+        };
+        assert!(lower < 0.0 && upper > 0.3, "nothing says when the blind ones were masqueraded: {found:?}");
     }
 
     #[test]
-    fn clients_that_never_got_through_are_a_difference_too() {
-        let mut this = run(100, 0.3, 0.01, 1);
-        this[..25].fill(Interval::NEVER);
-        assert_eq!(compare(&this, &run(100, 0.3, 0.01, 2)).differ, Some(true));
+    fn clients_that_never_got_through_are_a_difference_by_fishers_test() {
+        let found = compare(&given_up(run(100, 0.3, 0.01, 1), 12), &run(100, 0.3, 0.01, 2));
+        assert_eq!(found.differ, Some(true));
+        assert!(found.tests[2].p_value < EACH, "{found:?}");
+        assert!(found.tests[0].p_value > EACH, "delays alone do not show it: {found:?}");
     }
 
     #[test]
-    fn a_run_without_clients_cannot_be_compared() {
-        assert_eq!(compare(&[], &run(9, 0.3, 0.01, 1)).differ, None);
+    fn a_slow_tail_is_a_difference_that_the_middle_does_not_show() {
+        let mut this = run(750, 0.3, 0.01, 1);
+        for one in &mut this[..15] {
+            one.delay = Interval { lower: one.delay.lower + 10.0, upper: one.delay.upper + 10.0 };
+        }
+        let found = compare(&this, &run(750, 0.3, 0.01, 2));
+        assert!(found.tests[0].p_value > 0.05 && found.tests[1].p_value < EACH, "{found:?}");
+        assert_eq!(found.differ, Some(true));
+    }
+
+    #[test]
+    fn three_clients_against_three_are_too_few_however_far_apart() {
+        let found = compare(&run(3, 9.0, 0.01, 1), &run(3, 0.3, 0.01, 2));
+        assert_eq!((found.found, found.differ, found.detectable_seconds), (Found::TooFewClients, None, None));
+        assert_eq!(compare(&[], &run(9, 0.3, 0.01, 1)).found, Found::NothingToCompare);
+    }
+
+    #[test]
+    fn clients_of_one_node_count_together() {
+        let node = |mut run: Vec<ClientResult>, first: u32| {
+            for (place, one) in run.iter_mut().enumerate() {
+                one.node = place as u32 / 10 + 1;
+                let late = if (one.node + first).is_multiple_of(2) { 0.2 } else { 0.0 };
+                one.delay = Interval { lower: one.delay.lower + late, upper: one.delay.upper + late };
+            }
+            run
+        };
+        // Of 5 nodes 3 are slow in one run, and 2 in the other.
+        let (this, other) = (node(run(50, 0.3, 0.01, 1), 1), node(run(50, 0.3, 0.01, 2), 0));
+        let names: Vec<String> = (1..=10).map(|node| node.to_string()).collect();
+        let found = judge([&this, &other], [&names[..5], &names[5..]]);
+        assert_eq!((found.nodes, found.differ), (Some([5, 5]), None), "{found:?}");
+        assert!(found.tests[0].p_value > 0.3, "{found:?}");
     }
 }

@@ -1,11 +1,11 @@
 //! What to keep in mind about a run's numbers. Pure.
 
 use crate::document::outcome::Outcome;
-use crate::report::data::run::{Basis, Delay};
+use crate::report::data::figures::clients;
 use crate::report::read::corpus::Corpus;
 
 /// One line for each thing to keep in mind.
-pub(crate) fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
+pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
     let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
     names.sort_unstable();
     let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
@@ -14,14 +14,13 @@ pub(crate) fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
     let of = |count: u64, one: &str, many: &str| {
         (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
     };
-    let without_lower_end = if delay.basis == Basis::UpperEnds { delay.without_lower_end } else { 0 };
+    let blind = corpus.clients.iter().filter(|one| one.delay.is_without_lower_end()).count() as u64;
+    let few = (1..100).contains(&corpus.clients.len());
     [
         of(
-            without_lower_end,
-            "client has no lower end (nothing leaked before it was masqueraded): delays are told as 'up to', by their upper ends, and \
-             the 95 % confidence is for quantiles of upper ends",
-            "clients have no lower end (nothing leaked before they were masqueraded): delays are told as 'up to', by their upper \
-             ends, and the 95 % confidence is for quantiles of upper ends",
+            blind,
+            "client has no lower end: no probe of it is known to have leaked, so its delay is only known as 'up to'",
+            "clients have no lower end: no probe of theirs is known to have leaked, so their delays are only known as 'up to'",
         ),
         of(
             names_again,
@@ -56,6 +55,7 @@ pub(crate) fn notes(corpus: &Corpus, delay: &Delay) -> Vec<String> {
             "client tells nothing of how long it leaked (no whole timeline)",
             "clients tell nothing of how long they leaked (no whole timeline)",
         ),
+        few.then(|| format!("of {} the p99 is the slowest one", clients(corpus.clients.len() as u64))),
     ]
     .into_iter()
     .flatten()

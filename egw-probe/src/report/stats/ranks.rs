@@ -10,14 +10,6 @@ use crate::report::data::interval::Interval;
 /// Probability that a quantile lies outside its interval.
 pub const ALPHA: f64 = 0.05;
 
-/// Whether so many of these observations have no lower end that their likelihood says nothing: more than 1 in 20 of those that
-/// ended. The end is missing *because* nothing leaked, so the censoring tells of the delay, which no method for brackets allows:
-/// the likeliest distribution would have all of them as early as the earliest.
-pub(crate) fn lower_ends_are_missing(observations: &[Interval]) -> bool {
-    let count = |is: fn(&&Interval) -> bool| observations.iter().filter(is).count();
-    count(|one| one.is_without_lower_end()) * 20 > count(|one| one.upper.is_finite())
-}
-
 /// Observations by both ends, each in order.
 #[derive(Debug, Default)]
 pub struct Ends {
@@ -48,10 +40,41 @@ impl Ends {
 
     /// Where the q-quantile of these very observations lies, for certain: the smallest delay that a share `q` does not exceed.
     pub fn of_sample(&self, q: f64) -> Option<Interval> {
-        let count = self.lower.len();
-        let rank = ((q * count as f64 - 1e-9).ceil() as usize).clamp(1, count.max(1));
+        self.at(rank(q, self.lower.len()))
+    }
+
+    /// Where the delay of this rank, from 1, lies for certain.
+    pub fn at(&self, rank: usize) -> Option<Interval> {
         Some(Interval { lower: *self.lower.get(rank - 1)?, upper: self.upper[rank - 1] })
     }
+
+    /// Observations.
+    pub fn count(&self) -> usize {
+        self.lower.len()
+    }
+}
+
+/// The rank, from 1, of the smallest of `count` delays that a share `q` does not exceed.
+pub(crate) fn rank(q: f64, count: usize) -> usize {
+    ((q * count as f64 - 1e-9).ceil() as usize).clamp(1, count.max(1))
+}
+
+/// The share of everything of which at least `hits` of `count` are a sample, wrong with probability `alpha` at most (Clopper and
+/// Pearson, Biometrika 26, 1934; one-sided).
+pub(crate) fn least_share(hits: usize, count: usize, alpha: f64) -> f64 {
+    if hits == 0 {
+        return 0.0;
+    }
+    if hits == count {
+        return alpha.powf(1.0 / count as f64);
+    }
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..40 {
+        let share = f64::midpoint(low, high);
+        let as_many: f64 = binomial(count, share)[hits..].iter().sum();
+        if as_many <= alpha { low = share } else { high = share }
+    }
+    low
 }
 
 /// Ranks, from 1, of the order statistics below and above the q-quantile, each wrong with probability `alpha / 2` at most.
@@ -109,6 +132,17 @@ mod tests {
         assert_eq!(ranks(367, 0.99, 0.05).1, None);
         assert_eq!(ranks(368, 0.99, 0.05).1, Some(368), "0.99^368 is the first below 0.025");
         assert_eq!(ranks(0, 0.5, 0.05), (None, None));
+    }
+
+    /// `binom.test(x, n, alternative = "greater")$conf.int[1]` of R gives these.
+    #[test]
+    fn the_least_share_is_clopper_and_pearsons() {
+        for (hits, count, share) in
+            [(412, 420, 0.965_895), (420, 420, 0.992_893), (0, 9, 0.0), (1, 2, 0.025_321)]
+        {
+            let ours = least_share(hits, count, ALPHA);
+            assert!((ours - share).abs() < 1e-6, "{hits} of {count}: {ours} is not {share}");
+        }
     }
 
     #[test]

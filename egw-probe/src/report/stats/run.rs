@@ -7,31 +7,29 @@ use crate::document::outcome::Outcome;
 use crate::report::data::client::{ClientResult, Verdict, worse_first};
 use crate::report::data::interval::Interval;
 use crate::report::data::run::{
-    Basis, Bounds, Clients, Delay, Disruptions, DistributionStep, LongDisruption, QUANTILES, Quantile, Read,
-    Run, SkippedDocument, Sources, Times, Worst,
+    Bounds, Clients, Delay, Disruptions, DistributionStep, LongDisruption, QUANTILES, Quantile, Read, Run,
+    SkippedDocument, Sources, Times, Worst,
 };
 use crate::report::read::corpus::Corpus;
 use crate::report::stats::notes::notes;
-use crate::report::stats::npmle::{Npmle, Step};
-use crate::report::stats::ranks::{ALPHA, Ends, lower_ends_are_missing};
+use crate::report::stats::ranks::{ALPHA, Ends};
+use crate::report::stats::sample::Sample;
 
 /// Clients and disruptions named as the worst.
 const WORST: usize = 10;
-/// Steps of the distribution that are told.
+/// Points of the distribution that are told.
 const STEPS: usize = 600;
 
 /// The run that was read.
 pub fn of(corpus: &Corpus) -> Run {
     let clients = &corpus.clients;
-    let delays: Vec<Interval> = clients.iter().map(|client| client.delay).collect();
     let leak: Vec<f64> = clients.iter().filter_map(|client| client.leak_seconds).collect();
     let blackhole: Vec<f64> = clients.iter().map(|client| client.blackhole_seconds).collect();
-    let delay = delay(&delays);
     Run {
         clients: count_clients(clients),
         probes: Outcome::ALL.iter().map(|one| one.name()).zip(corpus.outcomes).collect(),
-        notes: notes(corpus, &delay),
-        delay,
+        notes: notes(corpus),
+        delay: delay(clients),
         leak: (!leak.is_empty()).then(|| times(leak)),
         blackhole: times(blackhole),
         leaked_connections: corpus.egress.leaked_connections(),
@@ -48,6 +46,7 @@ pub fn of(corpus: &Corpus) -> Run {
             denied_syns: seen.syns.map(|syns| syns.1),
         }),
         settings: corpus.settings.clone(),
+        ticks: corpus.ticks,
         started: corpus.started.clone().map(|(first, last)| [first, last]),
         read: what_was_read(corpus),
     }
@@ -91,66 +90,45 @@ fn saturating(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 
-fn delay(delays: &[Interval]) -> Delay {
-    let (basis, used) = if lower_ends_are_missing(delays) {
-        (Basis::UpperEnds, delays.iter().map(|one| one.at_its_upper_end()).collect())
-    } else {
-        (Basis::Brackets, delays.to_vec())
-    };
-    let estimate = Npmle::of(&used);
-    let (ends, ends_used) = (Ends::of(delays), Ends::of(&used));
-    // An upper end is the latest that a delay can be, and nothing more.
-    let told = |found: Interval| match basis {
-        Basis::UpperEnds if !found.is_never() => Interval { lower: 0.0, ..found },
-        _ => found,
-    };
-    let quantiles = QUANTILES.iter().filter_map(|&(name, q)| {
-        Some(Quantile {
-            name,
-            estimate: told(estimate.quantile(q)?).into(),
-            confidence: ends_used.confidence(q, ALPHA).into(),
-            of_this_run: ends.of_sample(q)?.into(),
-        })
-    });
-    let ended: Vec<Interval> = delays.iter().copied().filter(|delay| delay.upper.is_finite()).collect();
+fn delay(clients: &[ClientResult]) -> Delay {
+    let sample = Sample::of(clients, |delay| delay);
+    let ends = &sample.ends;
+    let delays = clients.iter().map(|client| client.delay);
+    let ended: Vec<Interval> = delays.clone().filter(|delay| delay.upper.is_finite()).collect();
     let max = ends.of_sample(1.0);
-    let distribution = thin(&estimate.steps)
-        .map(|step| DistributionStep { within: step.within.into(), cumulative: step.cumulative });
     Delay {
-        basis,
-        without_lower_end: delays.iter().filter(|one| one.is_without_lower_end()).count() as u64,
-        quantiles: quantiles.collect(),
+        without_lower_end: delays.filter(|one| one.is_without_lower_end()).count() as u64,
+        quantiles: quantiles(&sample),
         max: max.map(Bounds::from),
         longest_known: Ends::of(&ended)
             .of_sample(1.0)
             .filter(|_| max.is_some_and(|max| !max.upper.is_finite()))
             .map(Bounds::from),
-        distribution: distribution.collect(),
-        steps: estimate.steps.iter().filter(|step| step.mass > LEAST_MASS).count(),
-        iterations: estimate.iterations,
-        likelihood_gap: estimate.gap,
+        distribution: distribution(ends),
     }
 }
 
-/// Innermost intervals with less than this are where the likelihood wants nothing.
-const LEAST_MASS: f64 = 1e-9;
-
-/// Steps with mass; of too many neighbours one stands for all: from where the first begins to where the last ends.
-fn thin(steps: &[Step]) -> impl Iterator<Item = Step> {
-    let massive: Vec<&Step> = steps.iter().filter(|step| step.mass > LEAST_MASS).collect();
-    let never = usize::from(massive.last().is_some_and(|step| step.within.is_never()));
-    let (finite, never) = massive.split_at(massive.len() - never);
-    let each = finite.len().div_ceil(STEPS).max(1);
-    let join = |group: &[&Step]| {
-        let (first, last) = (group[0], group[group.len() - 1]);
-        Step {
-            within: Interval { lower: first.within.lower, upper: last.within.upper },
-            mass: group.iter().map(|step| step.mass).sum(),
-            cumulative: last.cumulative,
-        }
+fn quantiles(sample: &Sample) -> Vec<Quantile> {
+    let of = |(place, (name, q)): (usize, (&'static str, f64))| {
+        Some(Quantile {
+            name,
+            of_this_run: sample.ends.of_sample(q)?.into(),
+            confidence: sample.confidence(place, ALPHA).into(),
+        })
     };
-    let joined: Vec<Step> = finite.chunks(each).chain(never.chunks(1)).map(join).collect();
-    joined.into_iter()
+    QUANTILES.into_iter().enumerate().filter_map(of).collect()
+}
+
+/// All ranks, or so many of them that they can be drawn, the first and the last included.
+fn distribution(ends: &Ends) -> Vec<DistributionStep> {
+    let count = ends.count();
+    let steps = count.min(STEPS);
+    let rank = |step: usize| if steps < 2 { 1 } else { 1 + step * (count - 1) / (steps - 1) };
+    let at = |rank| {
+        let within = ends.at(rank)?.into();
+        Some(DistributionStep { within, cumulative: rank as f64 / count as f64 })
+    };
+    (0..steps).filter_map(|step| at(rank(step))).collect()
 }
 
 fn times(mut seconds: Vec<f64>) -> Times {

@@ -10,7 +10,7 @@ use crate::report::data::run::{Report, Run};
 use crate::report::read::corpus::Corpus;
 use crate::report::write::colours::colour;
 use crate::report::write::plots;
-use crate::report::write::words::{self, bounds, columns, difference, longest, share, verdict};
+use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
 
 /// Addresses named of those that a target refused.
 const SOURCES: usize = 20;
@@ -118,7 +118,7 @@ struct Card {
 }
 
 fn quantile(run: &Run, name: &str) -> String {
-    run.delay.quantile(name).map_or("unknown".to_owned(), |one| bounds(one.estimate))
+    run.delay.quantile(name).map_or("unknown".to_owned(), |one| bounds(one.of_this_run))
 }
 
 fn cards(run: &Run) -> [Card; 6] {
@@ -151,9 +151,8 @@ struct Delays {
 impl Delays {
     fn of(report: &Report) -> Self {
         let run = &report.run;
-        let [estimate, confidence] = columns(&run.delay);
         let quantiles = run.delay.quantiles.iter().map(|quantile| {
-            let values = [quantile.estimate, quantile.confidence, quantile.of_this_run].map(bounds);
+            let values = [quantile.of_this_run, quantile.confidence].map(bounds);
             std::iter::once(quantile.name.to_owned()).chain(values).collect()
         });
         let times = [("leaking", run.leak.as_ref()), ("blackhole", Some(&run.blackhole))];
@@ -165,7 +164,7 @@ impl Delays {
             });
         let probes = Outcome::ALL.into_iter().map(|one| (one, run.probes_of(one)));
         Self {
-            quantiles: Table::new(&["", estimate, confidence, "of these very clients"], quantiles),
+            quantiles: Table::new(&["", OF_THESE, CONFIDENCE], quantiles),
             longest: longest(run),
             distribution: distribution(report),
             probes: probes
@@ -183,12 +182,11 @@ fn distribution(report: &Report) -> Figure {
     Figure {
         id: "distribution",
         svg: plots::distribution(run, other),
-        caption: format!(
-            "Distribution of the delays; steps: {}. The line is the latest that the brackets allow; the shade is where inside a \
-             bracket a client may have been earlier; bars are the 95 % confidence intervals of p50, p90, p95 and p99. The line ends \
-             below 100 % by the share of clients that never got through.",
-            count(run.delay.steps as u64)
-        ),
+        caption: "Share of clients that were masqueraded by then. It lies inside the band, whatever the delays were: between the \
+                  distribution of the brackets' upper ends, right, and that of their lower ends, left. Bars are the 95 % confidence \
+                  intervals of p50, p90, p95 and p99, where clients are taken as an independent sample. The right edge ends below \
+                  100 % by the share of clients that never got through."
+            .to_owned(),
         legend: other.map_or(vec![], |_| runs.into()),
     }
 }
@@ -196,7 +194,9 @@ fn distribution(report: &Report) -> Figure {
 struct Comparison {
     verdict: String,
     runs: Table,
-    medians: String,
+    findings: Vec<String>,
+    trend: Table,
+    methods: String,
 }
 
 impl Comparison {
@@ -215,15 +215,23 @@ impl Comparison {
         Some(Self {
             verdict: verdict(comparison),
             runs: Table::new(&["", "clients", "not masqueraded", "leaked", "p50", "p99"], runs),
-            medians: format!(
-                "Medians differ by {}; with 95 % confidence (conservative) by {}. {} {} permutations.",
-                difference(comparison.median_difference),
-                difference(comparison.median_difference_confidence),
-                comparison.method,
-                count(u64::from(comparison.shuffles))
-            ),
+            findings: words::findings(comparison),
+            trend: trend(report),
+            methods: words::methods(comparison),
         })
     }
+}
+
+fn trend(report: &Report) -> Table {
+    let rows = report.trend.iter().map(|point| {
+        let of = |name: &str| {
+            point.quantiles.iter().find(|one| one.name == name).map(|one| bounds(one.of_this_run))
+        };
+        let [p50, p95] = ["p50", "p95"].map(|name| of(name).unwrap_or_default());
+        let failed = share(point.clients.timed_out + point.clients.unfinished, point.clients.total);
+        vec![point.name.clone(), count(point.clients.total), failed, p50, p95, words::trend(point).to_owned()]
+    });
+    Table::new(&["earlier run", "clients", "not masqueraded", "p50", "p95", "against this run"], rows)
 }
 
 /// All clients together where there are too many for a row each, and the rows.

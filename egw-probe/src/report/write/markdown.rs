@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::document::shown::plain;
 use crate::report::data::figures::{count, seconds, short};
-use crate::report::data::run::{Report, Run};
-use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
+use crate::report::data::run::{Clients, Quantile, Report, Run};
+use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
 
 /// Writes a report as Markdown (GitHub's tables).
 pub(crate) fn markdown(report: &Report) -> String {
@@ -13,20 +13,19 @@ pub(crate) fn markdown(report: &Report) -> String {
     run(&mut text, &report.run, "Egress gateway report");
     if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {
         run(&mut text, other, "Compared with");
-        let _ = writeln!(
-            text,
-            "**{}** {} Medians differ by {}; with 95 % confidence (conservative) by {}.\n",
-            verdict(comparison),
-            comparison.method,
-            difference(comparison.median_difference),
-            difference(comparison.median_difference_confidence)
-        );
+        let _ = writeln!(text, "**{}**\n", verdict(comparison));
+        for line in words::findings(comparison) {
+            let _ = writeln!(text, "- {}", escape(&plain(&line)));
+        }
+        let _ = writeln!(text, "\n{}\n", words::methods(comparison));
     }
+    trend(&mut text, report);
     if !report.gates.is_empty() {
         text.push_str("| gate | | found |\n|---|---|---|\n");
         for gate in &report.gates {
-            let verdict = if gate.passed { "passed" } else { "**FAILED**" };
-            let _ = writeln!(text, "| `{}` | {verdict} | {} |", gate.gate, gate.found);
+            let mark = if gate.passed { "" } else { "**" };
+            let _ =
+                writeln!(text, "| `{}` | {mark}{}{mark} | {} |", gate.gate, words::state(gate), gate.found);
         }
         text.push('\n');
     }
@@ -85,21 +84,35 @@ fn run(text: &mut String, run: &Run, title: &str) {
     text.push('\n');
 }
 
-fn delays(text: &mut String, run: &Run) {
-    let [estimate, confidence] = columns(&run.delay);
-    let _ =
-        writeln!(text, "| delay | {estimate} | {confidence} | these clients, at most |\n|---|---|---|---|");
-    for quantile in &run.delay.quantiles {
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} |",
-            quantile.name,
-            bounds(quantile.estimate),
-            bounds(quantile.confidence),
-            at_most(quantile.of_this_run)
-        );
+fn trend(text: &mut String, report: &Report) {
+    if report.trend.is_empty() {
+        return;
     }
-    let _ = writeln!(text, "| max | {} | | |\n", longest(run));
+    text.push_str(
+        "| run | clients | not masqueraded | p50 | p95 | against this run |\n|---|---|---|---|---|---|\n",
+    );
+    let mut row = |name: &str, clients: &Clients, quantiles: &[Quantile], found: &str| {
+        let failed = share(clients.timed_out + clients.unfinished, clients.total);
+        let of =
+            |name: &str| quantiles.iter().find(|one| one.name == name).map(|one| bounds(one.of_this_run));
+        let [p50, p95] = ["p50", "p95"].map(|name| of(name).unwrap_or_default());
+        let (name, total) = (escape(&short(name, 60)), count(clients.total));
+        let _ = writeln!(text, "| {name} | {total} | {failed} | {p50} | {p95} | {found} |");
+    };
+    for point in &report.trend {
+        row(&point.name, &point.clients, &point.quantiles, words::trend(point));
+    }
+    row("this run", &report.run.clients, &report.run.delay.quantiles, "");
+    text.push('\n');
+}
+
+fn delays(text: &mut String, run: &Run) {
+    let _ = writeln!(text, "| delay | {OF_THESE} | {CONFIDENCE} |\n|---|---|---|");
+    for quantile in &run.delay.quantiles {
+        let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
+        let _ = writeln!(text, "| {} | {these} | {confidence} |", quantile.name);
+    }
+    let _ = writeln!(text, "| max | {} | |\n", longest(run));
 }
 
 fn worst(text: &mut String, run: &Run) {

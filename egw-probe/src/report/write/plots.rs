@@ -11,7 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::document::outcome::Outcome;
 use crate::report::data::client::WatchedDisruption;
 use crate::report::data::figures::{count, short};
-use crate::report::data::run::{QUANTILES, Run};
+use crate::report::data::run::{Bounds, QUANTILES, Run};
 use crate::report::read::corpus::{Corpus, KeptTimeline};
 use crate::report::read::density::Bin;
 use crate::report::write::colours::{colour, colour_of_kind, weight};
@@ -106,19 +106,14 @@ fn axes(
         .draw()
 }
 
-/// The distribution of delays: the latest that the brackets allow as a line, where inside a bracket mass may lie as a shade, and the
-/// quantiles' confidence intervals as bars.
+/// The distribution of delays: a band between that of the brackets' lower ends and that of their upper ends, and the quantiles'
+/// confidence intervals as bars.
 pub(crate) fn distribution(run: &Run, other: Option<&Run>) -> Option<String> {
     let runs: Vec<(&Run, RGBColor)> =
         [Some((run, RUN)), other.map(|other| (other, OTHER))].into_iter().flatten().collect();
-    let ends = |run: &Run| -> Vec<(f64, f64)> {
-        let steps = run.delay.distribution.iter();
-        steps.filter_map(|step| step.within.lower_seconds.zip(step.within.upper_seconds)).collect()
-    };
-    let all: Vec<(f64, f64)> = runs.iter().flat_map(|(run, _)| ends(run)).collect();
-    let (low, high) = all
-        .iter()
-        .fold((f64::INFINITY, 0.0_f64), |(low, high), (lower, upper)| (low.min(*lower), high.max(*upper)));
+    let steps = runs.iter().flat_map(|(run, _)| &run.delay.distribution);
+    let ends = steps.flat_map(|step| [step.within.lower_seconds, step.within.upper_seconds]).flatten();
+    let (low, high) = ends.fold((f64::INFINITY, 0.0_f64), |(low, high), end| (low.min(end), high.max(end)));
     if high <= 0.0 {
         return None;
     }
@@ -145,20 +140,24 @@ pub(crate) fn distribution(run: &Run, other: Option<&Run>) -> Option<String> {
 }
 
 fn draw_distribution(chart: &mut Chart<'_, '_>, run: &Run, colour: RGBColor, x: Range<f64>) -> Drawing<()> {
-    let mut before = 0.0;
-    let mut line = vec![(x.start, 0.0)];
-    let mut shades = vec![];
-    for step in &run.delay.distribution {
-        let (Some(lower), Some(upper)) = (step.within.lower_seconds, step.within.upper_seconds) else {
-            continue;
-        };
-        shades.push(Rectangle::new([(lower, before), (upper, step.cumulative)], colour.mix(0.28).filled()));
-        line.extend([(upper, before), (upper, step.cumulative)]);
-        before = step.cumulative;
+    // Each distribution is a staircase; one that does not end in the picture goes on to its edge.
+    let stairs = |end: fn(&Bounds) -> Option<f64>| -> Vec<(f64, f64)> {
+        let mut before = 0.0;
+        let mut stairs = vec![(x.start, 0.0)];
+        for step in &run.delay.distribution {
+            let Some(at) = end(&step.within) else { break };
+            stairs.extend([(at, before), (at, step.cumulative)]);
+            before = step.cumulative;
+        }
+        stairs.push((x.end, before));
+        stairs
+    };
+    let (left, right) = (stairs(|within| within.lower_seconds), stairs(|within| within.upper_seconds));
+    let outline: Vec<(f64, f64)> = left.iter().copied().chain(right.iter().rev().copied()).collect();
+    chart.draw_series([Polygon::new(outline, colour.mix(0.28).filled())])?;
+    for edge in [left, right] {
+        chart.draw_series([PathElement::new(edge, colour.stroke_width(2))])?;
     }
-    line.push((x.end, before));
-    chart.draw_series(shades)?;
-    chart.draw_series([PathElement::new(line, colour.stroke_width(2))])?;
     for (quantile, (name, q)) in run.delay.quantiles.iter().zip(QUANTILES) {
         let Some(from) = quantile.confidence.lower_seconds else { continue };
         let to = quantile.confidence.upper_seconds.unwrap_or(f64::INFINITY);

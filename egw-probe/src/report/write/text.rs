@@ -6,8 +6,8 @@ use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 use crate::document::shown::plain;
 use crate::report::data::figures::{count, seconds, short};
-use crate::report::data::run::{Report, Run, Times};
-use crate::report::write::words::{self, at_most, bounds, columns, difference, longest, share, verdict};
+use crate::report::data::run::{Clients, Quantile, Report, Run, Times};
+use crate::report::write::words::{self, bounds, longest, share, verdict};
 
 /// Columns.
 const WIDTH: usize = 80;
@@ -23,19 +23,16 @@ pub(crate) fn text(report: &Report) -> String {
         run(&mut text, other, "compared with ");
         text.push_str("\ncomparison\n");
         paragraph(&mut text, "  ", &verdict(comparison));
-        paragraph(&mut text, "  ", comparison.method);
-        row(&mut text, "medians differ by", &difference(comparison.median_difference));
-        row(
-            &mut text,
-            "95 % confidence",
-            &(difference(comparison.median_difference_confidence) + " (conservative)"),
-        );
+        for line in words::findings(comparison) {
+            paragraph(&mut text, "  ", &plain(&line));
+        }
+        paragraph(&mut text, "  ", &words::methods(comparison));
     }
+    trend(&mut text, report);
     if !report.gates.is_empty() {
         text.push_str("\ngates\n");
         for gate in &report.gates {
-            let verdict = if gate.passed { "passed" } else { "FAILED" };
-            paragraph(&mut text, "  ", &format!("{verdict}  {}: {}", gate.gate, gate.found));
+            paragraph(&mut text, "  ", &format!("{}  {}: {}", words::state(gate), gate.gate, gate.found));
         }
     }
     text.push_str("\nmethods\n");
@@ -55,12 +52,12 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     }
     let leaked = format!("{}, {}", share(clients.leaked, clients.total), words::leaked(run));
     paragraph(text, "  ", &format!("{:<18} {leaked}", "leaked"));
-    let [estimate, confidence] = columns(&run.delay);
-    let _ = writeln!(text, "\n  {:<6} {estimate:<27} {confidence:<27} these, at most", "delay");
+    text.push('\n');
+    let _ = writeln!(text, "  {:<6} {:<31} 95 % confidence, where these", "delay", "of these clients,");
+    let _ = writeln!(text, "  {:<6} {:<31} are an independent sample", "", "for certain");
     for quantile in &run.delay.quantiles {
-        let (estimate, confidence) = (bounds(quantile.estimate), bounds(quantile.confidence));
-        let these = at_most(quantile.of_this_run);
-        let _ = writeln!(text, "  {:<6} {estimate:<27} {confidence:<27} {these}", quantile.name);
+        let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
+        let _ = writeln!(text, "  {:<6} {these:<31} {confidence}", quantile.name);
     }
     paragraph(text, "  ", &format!("max    {}", longest(run)));
     text.push('\n');
@@ -103,6 +100,28 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     for note in &run.notes {
         paragraph(text, "  ", &format!("note: {note}"));
     }
+}
+
+/// A row for each earlier run, and one for this.
+fn trend(text: &mut String, report: &Report) {
+    if report.trend.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "\n  {:<19} {:>7} {:>7}  {:<22} against this run",
+        "trend", "clients", "failed", "p50"
+    );
+    let mut row = |name: &str, clients: &Clients, quantiles: &[Quantile], found: &str| {
+        let p50 = quantiles.first().map_or("unknown".to_owned(), |p50| bounds(p50.of_this_run));
+        let failed = count(clients.timed_out + clients.unfinished);
+        let (name, total) = (short(name, 19), count(clients.total));
+        let _ = writeln!(text, "  {name:<19} {total:>7} {failed:>7}  {:<22} {found}", short(&p50, 22));
+    };
+    for point in &report.trend {
+        row(&point.name, &point.clients, &point.quantiles, words::trend(point));
+    }
+    row("this run", &report.run.clients, &report.run.delay.quantiles, "");
 }
 
 fn row(text: &mut String, name: &str, value: &str) {

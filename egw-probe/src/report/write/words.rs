@@ -6,8 +6,11 @@ use crate::document::disruption::Share;
 use crate::document::outcome::Outcome;
 use crate::document::shown::plain;
 use crate::report::data::egress::{Addresses, Loss, Seen};
+pub(crate) use crate::report::data::figures::clients;
 use crate::report::data::figures::{self, count, counted, range, seconds};
-use crate::report::data::run::{Basis, Bounds, Comparison, Delay, Disruptions, Run, SIGNIFICANCE};
+use crate::report::data::run::{
+    Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Run, SIGNIFICANCE, TrendPoint,
+};
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +41,7 @@ pub(crate) fn escape(text: &str) -> String {
 /// Bounds of a time.
 pub(crate) fn bounds(bounds: Bounds) -> String {
     match (bounds.lower_seconds, bounds.upper_seconds) {
-        (None, _) => "never".to_owned(),
+        (None, _) => "unknown".to_owned(),
         (Some(lower), None) if lower <= 0.0 => "unknown".to_owned(),
         (Some(lower), None) => format!("later than {}", seconds(lower)),
         (Some(lower), Some(upper)) if lower <= 0.0 => format!("up to {}", seconds(upper)),
@@ -46,22 +49,10 @@ pub(crate) fn bounds(bounds: Bounds) -> String {
     }
 }
 
-/// The latest that a time can be, for certain.
-pub(crate) fn at_most(bounds: Bounds) -> String {
-    match (bounds.lower_seconds, bounds.upper_seconds) {
-        (_, Some(upper)) => seconds(upper),
-        (None, None) => "never".to_owned(),
-        (Some(_), None) => "unknown".to_owned(),
-    }
-}
-
-/// What stands above the estimates and their confidence.
-pub(crate) fn columns(delay: &Delay) -> [&'static str; 2] {
-    match delay.basis {
-        Basis::Brackets => ["estimate (a bracket)", "95 % confidence"],
-        Basis::UpperEnds => ["upper ends", "their 95 % confidence"],
-    }
-}
+/// What stands above the bounds of quantiles.
+pub(crate) const OF_THESE: &str = "of these clients, for certain";
+/// And above their confidence intervals: no interval without what it assumes.
+pub(crate) const CONFIDENCE: &str = "95 % confidence, where these clients are taken as an independent sample";
 
 /// Bounds of a difference, which can be negative.
 pub(crate) fn difference(bounds: Bounds) -> String {
@@ -71,11 +62,6 @@ pub(crate) fn difference(bounds: Bounds) -> String {
         (None, Some(upper)) => format!("{} or less", seconds(upper)),
         (None, None) => "unknown".to_owned(),
     }
-}
-
-/// So many clients.
-pub(crate) fn clients(number: u64) -> String {
-    counted(number, "client")
 }
 
 /// A share of a whole, with the count.
@@ -99,7 +85,9 @@ pub(crate) fn longest(run: &Run) -> String {
     match run.delay.max {
         None => "unknown".to_owned(),
         Some(max) if max.upper_seconds.is_some() => bounds(max),
-        Some(_) => format!("unknown: {} never got through{}", failed(run), known.unwrap_or_default()),
+        Some(max) => {
+            format!("{}: {} never got through{}", bounds(max), failed(run), known.unwrap_or_default())
+        }
     }
 }
 
@@ -107,22 +95,105 @@ fn failed(run: &Run) -> String {
     clients(run.clients.timed_out + run.clients.unfinished)
 }
 
-/// What a comparison says, in one sentence.
+/// A probability by chance.
+fn chance(p_value: f64) -> String {
+    match p_value {
+        ..0.000_1 => "p < 0.0001".to_owned(),
+        ..0.001 => format!("p {p_value:.4}"),
+        _ => format!("p {p_value:.3}"),
+    }
+}
+
+/// What a comparison says, in a few sentences.
 pub(crate) fn verdict(comparison: &Comparison) -> String {
-    let p = if comparison.p_value < 0.001 {
-        format!("p {:.4}", comparison.p_value)
-    } else {
-        format!("p {:.3}", comparison.p_value)
-    };
-    match comparison.differ {
-        None => "Nothing to compare: a run has no client.".to_owned(),
-        Some(true) => {
+    let p = chance(comparison.p_value);
+    match comparison.found {
+        Found::NothingToCompare => "Nothing to compare: a run has no client.".to_owned(),
+        Found::TooFewClients => {
+            let what = if comparison.nodes.is_some() { "nodes" } else { "clients" };
+            format!("Too few {what}: no difference, however large, could be told from noise.")
+        }
+        Found::NotComparable => {
+            "The runs were not measured in the same way: ranks of their brackets would differ without any \
+             difference of delays. What brackets prove stands below."
+                .to_owned()
+        }
+        Found::Differ => {
+            let seen: Vec<String> = comparison
+                .tests
+                .iter()
+                .filter(|test| test.p_value * comparison.tests.len() as f64 <= SIGNIFICANCE)
+                .map(|test| format!("{} ({})", test.of, chance(test.p_value)))
+                .collect();
             let how = if comparison.later > 0.0 { "later" } else { "earlier" };
             format!(
-                "The runs differ beyond noise ({p}): clients of this run are {how} than those of the other."
+                "The runs differ beyond noise in {}; on the whole this run is {how} ({p}).",
+                seen.join(", ")
             )
         }
-        Some(false) => format!("No difference beyond noise ({p}; below {SIGNIFICANCE} would be one)."),
+        Found::NoDifferenceSeen => {
+            let power = match comparison.detectable_seconds {
+                Some(shift) => format!("a shift of {} would have been seen 4 times in 5", seconds(shift)),
+                None => "no shift of these delays would have been seen 4 times in 5".to_owned(),
+            };
+            format!("No difference beyond noise ({p}; below {SIGNIFICANCE} would be one); {power}.")
+        }
+    }
+}
+
+/// What else a comparison has to say: what was measured in another way, and what its quantiles say, a line each.
+pub(crate) fn findings(comparison: &Comparison) -> Vec<String> {
+    let settings = comparison.settings.iter().map(|line| format!("settings: {line}"));
+    let told = |what: &str, found: Difference| {
+        let slower = match found.one_sided.upper_seconds {
+            Some(most) if most > 0.0 => format!("not later by more than {}", seconds(most)),
+            Some(most) => format!("earlier by at least {}", seconds(-most)),
+            None => "nothing says by how much it may be later".to_owned(),
+        };
+        let (these, confidence) = (difference(found.of_these_runs), difference(found.confidence));
+        format!("{what} differs by {these} in these runs, 95 % confidence {confidence}; {slower}")
+    };
+    let quantiles = comparison.quantiles.iter().filter(|one| one.name != "p90").flat_map(|one| {
+        let ends = one.upper_ends.map(|ends| told(&format!("{} of the upper ends", one.name), ends));
+        std::iter::once(told(&format!("{} of the delay", one.name), one.delay)).chain(ends)
+    });
+    settings.chain(quantiles).collect()
+}
+
+/// The methods of a comparison.
+pub(crate) fn methods(comparison: &Comparison) -> String {
+    let tests: Vec<String> = comparison
+        .tests
+        .iter()
+        .map(|test| format!("{} {}: {}", test.of, chance(test.p_value), test.method))
+        .collect();
+    let unit = match comparison.nodes {
+        Some([this, other]) => {
+            format!("Nodes ({} and {}) are exchanged", count(this as u64), count(other as u64))
+        }
+        None => "Clients are exchanged".to_owned(),
+    };
+    let shuffles = count(u64::from(comparison.shuffles));
+    format!("{} {unit}, {shuffles} times; one test counts below {SIGNIFICANCE} / 3.", tests.join(" "))
+}
+
+/// What became of a gate.
+pub(crate) fn state(gate: &Gate) -> &'static str {
+    match gate.state {
+        GateState::Kept => "passed",
+        GateState::Failed => "FAILED",
+        GateState::CannotTell => "CANNOT TELL",
+    }
+}
+
+/// An earlier run against this one, in a few words.
+pub(crate) fn trend(point: &TrendPoint) -> &'static str {
+    match point.found {
+        Found::Differ => "differs",
+        Found::NoDifferenceSeen => "no difference seen",
+        Found::TooFewClients => "too few clients",
+        Found::NotComparable => "not comparable",
+        Found::NothingToCompare => "no client",
     }
 }
 
@@ -189,7 +260,7 @@ mod tests {
         assert_eq!(told(Some(0.0), Some(0.05)), "up to 50.000 ms");
         assert_eq!(told(Some(0.3), Some(0.300_000_1)), "300.000 ms");
         assert_eq!(told(Some(2.0), None), "later than 2.0000 s");
-        assert_eq!(told(None, None), "never");
+        assert_eq!(told(Some(0.0), None), "unknown");
     }
 
     #[test]

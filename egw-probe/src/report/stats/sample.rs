@@ -1,0 +1,56 @@
+//! Quantiles of a run's delays with what is known of them. Pure.
+
+use crate::report::data::client::ClientResult;
+use crate::report::data::interval::Interval;
+use crate::report::data::run::QUANTILES;
+use crate::report::stats::nodes::Resampled;
+use crate::report::stats::ranks::Ends;
+
+/// The delays of clients, and of their nodes drawn again where nodes are known.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) ends: Ends,
+    resampled: Option<Resampled>,
+}
+
+impl Sample {
+    /// Of these clients' delays, each read in this way.
+    pub(crate) fn of(clients: &[ClientResult], read: impl Fn(Interval) -> Interval) -> Self {
+        let delays: Vec<Interval> = clients.iter().map(|one| read(one.delay)).collect();
+        Self { ends: Ends::of(&delays), resampled: resampled(clients, &delays) }
+    }
+
+    /// Where the quantile of this place in [`QUANTILES`] lies, wrong with probability `alpha`. Nodes only make it wider: chance can
+    /// make those that were drawn look more alike than clients can be.
+    pub(crate) fn confidence(&self, place: usize, alpha: f64) -> Interval {
+        let independent = self.ends.confidence(QUANTILES[place].1, alpha);
+        let Some(of_nodes) = self.resampled.as_ref().map(|nodes| nodes.confidence(place, alpha)) else {
+            return independent;
+        };
+        Interval {
+            lower: independent.lower.min(of_nodes.lower),
+            upper: independent.upper.max(of_nodes.upper),
+        }
+    }
+}
+
+/// How many nodes these clients are on; `None` unless each of them says on which.
+pub(crate) fn nodes(clients: &[ClientResult]) -> Option<usize> {
+    if clients.is_empty() || clients.iter().any(|one| one.node == 0) {
+        return None;
+    }
+    let mut nodes: Vec<u32> = clients.iter().map(|one| one.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    Some(nodes.len())
+}
+
+fn resampled(clients: &[ClientResult], delays: &[Interval]) -> Option<Resampled> {
+    nodes(clients)?;
+    let mut names: Vec<u32> = clients.iter().map(|one| one.node).collect();
+    names.sort_unstable();
+    names.dedup();
+    let place = |one: &ClientResult| names.partition_point(|node| *node < one.node) as u32;
+    let node_of: Vec<u32> = clients.iter().map(place).collect();
+    Some(Resampled::of(delays, &node_of, names.len(), &QUANTILES.map(|(_, q)| q)))
+}
