@@ -55,7 +55,8 @@ pub mod report {
     pub use crate::report::read::document::{Found, Refusal, read};
     pub use crate::report::read::exposition::{Clients, clients, parse_answer, parse_text};
     pub use crate::report::read::input::take;
-    pub use crate::report::read::split::{Piece, Splitter};
+    pub use crate::report::read::split::Piece;
+    pub use crate::report::read::stream::Stream;
     pub use crate::report::stats::ranks::{ALPHA, Ends};
     pub use crate::report::stats::run::of as sum_up;
 }

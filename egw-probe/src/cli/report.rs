@@ -12,7 +12,9 @@ use crate::document::go;
 pub(super) const EXAMPLES: &str = "\
 Inputs, any mix of them:
   results/ run.jsonl -          folders (every file below, hidden ones not), files, - for stdin;
-                                documents in lines, one after another, or in an array
+                                documents in lines, one after another, or in an array;
+                                in logs of kubectl (--prefix, --timestamps), the kubelet
+                                and Docker, among other lines; any of them as .gz
   http://10.0.0.7:2112/metrics  a client that still serves
   http://10.0.0.9:2113/clients  what a target with --tags knows (or /sources)
   https://...                   with the system's CAs, or those of the file in SSL_CERT_FILE

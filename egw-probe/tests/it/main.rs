@@ -42,6 +42,8 @@ mod report_leaks;
 #[cfg(feature = "report")]
 mod report_live;
 #[cfg(feature = "report")]
+mod report_logs;
+#[cfg(feature = "report")]
 mod report_page;
 #[cfg(feature = "report")]
 mod report_scale;

@@ -107,7 +107,7 @@ fn what_cannot_be_read_is_named_counted_and_in_the_exit_code_and_the_rest_is_rea
             "foreign: neither a client's result nor a target's /clients or /sources",
         ),
         ("/e-no-json.json: document 1", "damaged: trailing comma"),
-        ("/f-text.jsonl: document 1", "foreign: text that is no JSON object"),
+        ("/f-text.jsonl", "foreign: it holds no document"),
         ("/g-backwards.json: document 1", "damaged: its bracket goes from 2 s to 1 s"),
         ("/i-empty.json", "foreign: it holds no document"),
         ("/j-end.json: document 1", "truncated"),

@@ -245,6 +245,10 @@ pub struct Read {
     pub read_again: u64,
     /// Lines of our own log among the documents.
     pub log_lines: u64,
+    /// Lines of other programs among them.
+    pub foreign_lines: u64,
+    /// What a report wrote: passed over.
+    pub reports: u64,
     pub skipped: u64,
     pub skipped_by_kind: BTreeMap<&'static str, u64>,
     /// The first of them by name.

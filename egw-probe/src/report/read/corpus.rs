@@ -75,6 +75,10 @@ pub struct Corpus {
     pub read_again: u64,
     /// Lines of our own log among the documents.
     pub log_lines: u64,
+    /// Lines of other programs among them.
+    pub foreign_lines: u64,
+    /// What a report wrote.
+    pub reports: u64,
     /// Clients that failed their own gates.
     pub own_gates_failed: u64,
     /// Clients that called their numbers weak.
@@ -103,6 +107,8 @@ impl Corpus {
                 self.tag_timelines.extend(entries.into_iter().map(|entry| (entry, source.to_owned())));
             }
             Found::LogLine => self.log_lines += 1,
+            Found::ForeignLine => self.foreign_lines += 1,
+            Found::Report => self.reports += 1,
             Found::Sources(seen) => {
                 let all = self.sources.get_or_insert_default();
                 all.allowed = all.allowed.saturating_add(seen.allowed);

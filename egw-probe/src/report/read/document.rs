@@ -18,6 +18,7 @@ use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::egress;
 use crate::report::data::interval::Interval;
+use crate::report::read::log_line::{is_foreign_json, is_own_json};
 
 /// The newest form of result documents that is understood.
 const SCHEMA: u64 = 1;
@@ -64,6 +65,10 @@ pub enum Found {
     Tags(Vec<TagTimeline>),
     /// A line of our own log (`--log-format json`), as `kubectl logs` mixes it in.
     LogLine,
+    /// A line of another program's log, as JSON.
+    ForeignLine,
+    /// What a report wrote as JSON.
+    Report,
     /// What a target knows of sources (`/sources`).
     Sources(SourcesSeen),
 }
@@ -129,6 +134,7 @@ pub struct SourcesSeen {
 #[derive(Deserialize)]
 struct Wire {
     schema: Option<u64>,
+    report_schema: Option<IgnoredAny>,
     client_id: Option<String>,
     tag: Option<u16>,
     target: Option<String>,
@@ -286,39 +292,12 @@ fn plausible_tags(entries: &[TagTimeline]) -> Result<(), String> {
     times(entries.iter().flat_map(since_first).map(|ns| ns as f64 / 1e9))
 }
 
-/// Whether a document is a line of our own log as JSON.
-fn is_log_line(bytes: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Line {
-        timestamp: String,
-        level: String,
-        schema: Option<IgnoredAny>,
-    }
-    serde_json::from_slice::<Line>(bytes)
-        .is_ok_and(|line| line.schema.is_none() && logged(&line.timestamp, &line.level))
-}
-
-/// Whether a line of text is one of our own log: `2026-01-01T00:00:00.000000Z  WARN ...`.
-pub(crate) fn is_log_text(line: &[u8]) -> bool {
-    let line = String::from_utf8_lossy(line);
-    let mut words = line.split_ascii_whitespace();
-    words.next().zip(words.next()).is_some_and(|(at, level)| logged(at, level))
-}
-
-fn logged(at: &str, level: &str) -> bool {
-    let form = b"0000-00-00T00:00:00";
-    let fits = |(&byte, &form): (&u8, &u8)| if form == b'0' { byte.is_ascii_digit() } else { byte == form };
-    matches!(level, "TRACE" | "DEBUG" | "INFO" | "WARN" | "ERROR")
-        && at.len() > form.len()
-        && at.ends_with('Z')
-        && at.as_bytes().iter().zip(form).all(fits)
-}
-
 /// Reads one document.
 pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
     let wire: Wire = match serde_json::from_slice(bytes) {
         Ok(wire) => wire,
-        Err(_) if is_log_line(bytes) => return Ok(Found::LogLine),
+        Err(_) if is_own_json(bytes) => return Ok(Found::LogLine),
+        Err(_) if is_foreign_json(bytes) => return Ok(Found::ForeignLine),
         Err(error) => return Err(why(bytes, &error)),
     };
     match wire {
@@ -336,7 +315,9 @@ pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
                 .map_err(Refusal::Damaged)?;
             Ok(Found::Sources(sources_seen(&sources, unlisted, kernel)))
         }
-        _ if is_log_line(bytes) => Ok(Found::LogLine),
+        Wire { report_schema: Some(_), .. } => Ok(Found::Report),
+        _ if is_own_json(bytes) => Ok(Found::LogLine),
+        _ if is_foreign_json(bytes) => Ok(Found::ForeignLine),
         _ => Err(FOREIGN),
     }
 }

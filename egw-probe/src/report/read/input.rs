@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use ureq::http::Uri;
 
 use crate::report::read::corpus::Corpus;
-use crate::report::read::document::{self, Refusal};
-use crate::report::read::split::{Piece, Splitter};
+use crate::report::read::document::{self, Found, Refusal};
+use crate::report::read::split::Piece;
+use crate::report::read::stream::Stream;
 use crate::report::read::{exposition, fetch};
 use crate::sys::clock::Monotonic;
 use crate::sys::progress::Progress;
@@ -122,9 +123,10 @@ impl Reader<'_> {
     /// Reads documents from a stream, one at a time.
     fn stream(&mut self, mut stream: impl Read + AsFd, name: &str) -> Result<(), Interrupted> {
         let mut chunk = vec![0; CHUNK];
-        let mut splitter = Splitter::new();
+        let mut pieces = Stream::default();
         let mut number = 0;
-        let log_lines = self.corpus.log_lines;
+        let passed_over = |corpus: &Corpus| corpus.log_lines + corpus.reports;
+        let before = passed_over(&self.corpus);
         loop {
             self.wait_for(&stream)?;
             match stream.read(&mut chunk) {
@@ -132,7 +134,7 @@ impl Reader<'_> {
                 Ok(length) => {
                     self.bytes += length as u64;
                     let corpus = &mut self.corpus;
-                    splitter.feed(&chunk[..length], |piece| take(corpus, name, &mut number, &piece));
+                    pieces.feed(&chunk[..length], &mut |piece| take(corpus, name, &mut number, &piece));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -142,8 +144,8 @@ impl Reader<'_> {
             }
             self.show();
         }
-        splitter.end(|piece| take(&mut self.corpus, name, &mut number, &piece));
-        if number == 0 && self.corpus.log_lines == log_lines {
+        pieces.end(&mut |piece| take(&mut self.corpus, name, &mut number, &piece));
+        if number == 0 && passed_over(&self.corpus) == before {
             self.corpus.skip(name.to_owned(), Refusal::Foreign("it holds no document"));
         }
         Ok(())
@@ -212,22 +214,23 @@ impl Reader<'_> {
     }
 }
 
-/// Takes a piece of a stream into the corpus. Documents of a stream are numbered from 1, those that are not read included.
+/// Takes a piece of a stream into the corpus. Documents of a stream are numbered from 1, those that are not read included, and lines of
+/// logs not.
 pub fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>) {
-    if *piece == Piece::LogLine {
-        corpus.log_lines += 1;
-        return;
-    }
-    *number += 1;
-    let refusal = match piece {
-        Piece::Document(bytes) => match document::read(bytes) {
-            Ok(found) => return corpus.take(found, name),
-            Err(refusal) => refusal,
-        },
-        Piece::Truncated => Refusal::Truncated,
-        Piece::TooLong => Refusal::Damaged("longer than any result".to_owned()),
-        // A line of the log was counted above.
-        Piece::Stray | Piece::LogLine => Refusal::Foreign("text that is no JSON object"),
+    let found = match piece {
+        Piece::LogLine => Ok(Found::LogLine),
+        Piece::Stray => Ok(Found::ForeignLine),
+        Piece::Report => Ok(Found::Report),
+        Piece::Document(bytes) => document::read(bytes),
+        Piece::Truncated => Err(Refusal::Truncated),
+        Piece::TooLong => Err(Refusal::Damaged("longer than any result".to_owned())),
+        Piece::Refused(refusal) => Err(refusal.clone()),
     };
-    corpus.skip(format!("{name}: document {number}"), refusal);
+    // Lines of logs are no documents, be they JSON or not.
+    *number += u64::from(!matches!(found, Ok(Found::LogLine | Found::ForeignLine | Found::Report)));
+    match found {
+        Ok(found) => corpus.take(found, name),
+        Err(refusal) if matches!(piece, Piece::Refused(_)) => corpus.skip(name.to_owned(), refusal),
+        Err(refusal) => corpus.skip(format!("{name}: document {number}"), refusal),
+    }
 }

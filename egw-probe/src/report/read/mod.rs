@@ -7,6 +7,9 @@ pub(crate) mod document;
 pub(crate) mod exposition;
 pub(crate) mod fetch;
 pub(crate) mod input;
+pub(crate) mod lines;
+pub(crate) mod log_line;
 pub(crate) mod split;
+pub(crate) mod stream;
 #[cfg(feature = "https")]
 mod tls;

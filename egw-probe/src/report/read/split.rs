@@ -1,54 +1,53 @@
 //! From bytes to documents: JSON objects one to a line, one after another, or in an array. Pure, like a parser of bytes from
 //! anywhere: it holds one document at a time, and finds the next one behind a damaged one.
 
-use crate::report::read::document::is_log_text;
+use crate::report::read::document::Refusal;
+use crate::report::read::log_line::{Line, OPENING};
 
 /// Longest document that is read; a target's `/clients` of 4095 clients is far below.
 const LONGEST: usize = 64 << 20;
-
-/// Bytes of a line between documents that are looked at.
-const LOOKED_AT: usize = 64;
 
 /// What bytes were made of.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// From brace to brace; whether it is valid is for the reader to say.
     Document(&'a [u8]),
-    /// A document that another one, or the end, came before the end of.
+    /// A document that another one, or the end, came before the end of, or that lost its begin.
     Truncated,
     /// A document that went on for too long.
     TooLong,
     /// A line of our own log between documents.
     LogLine,
-    /// Something between documents that is none.
+    /// Another line between documents.
     Stray,
+    /// A whole stream that a report of ours wrote.
+    Report,
+    /// Why nothing more of a stream is read.
+    Refused(Refusal),
 }
 
 /// Finds documents in bytes that come in chunks.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is what a byte can be inside of")]
-pub struct Splitter {
+pub(crate) struct Splitter {
     pending: Vec<u8>,
     depth: u32,
     in_string: bool,
     escaped: bool,
     at_line_start: bool,
     too_long: bool,
-    /// Inside what is no document, up to the line's end; and whether the line before was such, too.
-    stray: bool,
-    stray_told: bool,
-    /// How that line begins.
-    line: Vec<u8>,
+    /// Inside what is no document, up to the line's end.
+    stray: Option<Line>,
 }
 
 impl Splitter {
     /// Before the first byte.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { at_line_start: true, ..Self::default() }
     }
 
     /// Takes in bytes, and hands on what they complete.
-    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Piece<'_>)) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Piece<'_>)) {
         let mut from = 0;
         for (at, &byte) in bytes.iter().enumerate() {
             if self.depth > 0 && byte == b'{' && self.at_line_start {
@@ -73,7 +72,7 @@ impl Splitter {
     }
 
     /// No more bytes will come.
-    pub fn end(mut self, mut take: impl FnMut(Piece<'_>)) {
+    pub(crate) fn end(mut self, mut take: impl FnMut(Piece<'_>)) {
         self.end_stray(&mut take);
         if self.depth > 0 {
             take(if self.too_long { Piece::TooLong } else { Piece::Truncated });
@@ -89,37 +88,31 @@ impl Splitter {
     fn between(&mut self, byte: u8, take: &mut impl FnMut(Piece<'_>)) -> bool {
         match byte {
             b'\n' => self.end_stray(take),
-            _ if self.stray => {
-                if self.line.len() < LOOKED_AT {
-                    self.line.push(byte);
-                }
-            }
-            b'{' => {
+            b'{' if self.stray.is_none() => {
                 self.depth = 1;
-                self.stray_told = false;
                 return true;
             }
-            b' ' | b'\t' | b'\r' | b',' | b'[' | b']' => {}
-            _ => {
-                self.stray = true;
-                self.line.clear();
-                self.line.push(byte);
+            b' ' | b'\t' | b'\r' | b',' | b'[' | b']' if self.stray.is_none() => {}
+            _ if self.stray.get_or_insert_with(Line::new).take(byte) => {
+                // Whatever another program put before it (`pod container {...`), it is a result.
+                self.stray = None;
+                self.pending.extend_from_slice(OPENING.split_last().map_or(b"", |(_, begun)| begun));
+                self.depth = 1;
+                return true;
             }
+            _ => {}
         }
         false
     }
 
     /// The end of a line between documents: what it was.
     fn end_stray(&mut self, take: &mut impl FnMut(Piece<'_>)) {
-        if !std::mem::take(&mut self.stray) {
-            return;
-        }
-        if is_log_text(&self.line) {
-            take(Piece::LogLine);
-        } else if !std::mem::replace(&mut self.stray_told, true) {
-            // Stray lines that follow each other are one thing that was not read.
-            take(Piece::Stray);
-        }
+        let Some(line) = self.stray.take() else { return };
+        take(match line {
+            line if line.is_own() => Piece::LogLine,
+            line if line.is_rest_of_document() => Piece::Truncated,
+            _ => Piece::Stray,
+        });
     }
 
     /// A byte inside a document. True if it ends it.
@@ -200,7 +193,11 @@ mod tests {
             );
             assert_eq!(
                 split(b"a log line {\nanother\n{\"b\":2}\nand one\n", chunk),
-                ["Stray", "{\"b\":2}", "Stray"]
+                ["Stray", "Stray", "{\"b\":2}", "Stray"]
+            );
+            assert_eq!(
+                split(b"lower\":1},\"version\":\"1\"}\n{\"b\":2}\n", chunk),
+                ["Truncated", "{\"b\":2}"]
             );
         }
         assert_eq!(split(b"", 1), [""; 0]);
@@ -212,6 +209,16 @@ mod tests {
             b"2026-01-01T00:00:00.123456Z  WARN {weak} numbers\n{\"b\":2}\n2026-01-01 12:00 WARN not ours\n";
         for chunk in [1, 4, 1000] {
             assert_eq!(split(text, chunk), ["LogLine", "{\"b\":2}", "Stray"]);
+        }
+    }
+
+    #[test]
+    fn a_result_is_found_behind_whatever_stands_before_it() {
+        for chunk in [1, 4, 13, 1000] {
+            assert_eq!(
+                split(b"web-1  | {\"schema\":1,\"a\":{}}\nweb-2 | x {\"schem\": 1}\n{}", chunk),
+                ["{\"schema\":1,\"a\":{}}", "Stray", "{}"]
+            );
         }
     }
 

@@ -48,6 +48,12 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
             "disruptions have no end: the watches ended inside them",
         ),
         of(corpus.log_lines, "log line was passed over", "log lines were passed over"),
+        of(
+            corpus.foreign_lines,
+            "line of another program was passed over",
+            "lines of other programs were passed over",
+        ),
+        of(corpus.reports, "report of ours was passed over", "reports of ours were passed over"),
         of(corpus.warned, "client called its numbers weak", "clients called their numbers weak"),
         of(corpus.own_gates_failed, "client failed gates of its own", "clients failed gates of their own"),
         of(

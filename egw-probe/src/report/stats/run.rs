@@ -77,6 +77,8 @@ fn what_was_read(corpus: &Corpus) -> Read {
         results: corpus.clients.len() as u64,
         read_again: corpus.read_again,
         log_lines: corpus.log_lines,
+        foreign_lines: corpus.foreign_lines,
+        reports: corpus.reports,
         skipped: corpus.skipped_total(),
         skipped_by_kind: corpus.skipped_by_kind.clone(),
         skipped_documents: skipped
