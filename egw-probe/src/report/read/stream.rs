@@ -132,11 +132,16 @@ fn is_utf16(begun: &[u8]) -> bool {
         || matches!(begun, [first, second, ..] if (*first == 0) != (*second == 0))
 }
 
-/// Whether a report wrote this: a page or JUnit XML. What it writes as JSON is a document.
+/// How Markdown, CSV and OpenMetrics of a report begin.
+const REPORTS: [&[u8]; 3] = [b"## Egress gateway report", b"client_id,outcome,", b"# TYPE egw_probe_report_"];
+
+/// Whether a report wrote this. Page, JUnit XML and benchmark say so in words; what it writes as JSON is a document.
 fn is_report(begun: &[u8]) -> bool {
-    let name = b"\"egw-probe report\"";
-    let begun = &begun[..begun.len().min(LOOKED_AT)];
-    begun.trim_ascii_start().starts_with(b"<") && begun.windows(name.len()).any(|words| words == name)
+    let name = b"\"egw-probe report";
+    let begun = begun[..begun.len().min(LOOKED_AT)].trim_ascii_start();
+    let is_named = || begun.windows(name.len()).any(|words| words == name);
+    REPORTS.iter().any(|report| begun.starts_with(report))
+        || (begun.starts_with(b"<") || begun.starts_with(b"[")) && is_named()
 }
 
 /// Gzip, of one member or several, as rotated logs are.

@@ -2,9 +2,8 @@
 
 use askama::Template;
 
-use crate::report::data::figures::count;
 use crate::report::data::run::{Gate, Report, SkippedDocument};
-use crate::report::write::text;
+use crate::report::write::{text, words};
 
 #[derive(Template)]
 #[template(path = "junit.xml")]
@@ -21,14 +20,10 @@ struct Document<'a> {
 /// Writes the gates, each a test case, and one for whether everything could be read. The text report goes along.
 pub(crate) fn xml(report: &Report) -> String {
     let runs = || [Some(&report.run), report.compared_with.as_ref()].into_iter().flatten();
-    let unread = match runs().map(|run| run.read.skipped).sum() {
-        0 => runs().any(|run| run.clients.total == 0).then(|| "no result was found".to_owned()),
-        skipped => Some(format!("{} documents were skipped", count(skipped))),
-    };
     let document = Document {
         gates: &report.gates,
         failures: report.gates.iter().filter(|gate| !gate.passed).count(),
-        unread,
+        unread: words::unread(report),
         skipped: runs().flat_map(|run| &run.read.skipped_documents).collect(),
         text: text::text(report),
     };

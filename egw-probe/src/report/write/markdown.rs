@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::document::shown::plain;
 use crate::report::data::figures::{count, seconds, short};
-use crate::report::data::run::{Clients, Quantile, Report, Run};
+use crate::report::data::run::{Clients, Gate, Quantile, Report, Run};
 use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
 
 /// Writes a report as Markdown (GitHub's tables).
@@ -20,21 +20,27 @@ pub(crate) fn markdown(report: &Report) -> String {
         let _ = writeln!(text, "\n{}\n", words::methods(comparison));
     }
     trend(&mut text, report);
-    if !report.gates.is_empty() {
-        text.push_str("| gate | | found |\n|---|---|---|\n");
-        for gate in &report.gates {
-            let mark = if gate.passed { "" } else { "**" };
-            let _ =
-                writeln!(text, "| `{}` | {mark}{}{mark} | {} |", gate.gate, words::state(gate), gate.found);
-        }
-        text.push('\n');
-    }
+    gates(&mut text, &report.gates);
     text.push_str("<details><summary>Methods</summary>\n\n");
     for method in report.methods {
         let _ = writeln!(text, "- {method}");
     }
     text.push_str("\n</details>\n");
     text
+}
+
+/// A row for each gate.
+pub(super) fn gates(text: &mut String, gates: &[Gate]) {
+    if gates.is_empty() {
+        return;
+    }
+    text.push_str("| gate | | found |\n|---|---|---|\n");
+    for gate in gates {
+        let mark = if gate.passed { "" } else { "**" };
+        let state = words::state(gate);
+        let _ = writeln!(text, "| `{}` | {mark}{state}{mark} | {} |", gate.gate, gate.found);
+    }
+    text.push('\n');
 }
 
 fn run(text: &mut String, run: &Run, title: &str) {
@@ -137,12 +143,11 @@ fn skipped(text: &mut String, run: &Run) {
     }
     let _ = writeln!(text, "- **Skipped {} documents**", count(run.read.skipped));
     for document in &run.read.skipped_documents {
-        let _ =
-            writeln!(text, "  - {}: {}", escape(&plain(&document.place)), escape(&plain(&document.reason)));
+        let _ = writeln!(text, "  - {}", escape(&words::skipped(document)));
     }
 }
 
 /// Text that is nothing but text in Markdown.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.chars().flat_map(|c| c.is_ascii_punctuation().then_some('\\').into_iter().chain([c])).collect()
 }

@@ -91,7 +91,7 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
             .collect();
         let _ = writeln!(text, "\n  SKIPPED {} documents: {}", count(run.read.skipped), kinds.join(", "));
         for document in run.read.skipped_documents.iter().take(NAMED) {
-            paragraph(text, "    ", &plain(&format!("{}: {}", document.place, document.reason)));
+            paragraph(text, "    ", &words::skipped(document));
         }
         if run.read.skipped > NAMED as u64 {
             let _ = writeln!(text, "    and {} more", count(run.read.skipped - NAMED as u64));

@@ -9,7 +9,8 @@ use crate::report::data::egress::{Addresses, Loss, Seen};
 pub(crate) use crate::report::data::figures::clients;
 use crate::report::data::figures::{self, count, counted, range, seconds};
 use crate::report::data::run::{
-    Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Run, SIGNIFICANCE, TrendPoint,
+    Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Report, Run, SIGNIFICANCE,
+    SkippedDocument, TrendPoint,
 };
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
@@ -197,9 +198,43 @@ pub(crate) fn trend(point: &TrendPoint) -> &'static str {
     }
 }
 
+/// Whether every gate was kept, and whether everything was read; nothing if no gate was set and everything was.
+pub(crate) fn judged(report: &Report) -> Option<String> {
+    let all = counted(report.gates.len() as u64, "gate");
+    let of_state = |wanted| report.gates.iter().filter(|gate| gate.state == wanted).count() as u64;
+    let gates = match (of_state(GateState::Failed), of_state(GateState::CannotTell)) {
+        _ if report.gates.is_empty() => None,
+        (0, 0) => Some(format!("passed, {all}")),
+        (0, unknown) => Some(format!("CANNOT TELL, {} of {all}", count(unknown))),
+        (failed, _) => Some(format!("FAILED, {} of {all}", count(failed))),
+    };
+    let said: Vec<String> = [gates, unread(report)].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Why not everything was read, of both runs, if not.
+pub(crate) fn unread(report: &Report) -> Option<String> {
+    let runs = || [Some(&report.run), report.compared_with.as_ref()].into_iter().flatten();
+    match runs().map(|run| run.read.skipped).sum() {
+        0 => runs().any(|run| run.clients.total == 0).then(|| "no result was found".to_owned()),
+        1 => Some("1 document was skipped".to_owned()),
+        skipped => Some(format!("{} documents were skipped", count(skipped))),
+    }
+}
+
+/// A document that was not read.
+pub(crate) fn skipped(document: &SkippedDocument) -> String {
+    plain(&format!("{}: {}", document.place, document.reason)).into_owned()
+}
+
+/// Probes that leaked.
+pub(crate) fn leaked_probes(run: &Run) -> u64 {
+    run.probes_of(Outcome::Leaked)
+}
+
 /// Probes that leaked, and connections.
 pub(crate) fn leaked(run: &Run) -> String {
-    figures::leaked(run.probes_of(Outcome::Leaked), run.leaked_connections)
+    figures::leaked(leaked_probes(run), run.leaked_connections)
 }
 
 /// Addresses that probes leaked from, a line each.
