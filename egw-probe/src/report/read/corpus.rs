@@ -92,10 +92,36 @@ pub struct Corpus {
     /// How much was not read, by kind.
     pub skipped_by_kind: BTreeMap<&'static str, u64>,
     timelines: Vec<KeptTimeline>,
+    sample: Sample,
     disruptions: Vec<WatchedDisruption>,
     seen: HashSet<u64>,
     tags: HashSet<u16>,
     tag_timelines: Vec<(TagTimeline, String)>,
+}
+
+/// Some timelines of all, each as likely as another (Vitter 1985, algorithm R). The same input has the same sample.
+#[derive(Debug)]
+struct Sample {
+    kept: Vec<KeptTimeline>,
+    offered: usize,
+    random: fastrand::Rng,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { kept: vec![], offered: 0, random: fastrand::Rng::with_seed(1) }
+    }
+}
+
+impl Sample {
+    fn offer(&mut self, timeline: &KeptTimeline) {
+        self.offered += 1;
+        if self.kept.len() < KEPT {
+            self.kept.push(timeline.clone());
+        } else if let Some(place) = self.kept.get_mut(self.random.usize(..self.offered)) {
+            *place = timeline.clone();
+        }
+    }
 }
 
 impl Corpus {
@@ -165,7 +191,9 @@ impl Corpus {
             runs.truncate(RUNS_KEPT);
             runs.shrink_to_fit();
             let client = reading.client.clone();
-            self.timelines.push(KeptTimeline { client, runs, policy_switch: reading.policy_switch });
+            let kept = KeptTimeline { client, runs, policy_switch: reading.policy_switch };
+            self.sample.offer(&kept);
+            self.timelines.push(kept);
             if self.timelines.len() >= 2 * KEPT {
                 self.keep_worst_timelines();
             }
@@ -229,6 +257,14 @@ impl Corpus {
     /// Timelines of the worst clients, the worst first; of all, if there are no more than [`KEPT`].
     pub fn timelines(&self) -> &[KeptTimeline] {
         &self.timelines
+    }
+
+    /// Timelines of some clients, drawn at random, by their delays: as many of the early as of the late ones.
+    pub fn sample(&self, most: usize) -> Vec<&KeptTimeline> {
+        let mut drawn: Vec<&KeptTimeline> = self.sample.kept.iter().collect();
+        drawn.sort_by(|a, b| worse_first(&a.client, &b.client));
+        let each = drawn.len().div_ceil(most.max(1)).max(1);
+        drawn.into_iter().skip(each / 2).step_by(each).collect()
     }
 
     /// The longest disruptions, the longest first; all, if there are no more than [`KEPT`].

@@ -16,7 +16,7 @@ pub struct Bin {
     /// Time that clients spent with their probes having each outcome, client-seconds, in the order of [`Outcome::ALL`].
     pub client_seconds: [f64; Outcome::ALL.len()],
     /// Probes that leaked.
-    pub leaked: f64,
+    pub leaked: u64,
 }
 
 impl std::iter::Sum for Bin {
@@ -54,18 +54,19 @@ impl Density {
                 bin.client_seconds[run.outcome as usize] += seconds;
             });
             if run.outcome == Outcome::Leaked {
-                // Evenly, as ticks are; the first and the last probe stand at the ends.
-                let length = run.to_seconds - run.from_seconds;
-                if run.probes < 2 || length <= 0.0 {
-                    let index = self.index(run.from_seconds);
-                    self.bins[index].leaked += run.probes as f64;
-                } else {
-                    let rate = run.probes as f64 / length;
-                    self.spread(run.from_seconds, run.to_seconds, |bin, seconds| {
-                        bin.leaked += seconds * rate;
-                    });
-                }
+                self.count(run);
             }
+        }
+    }
+
+    /// Counts the probes of a run, each whole, where its tick was. Of more than there are bins, as many stand in each.
+    fn count(&mut self, run: &TimelineRun) {
+        let marks = run.probes.min(BINS as u64);
+        let between = (run.to_seconds - run.from_seconds).max(0.0) / (marks.max(2) - 1) as f64;
+        for mark in 0..marks {
+            let index = self.index(run.from_seconds + between * mark as f64);
+            // The first ones take what does not divide.
+            self.bins[index].leaked += run.probes / marks + u64::from(mark < run.probes % marks);
         }
     }
 
@@ -116,7 +117,7 @@ mod tests {
         let (bins, width) = density.bins();
         assert!(bins.len() <= BINS && width * bins.len() as f64 > 400.0, "{} of {width} s", bins.len());
         let sum = |of: fn(&Bin) -> f64| bins.iter().map(of).sum::<f64>();
-        assert!((sum(|bin| bin.leaked) - 15.0).abs() < 1e-9);
+        assert_eq!(bins.iter().map(|bin| bin.leaked).sum::<u64>(), 15);
         assert!((sum(|bin| bin.client_seconds[Outcome::Leaked as usize]) - 0.75).abs() < 1e-9);
         let timeouts = sum(|bin| bin.client_seconds[Outcome::Timeout as usize]);
         assert!((timeouts - (0.25 + 2.75 + 399.75)).abs() < 1e-9, "{timeouts}");

@@ -1,16 +1,18 @@
-//! The report as one self-contained page: no script, no network, light and dark. Every number of a picture stands in a table, too.
-//! What it looks like is `page.html` and `page.css`; here is what stands in it.
+//! The report as one self-contained page: no network, light and dark, on paper and on a phone. It reads without its script, which
+//! only makes the table of clients one to search and sort. Every number of a picture stands in a table, too. What it looks like is
+//! `page.html` and `page.css`; here is what stands in it.
 
-use askama::Template;
-use plotters::style::RGBColor;
+mod clients;
+mod figures;
 
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, seconds};
-use crate::report::data::run::{Report, Run};
+use crate::report::data::run::{GateState, Report, Run};
 use crate::report::read::corpus::Corpus;
-use crate::report::write::colours::colour;
-use crate::report::write::plots;
+use crate::report::write::html::clients::Clients;
+use crate::report::write::html::figures::{Figure, Mark, Swatch};
 use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
+use askama::Template;
 
 /// Addresses named of those that a target refused.
 const SOURCES: usize = 20;
@@ -22,12 +24,14 @@ pub(crate) fn page(report: &Report, corpus: &Corpus) -> String {
     let page = Page {
         report,
         run,
-        title: format!("Egress gateway report: {}", words::clients(run.clients.total)),
+        nonce: format!("{:032x}", fastrand::u128(..)),
+        banner: Banner::of(report),
         cards: cards(run),
         delays: Delays::of(report),
         comparison: Comparison::of(report),
-        timelines: timelines(run, corpus),
-        leaks: leaks(run, corpus),
+        timelines: figures::timelines(run, corpus),
+        leaks: figures::leaks(run, corpus),
+        clients: Clients::of(corpus),
         disruptions: Disruptions::of(run, corpus),
         worst: worst(run),
         addresses: addresses(run),
@@ -48,11 +52,13 @@ pub(crate) fn page(report: &Report, corpus: &Corpus) -> String {
 }
 
 #[derive(Template)]
-#[template(path = "page.html")]
+#[template(path = "html/page.html")]
 struct Page<'a> {
     report: &'a Report,
     run: &'a Run,
-    title: String,
+    /// What the page's own scripts are known by: nothing that was read can know it.
+    nonce: String,
+    banner: Banner,
     cards: [Card; 6],
     delays: Delays,
     comparison: Option<Comparison>,
@@ -60,6 +66,7 @@ struct Page<'a> {
     leaks: Option<Figure>,
     disruptions: Option<Disruptions>,
     worst: Table,
+    clients: Clients,
     addresses: Table,
     loss: Option<String>,
     sources: Option<Sources>,
@@ -81,33 +88,35 @@ impl Table {
     }
 }
 
-/// A picture; without it only its caption is told.
-struct Figure {
-    id: &'static str,
-    svg: Option<String>,
-    caption: String,
-    legend: Vec<Mark>,
+/// The verdict, before anything else.
+struct Banner {
+    /// A class of the style sheet.
+    class: &'static str,
+    verdict: String,
+    /// What it rests on, a line each.
+    because: Vec<String>,
+    title: String,
 }
 
-/// An entry of a legend.
-enum Mark {
-    Outcome(Swatch),
-    /// A colour of the style sheet, and what has it.
-    Line(&'static str, &'static str),
-    /// A class of the style sheet, and what looks like it.
-    Shape(&'static str, &'static str),
-}
-
-/// An outcome with its colour.
-struct Swatch {
-    colour: String,
-    name: &'static str,
-}
-
-impl Swatch {
-    fn of(outcome: Outcome) -> Self {
-        let RGBColor(r, g, b) = colour(outcome);
-        Self { colour: format!("#{r:02X}{g:02X}{b:02X}"), name: outcome.name() }
+impl Banner {
+    fn of(report: &Report) -> Self {
+        let clients = &report.run.clients;
+        let through =
+            format!("{} of {} masqueraded", count(clients.masqueraded), words::clients(clients.total));
+        let any = |state| report.gates.iter().any(|gate| gate.state == state);
+        let (class, word) = match (any(GateState::Failed), any(GateState::CannotTell)) {
+            (true, _) => ("bad", "FAILED"),
+            (_, true) => ("unsure", "CANNOT TELL"),
+            _ if report.gates.is_empty() && clients.masqueraded < clients.total => ("unsure", ""),
+            _ if report.gates.is_empty() => ("", ""),
+            _ => ("good", "PASSED"),
+        };
+        let broken = report.gates.iter().filter(|gate| !gate.passed);
+        let because = broken.map(|gate| format!("{}: {}", gate.gate, gate.found)).collect();
+        let verdict = words::judged(report).map_or(through.clone(), |judged| format!("{through}: {judged}"));
+        let title = format!("Egress gateway report: {}", words::clients(clients.total));
+        let title = if word.is_empty() { title } else { format!("{word}: {title}") };
+        Self { class, verdict, because, title }
     }
 }
 
@@ -143,7 +152,7 @@ fn cards(run: &Run) -> [Card; 6] {
 struct Delays {
     quantiles: Table,
     longest: String,
-    distribution: Figure,
+    pictures: [Figure; 2],
     probes: Vec<(Swatch, String)>,
     times: Table,
 }
@@ -164,30 +173,15 @@ impl Delays {
             });
         let probes = Outcome::ALL.into_iter().map(|one| (one, run.probes_of(one)));
         Self {
-            quantiles: Table::new(&["", OF_THESE, CONFIDENCE], quantiles),
+            quantiles: Table::new(&["quantile", OF_THESE, CONFIDENCE], quantiles),
             longest: longest(run),
-            distribution: distribution(report),
+            pictures: [figures::quantiles(report), figures::distribution(report)],
             probes: probes
                 .filter(|(_, probes)| *probes > 0)
                 .map(|(one, probes)| (Swatch::of(one), count(probes)))
                 .collect(),
-            times: Table::new(&["", "p50", "p99", "max", "all clients"], times),
+            times: Table::new(&["time", "p50", "p99", "max", "all clients"], times),
         }
-    }
-}
-
-fn distribution(report: &Report) -> Figure {
-    let (run, other) = (&report.run, report.compared_with.as_ref());
-    let runs = [Mark::Line("run", "this run"), Mark::Line("other", "the other run")];
-    Figure {
-        id: "distribution",
-        svg: plots::distribution(run, other),
-        caption: "Share of clients that were masqueraded by then. It lies inside the band, whatever the delays were: between the \
-                  distribution of the brackets' upper ends, right, and that of their lower ends, left. Bars are the 95 % confidence \
-                  intervals of p50, p90, p95 and p99, where clients are taken as an independent sample. The right edge ends below \
-                  100 % by the share of clients that never got through."
-            .to_owned(),
-        legend: other.map_or(vec![], |_| runs.into()),
     }
 }
 
@@ -195,7 +189,9 @@ struct Comparison {
     verdict: String,
     runs: Table,
     findings: Vec<String>,
+    forest: Figure,
     trend: Table,
+    trend_picture: Option<Figure>,
     methods: String,
 }
 
@@ -214,9 +210,11 @@ impl Comparison {
         });
         Some(Self {
             verdict: verdict(comparison),
-            runs: Table::new(&["", "clients", "not masqueraded", "leaked", "p50", "p99"], runs),
+            runs: Table::new(&["run", "clients", "not masqueraded", "leaked", "p50", "p99"], runs),
             findings: words::findings(comparison),
+            forest: figures::forest(report, comparison),
             trend: trend(report),
+            trend_picture: figures::trend(report),
             methods: words::methods(comparison),
         })
     }
@@ -234,56 +232,13 @@ fn trend(report: &Report) -> Table {
     Table::new(&["earlier run", "clients", "not masqueraded", "p50", "p95", "against this run"], rows)
 }
 
-/// All clients together where there are too many for a row each, and the rows.
-fn timelines(run: &Run, corpus: &Corpus) -> Vec<Figure> {
-    let outcomes = || {
-        let present = Outcome::ALL.into_iter().filter(|one| corpus.outcomes[*one as usize] > 0);
-        present.map(|one| Mark::Outcome(Swatch::of(one))).collect::<Vec<_>>()
-    };
-    let many = corpus.clients.len() > plots::MOST_ROWS;
-    let density = many.then(|| Figure {
-        id: "density",
-        svg: plots::density(corpus, run),
-        caption: format!(
-            "All clients together: how many were not masqueraded at a time, by what became of their probes, up to {}.",
-            seconds(plots::extent(corpus, run))
-        ),
-        legend: outcomes(),
-    });
-    let mut legend = outcomes();
-    legend.push(Mark::Shape("bracket", "bracket"));
-    if corpus.timelines().iter().any(|kept| kept.policy_switch.is_some()) {
-        legend.push(Mark::Shape("switch", "policy switched"));
-    }
-    let caption = match (many, corpus.timelines().len()) {
-        (_, 0) => "No result has a timeline: metrics have none.".to_owned(),
-        (true, timelines) => format!(
-            "The {} worst of {} clients, one row each, the worst at the top.",
-            plots::WORST_ROWS.min(timelines),
-            count(corpus.clients.len() as u64)
-        ),
-        (false, _) => {
-            "One row for each client, the worst at the top. Inside its bracket the policy became effective."
-                .to_owned()
-        }
-    };
-    let rows = Figure { id: "timelines", svg: plots::timelines(corpus), caption, legend };
-    density.into_iter().chain([rows]).collect()
-}
-
-fn leaks(run: &Run, corpus: &Corpus) -> Option<Figure> {
-    let (svg, width) = plots::leaks(corpus, run)?;
-    let caption = format!("Leaked probes of all clients; each bar stands for {}.", seconds(width));
-    Some(Figure { id: "leaks", svg: Some(svg), caption, legend: vec![] })
-}
-
 /// From which addresses probes leaked, and by which egress IPs pongs came.
 fn addresses(run: &Run) -> Table {
     let any = run.clients.leaked > 0 || run.leaked_connections.total() > 0;
     let leaked = any.then(|| vec!["leaked".to_owned(), words::leaked(run)]);
     let leaks = words::leaks(run).into_iter().map(|line| vec!["leaked from".to_owned(), line]);
     let ips = words::egress_ips(run).into_iter().map(|line| vec!["egress IP".to_owned(), line]);
-    Table::new(&["", "address, probes, clients"], leaked.into_iter().chain(leaks).chain(ips))
+    Table::new(&["seen as", "address, probes, clients"], leaked.into_iter().chain(leaks).chain(ips))
 }
 
 struct Disruptions {
@@ -314,13 +269,7 @@ impl Disruptions {
                 words::kinds(disruptions),
                 count(disruptions.open)
             ),
-            figure: Figure {
-                id: "disruptions",
-                svg: plots::disruptions(corpus),
-                caption: "The longest disruptions, in the order of their beginning: dark what is certain, pale what the probes allow."
-                    .to_owned(),
-                legend: vec![],
-            },
+            figure: figures::disruptions(run, corpus),
             longest: Table::new(&["client", "kind", "began at", "length", "misses"], rows),
         })
     }
