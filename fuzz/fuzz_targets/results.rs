@@ -24,7 +24,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
         let is_line = match &piece {
             Piece::LogLine | Piece::Stray | Piece::Report => true,
             Piece::Document(bytes) => {
-                matches!(report::read(bytes), Ok(Found::LogLine | Found::ForeignLine | Found::Report))
+                matches!(report::read(bytes), Ok(Found::LogLine | Found::ForeignLine | Found::Report | Found::Baseline(_)))
             }
             _ => false,
         };
@@ -34,7 +34,7 @@ fn read(bytes: &[u8], size: usize) -> (Corpus, Vec<String>) {
                 Ok(Found::Client(_)) => found[0] += 1,
                 Ok(Found::Tags(entries)) => found[1] += entries.len() as u64,
                 Ok(Found::Sources(_)) => found[2] += 1,
-                Ok(Found::LogLine | Found::ForeignLine | Found::Report) => {}
+                Ok(Found::LogLine | Found::ForeignLine | Found::Report | Found::Baseline(_)) => {}
                 Err(refusal) => assert!(!refusal.to_string().is_empty()),
             }
         }

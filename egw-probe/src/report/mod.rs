@@ -16,6 +16,7 @@ use anyhow::Context;
 
 use crate::cli::report::ReportOutput;
 use crate::document::shown::plain;
+use crate::report::data::brackets;
 use crate::report::data::run::{Comparison, METHODS, Report, Run, TrendPoint};
 use crate::report::plan::Plan;
 use crate::report::read::corpus::Corpus;
@@ -53,7 +54,11 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
     corpus.by.clone_from(&plan.by);
     let corpus = input::read(&plan.inputs, corpus, signals)?;
     tell_skipped(&corpus);
-    let earlier = |input| input::read(std::slice::from_ref(input), Corpus::default(), signals);
+    let earlier = |input| {
+        let mut corpus = Corpus::default();
+        corpus.takes_reports = true;
+        input::read(std::slice::from_ref(input), corpus, signals)
+    };
     let others: Vec<Corpus> = plan.compare.iter().map(earlier).collect::<anyhow::Result<_>>()?;
     others.iter().for_each(tell_skipped);
     let report = report(plan, &corpus, &others);
@@ -72,7 +77,10 @@ fn judge(plan: &Plan, signals: &Signals) -> anyhow::Result<ExitCode> {
 
 /// The report of a corpus, compared with others, of which the last one is what it is judged against.
 pub(crate) fn report(plan: &Plan, corpus: &Corpus, others: &[Corpus]) -> Report {
-    let run = stats::run::of(corpus);
+    let mut run = stats::run::of(corpus);
+    if plan.output == ReportOutput::Json {
+        run.delay.brackets = brackets::lines(&corpus.clients, corpus.nodes.names());
+    }
     let mut earlier: Vec<(Run, Comparison)> = others
         .iter()
         .map(|other| {

@@ -203,3 +203,82 @@ fn several_earlier_runs_are_a_row_each_and_the_last_one_is_judged_against() {
     assert_eq!(report["comparison"]["found"], "no_difference_seen");
     assert_eq!(report["compared_with"]["clients"]["total"], 300);
 }
+
+#[test]
+fn a_report_as_json_is_a_baseline_that_says_what_its_results_said() {
+    let folder = Folder::new();
+    let never = result("timed_out", Some(9.9), None, &json!({"labels": {"node": "a b"}}));
+    let documents = spread(300, 0.0, 1) + &never;
+    let results = folder.write("results.jsonl", &documents);
+    let baseline = folder.write("baseline.json", &format!("{:#}", run(&[], &documents)));
+    let today = spread(300, 0.02, 2);
+    let [of_results, of_baseline] = [&results, &baseline].map(|earlier| {
+        let mut report = run(&["--compare", earlier], &today);
+        assert_eq!(report["compared_with"]["read"]["skipped"], 0, "{:#}", report["compared_with"]["read"]);
+        (report["comparison"].take(), report["compared_with"]["clients"].take())
+    });
+    assert_eq!(of_results.1["timed_out"], of_baseline.1["timed_out"]);
+    assert_eq!(of_results.1["total"], of_baseline.1["total"]);
+    for key in ["found", "nodes", "settings"] {
+        assert_eq!(of_results.0[key], of_baseline.0[key], "{key}");
+    }
+    let p50 =
+        |comparison: &Value| comparison["quantiles"][0]["upper_ends"]["one_sided"]["upper_seconds"].as_f64();
+    let (results_p50, baseline_p50) = (p50(&of_results.0).unwrap(), p50(&of_baseline.0).unwrap());
+    assert!((results_p50 - baseline_p50).abs() < 3e-6, "{results_p50} {baseline_p50}");
+    // Among results it would count clients twice.
+    let report = run(&[&baseline], &today);
+    assert_eq!(report["run"]["clients"]["total"], 300);
+    assert_eq!(report["run"]["read"]["reports"], 1);
+    let report = run(&["--compare", folder.path()], &today);
+    assert_eq!(report["compared_with"]["clients"]["total"], 301, "those of the results alone");
+}
+
+/// Ten clients on each node, of which all are late on every other one.
+fn on_nodes(nodes: u32, late: impl Fn(u32) -> bool, seed: u64) -> String {
+    let lines = spread(nodes as usize * 10, 0.0, seed);
+    let of = |(place, line): (usize, &str)| {
+        let mut document: Value = serde_json::from_str(line).unwrap();
+        let node = place as u32 / 10;
+        document["labels"] =
+            json!({"node": format!("node-{node:02}"), "zone": if node % 2 == 1 { "b" } else { "a" }});
+        if late(node) {
+            for key in ["lower_seconds", "upper_seconds"] {
+                document["bracket"][key] = (document["bracket"][key].as_f64().unwrap() + 0.2).into();
+            }
+        }
+        format!("{document}\n")
+    };
+    lines.lines().enumerate().map(of).collect()
+}
+
+#[test]
+fn clients_are_told_in_groups_and_nodes_make_confidence_wider() {
+    let documents = on_nodes(20, |node| node % 2 == 1, 1) + &spread(1, 0.0, 9);
+    let report = run(&["--by", "zone"], &documents);
+    let by = &report["run"]["by"];
+    let groups: Vec<_> = by["groups"].as_array().unwrap().iter().collect();
+    let told: Vec<_> =
+        groups.iter().map(|one| (one["value"].as_str(), one["clients"]["total"].as_u64())).collect();
+    assert_eq!((by["label"].as_str(), by["total"].as_u64()), (Some("zone"), Some(3)));
+    assert_eq!(told, [(Some("b"), Some(100)), (Some("a"), Some(100)), (None, Some(1))]);
+    assert!(groups[0]["quantiles"][0]["of_this_run"]["lower_seconds"].as_f64().unwrap() > 0.45);
+    assert_eq!(report["run"]["nodes"], Value::Null, "one names no node");
+    let note = |report: &Value| report["run"]["notes"].to_string();
+    assert!(note(&report).contains("not every client names its node"), "{}", note(&report));
+    // All name theirs: half of the nodes are late, and with ten of each the median may be of either half.
+    let report = run(&[], &on_nodes(20, |node| node % 2 == 1, 1));
+    assert_eq!(report["run"]["nodes"], 20);
+    let (lower, upper) = quantile(&report, "p50", "confidence");
+    assert!(lower < 0.35 && upper > 0.55, "{lower} {upper}");
+    assert!(!note(&report).contains("node"), "{}", note(&report));
+    let few = run(&[], &on_nodes(4, |_| false, 1));
+    assert_eq!(quantile(&few, "p50", "confidence"), (0.0, f64::INFINITY));
+    assert!(note(&few).contains("4 nodes are too few"), "{}", note(&few));
+    for output in ["text", "markdown"] {
+        let output = report_on(&["-", "--by=zone", "--output", output], documents.as_bytes());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("without zone"), "{text}");
+        assert!(output.status.success());
+    }
+}

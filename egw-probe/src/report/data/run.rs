@@ -55,6 +55,10 @@ pub struct Run {
     pub probes: BTreeMap<&'static str, u64>,
     /// The delays.
     pub delay: Delay,
+    /// Nodes that clients are on; null unless all of them name theirs. Then confidence is that of a sample of nodes.
+    pub nodes: Option<usize>,
+    /// Clients in groups, where that was asked for.
+    pub by: Option<Groups>,
     /// How long clients leaked; null if no timeline tells.
     pub leak: Option<Times>,
     /// How long clients got no answer.
@@ -133,6 +137,8 @@ pub struct Delay {
     /// Where the delay lies that a share of these very clients does not exceed: the distribution functions of lower ends and of upper
     /// ends, at some of their ranks where there are more than can be drawn.
     pub distribution: Vec<DistributionStep>,
+    /// All brackets, a line each (`LOWER UPPER CLIENTS OUTCOME [NODE]`): what a later `--compare` needs. Of the run itself, in JSON.
+    pub brackets: Vec<String>,
 }
 
 /// One quantile of the delay.
@@ -144,6 +150,27 @@ pub struct Quantile {
     pub of_this_run: Bounds,
     /// Bounds with 95 % confidence, where these clients are an independent sample.
     pub confidence: Bounds,
+}
+
+/// Clients in groups.
+#[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the keys of the JSON")]
+pub struct Groups {
+    /// The label whose values they have.
+    pub label: String,
+    /// Groups in all.
+    pub total: usize,
+    /// The slowest ones, those with the latest p95 first.
+    pub groups: Vec<Group>,
+}
+
+/// Clients with one value of a label.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    /// The value; null of clients without the label.
+    pub value: Option<String>,
+    pub clients: Clients,
+    pub quantiles: Vec<Quantile>,
 }
 
 /// A point of both distribution functions.

@@ -10,6 +10,7 @@ use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, wors
 use crate::report::data::egress;
 use crate::report::data::labels::Values;
 use crate::report::data::run::Ticks;
+use crate::report::read::baseline::Baseline;
 use crate::report::read::density::Density;
 use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
 
@@ -73,6 +74,10 @@ pub struct Corpus {
     pub started: Option<(String, String)>,
     /// Results that were read before: counted once.
     pub read_again: u64,
+    /// Whether earlier reports are read, too, where nothing else is there.
+    pub takes_reports: bool,
+    /// Clients that only an earlier report tells of.
+    pub of_reports: u64,
     /// Lines of our own log among the documents.
     pub log_lines: u64,
     /// Lines of other programs among them.
@@ -97,6 +102,7 @@ pub struct Corpus {
     seen: HashSet<u64>,
     tags: HashSet<u16>,
     tag_timelines: Vec<(TagTimeline, String)>,
+    baselines: Vec<(Baseline, String)>,
 }
 
 /// Some timelines of all, each as likely as another (Vitter 1985, algorithm R). The same input has the same sample.
@@ -134,7 +140,11 @@ impl Corpus {
             }
             Found::LogLine => self.log_lines += 1,
             Found::ForeignLine => self.foreign_lines += 1,
-            Found::Report => self.reports += 1,
+            Found::Baseline(Ok(baseline)) if self.takes_reports => {
+                self.baselines.push((*baseline, source.to_owned()));
+            }
+            Found::Baseline(Err(refusal)) if self.takes_reports => self.skip(source.to_owned(), refusal),
+            Found::Report | Found::Baseline(_) => self.reports += 1,
             Found::Sources(seen) => {
                 let all = self.sources.get_or_insert_default();
                 all.allowed = all.allowed.saturating_add(seen.allowed);
@@ -201,6 +211,37 @@ impl Corpus {
         self.clients.push(reading.client);
     }
 
+    /// Earlier reports that were read so far.
+    pub fn baselines(&self) -> u64 {
+        self.baselines.len() as u64
+    }
+
+    /// Takes in the clients of an earlier report.
+    fn add_report(&mut self, baseline: &Baseline, source: &str) {
+        let before = self.clients.len();
+        for line in &baseline.lines {
+            let node = line.node.as_deref().map_or(0, |node| self.nodes.number(node, u32::MAX - 1));
+            for _ in 0..line.clients {
+                let number = self.clients.len() - before;
+                self.clients.push(ClientResult {
+                    name: format!("{source}: client {}", number + 1),
+                    verdict: line.verdict,
+                    delay: line.delay,
+                    // A report does not tell which of its clients leaked.
+                    leaked: u64::from((number as u64) < baseline.leaked),
+                    node,
+                    ..ClientResult::default()
+                });
+            }
+        }
+        self.of_reports += (self.clients.len() - before) as u64;
+        for (settings, results) in &baseline.settings {
+            let sum = self.settings.entry(settings.clone()).or_default();
+            *sum = sum.saturating_add(*results);
+        }
+        self.ticks = self.ticks.or(baseline.ticks);
+    }
+
     fn add_disruptions(
         &mut self,
         counts: Option<[u64; Kind::ALL.len()]>,
@@ -248,6 +289,14 @@ impl Corpus {
                 self.tags_of_known_clients += 1;
             } else {
                 self.add(entry.reading(&source));
+            }
+        }
+        for (baseline, source) in std::mem::take(&mut self.baselines) {
+            // Beside the results that it tells of, it would count them twice.
+            if self.clients.len() as u64 == self.of_reports {
+                self.add_report(&baseline, &source);
+            } else {
+                self.reports += 1;
             }
         }
         self.keep_worst_timelines();

@@ -18,6 +18,7 @@ use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::egress;
 use crate::report::data::interval::Interval;
+use crate::report::read::baseline::{self, Baseline, WireRun};
 use crate::report::read::log_line::{is_foreign_json, is_own_json};
 
 /// The newest form of result documents that is understood.
@@ -67,10 +68,12 @@ pub enum Found {
     LogLine,
     /// A line of another program's log, as JSON.
     ForeignLine,
-    /// What a report wrote as JSON.
+    /// What a report wrote in another form.
     Report,
     /// What a target knows of sources (`/sources`).
     Sources(SourcesSeen),
+    /// An earlier run, as its own report as JSON tells of it.
+    Baseline(Result<Box<Baseline>, Refusal>),
 }
 
 /// One entry of a target's `/clients`, as far as it is used. Instants are the target's.
@@ -134,7 +137,8 @@ pub struct SourcesSeen {
 #[derive(Deserialize)]
 struct Wire {
     schema: Option<u64>,
-    report_schema: Option<IgnoredAny>,
+    report_schema: Option<serde_json::Value>,
+    run: Option<WireRun>,
     client_id: Option<String>,
     tag: Option<u16>,
     target: Option<String>,
@@ -304,6 +308,9 @@ pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
         Wire { schema: Some(newer), .. } if newer > SCHEMA => Err(Refusal::Newer(newer)),
         Wire { schema: Some(SCHEMA), outcome: Some(_), .. } => {
             result(wire).map(|reading| Found::Client(Box::new(reading))).map_err(Refusal::Damaged)
+        }
+        Wire { report_schema: Some(schema), run: Some(run), .. } => {
+            Ok(Found::Baseline(baseline::read(&schema, run).map(Box::new)))
         }
         Wire { clients: Some(clients), .. } => {
             plausible_tags(&clients).map(|()| Found::Tags(clients)).map_err(Refusal::Damaged)

@@ -125,7 +125,7 @@ impl Reader<'_> {
         let mut chunk = vec![0; CHUNK];
         let mut pieces = Stream::default();
         let mut number = 0;
-        let passed_over = |corpus: &Corpus| corpus.log_lines + corpus.reports;
+        let passed_over = |corpus: &Corpus| corpus.log_lines + corpus.reports + corpus.baselines();
         let before = passed_over(&self.corpus);
         loop {
             self.wait_for(&stream)?;
@@ -227,7 +227,10 @@ pub fn take(corpus: &mut Corpus, name: &str, number: &mut u64, piece: &Piece<'_>
         Piece::Refused(refusal) => Err(refusal.clone()),
     };
     // Lines of logs are no documents, be they JSON or not.
-    *number += u64::from(!matches!(found, Ok(Found::LogLine | Found::ForeignLine | Found::Report)));
+    *number += u64::from(!matches!(
+        found,
+        Ok(Found::LogLine | Found::ForeignLine | Found::Report | Found::Baseline(_))
+    ));
     match found {
         Ok(found) => corpus.take(found, name),
         Err(refusal) if matches!(piece, Piece::Refused(_)) => corpus.skip(name.to_owned(), refusal),

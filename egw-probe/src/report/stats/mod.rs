@@ -3,6 +3,7 @@
 pub(crate) mod compare;
 mod fisher;
 pub(crate) mod gates;
+mod groups;
 mod nodes;
 mod normal;
 pub(crate) mod notes;

@@ -3,6 +3,8 @@
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::clients;
 use crate::report::read::corpus::Corpus;
+use crate::report::stats::nodes::FEWEST;
+use crate::report::stats::sample::nodes;
 
 /// One line for each thing to keep in mind.
 pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
@@ -16,11 +18,26 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
     };
     let blind = corpus.clients.iter().filter(|one| one.delay.is_without_lower_end()).count() as u64;
     let few = (1..100).contains(&corpus.clients.len());
+    let shared = match nodes(&corpus.clients) {
+        _ if corpus.clients.len() < 2 => None,
+        None => Some(
+            "clients of one node share their fate, and not every client names its node (--label node=NAME): confidence and tests \
+             take each one for independent, and are too sure where they are not; repeat runs"
+                .to_owned(),
+        ),
+        Some(nodes @ ..FEWEST) => Some(format!("{nodes} nodes are too few for confidence: clients of one share their fate")),
+        Some(_) => None,
+    };
     [
         of(
             blind,
             "client has no lower end: no probe of it is known to have leaked, so its delay is only known as 'up to'",
             "clients have no lower end: no probe of theirs is known to have leaked, so their delays are only known as 'up to'",
+        ),
+        of(
+            corpus.of_reports,
+            "client is one of an earlier report, which keeps no more than its bracket, rounded outward",
+            "clients are those of an earlier report, which keeps no more than their brackets, rounded outward",
         ),
         of(
             names_again,
@@ -64,6 +81,7 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
         few.then(|| format!("of {} the p99 is the slowest one", clients(corpus.clients.len() as u64))),
     ]
     .into_iter()
+    .chain([shared])
     .flatten()
     .collect()
 }

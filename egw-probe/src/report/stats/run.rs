@@ -11,9 +11,10 @@ use crate::report::data::run::{
     SkippedDocument, Sources, Times, Worst,
 };
 use crate::report::read::corpus::Corpus;
+use crate::report::stats::groups::groups;
 use crate::report::stats::notes::notes;
 use crate::report::stats::ranks::{ALPHA, Ends};
-use crate::report::stats::sample::Sample;
+use crate::report::stats::sample::{Sample, nodes};
 
 /// Clients and disruptions named as the worst.
 const WORST: usize = 10;
@@ -30,6 +31,8 @@ pub fn of(corpus: &Corpus) -> Run {
         probes: Outcome::ALL.iter().map(|one| one.name()).zip(corpus.outcomes).collect(),
         notes: notes(corpus),
         delay: delay(clients),
+        nodes: nodes(clients),
+        by: groups(corpus),
         leak: (!leak.is_empty()).then(|| times(leak)),
         blackhole: times(blackhole),
         leaked_connections: corpus.egress.leaked_connections(),
@@ -57,7 +60,7 @@ pub(crate) fn leaked_of(clients: &[ClientResult]) -> u64 {
     saturating(clients.iter().map(|client| client.leaked))
 }
 
-fn count_clients(clients: &[ClientResult]) -> Clients {
+pub(crate) fn count_clients(clients: &[ClientResult]) -> Clients {
     let count = |is: &dyn Fn(&ClientResult) -> bool| clients.iter().filter(|one| is(one)).count() as u64;
     Clients {
         total: clients.len() as u64,
@@ -107,10 +110,11 @@ fn delay(clients: &[ClientResult]) -> Delay {
             .filter(|_| max.is_some_and(|max| !max.upper.is_finite()))
             .map(Bounds::from),
         distribution: distribution(ends),
+        brackets: vec![],
     }
 }
 
-fn quantiles(sample: &Sample) -> Vec<Quantile> {
+pub(crate) fn quantiles(sample: &Sample) -> Vec<Quantile> {
     let of = |(place, (name, q)): (usize, (&'static str, f64))| {
         Some(Quantile {
             name,

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use crate::document::shown::plain;
 use crate::report::data::figures::{count, seconds, short};
 use crate::report::data::run::{Clients, Gate, Quantile, Report, Run};
-use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
+use crate::report::write::words::{self, OF_THESE, bounds, longest, share, verdict};
+
+/// Groups named.
+const GROUPS: usize = 50;
 
 /// Writes a report as Markdown (GitHub's tables).
 pub(crate) fn markdown(report: &Report) -> String {
@@ -79,6 +82,7 @@ fn run(text: &mut String, run: &Run, title: &str) {
             run.disruptions.open
         );
     }
+    groups(text, run);
     worst(text, run);
     for (settings, results) in &run.settings {
         let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
@@ -113,12 +117,34 @@ fn trend(text: &mut String, report: &Report) {
 }
 
 fn delays(text: &mut String, run: &Run) {
-    let _ = writeln!(text, "| delay | {OF_THESE} | {CONFIDENCE} |\n|---|---|---|");
+    let _ = writeln!(text, "| delay | {OF_THESE} | {} |\n|---|---|---|", words::confidence(run));
     for quantile in &run.delay.quantiles {
         let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
         let _ = writeln!(text, "| {} | {these} | {confidence} |", quantile.name);
     }
     let _ = writeln!(text, "| max | {} | |\n", longest(run));
+}
+
+fn groups(text: &mut String, run: &Run) {
+    let Some(by) = &run.by else { return };
+    let label = escape(&short(&by.label, 60));
+    let _ = writeln!(
+        text,
+        "\n| {label} | clients | not masqueraded | leaked | p50 | p95 |\n|---|---|---|---|---|---|"
+    );
+    for group in by.groups.iter().take(GROUPS) {
+        let (name, clients) = (escape(&short(&words::group(by, group), 60)), group.clients);
+        let of = |name: &str| {
+            group.quantiles.iter().find(|one| one.name == name).map(|one| bounds(one.of_this_run))
+        };
+        let [p50, p95] = ["p50", "p95"].map(|name| of(name).unwrap_or_default());
+        let failed = share(clients.timed_out + clients.unfinished, clients.total);
+        let (total, leaked) = (count(clients.total), share(clients.leaked, clients.total));
+        let _ = writeln!(text, "| {name} | {total} | {failed} | {leaked} | {p50} | {p95} |");
+    }
+    if by.total > GROUPS {
+        let _ = writeln!(text, "\nAnd {} more.", count((by.total - GROUPS) as u64));
+    }
 }
 
 fn worst(text: &mut String, run: &Run) {

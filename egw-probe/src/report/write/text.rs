@@ -14,6 +14,9 @@ const WIDTH: usize = 80;
 /// Documents and settings named.
 const NAMED: usize = 10;
 
+/// Groups named.
+const GROUPS: usize = 20;
+
 /// Writes a report as text.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
@@ -54,7 +57,7 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     paragraph(text, "  ", &format!("{:<18} {leaked}", "leaked"));
     text.push('\n');
     let _ = writeln!(text, "  {:<6} {:<31} 95 % confidence, where these", "delay", "of these clients,");
-    let _ = writeln!(text, "  {:<6} {:<31} are an independent sample", "", "for certain");
+    let _ = writeln!(text, "  {:<6} {:<31} {}", "", "for certain", words::assumed(run));
     for quantile in &run.delay.quantiles {
         let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
         let _ = writeln!(text, "  {:<6} {these:<31} {confidence}", quantile.name);
@@ -75,6 +78,7 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     }
     disruptions(text, run);
     sources(text, run);
+    groups(text, run);
     worst(text, run);
     if !run.settings.is_empty() {
         text.push_str("\n  settings\n");
@@ -99,6 +103,30 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     }
     for note in &run.notes {
         paragraph(text, "  ", &format!("note: {note}"));
+    }
+}
+
+/// A row for each group.
+fn groups(text: &mut String, run: &Run) {
+    let Some(by) = &run.by else { return };
+    let heading = short(&format!("by {}", by.label), 19);
+    let _ = writeln!(
+        text,
+        "\n  {heading:<19} {:>7} {:>6} {:>6}  {:<17} p95",
+        "clients", "failed", "leaked", "p50"
+    );
+    for group in by.groups.iter().take(GROUPS) {
+        let (name, clients) = (short(&words::group(by, group), 19), group.clients);
+        let counts = [clients.total, clients.timed_out + clients.unfinished, clients.leaked].map(count);
+        let of = |name: &str| {
+            group.quantiles.iter().find(|one| one.name == name).map(|one| bounds(one.of_this_run))
+        };
+        let [p50, p95] = ["p50", "p95"].map(|name| short(&of(name).unwrap_or_default(), 24));
+        let [total, failed, leaked] = counts;
+        let _ = writeln!(text, "  {name:<19} {total:>7} {failed:>6} {leaked:>6}  {p50}, {p95}");
+    }
+    if by.total > GROUPS {
+        let _ = writeln!(text, "  and {} more", count((by.total - GROUPS) as u64));
     }
 }
 

@@ -9,8 +9,8 @@ use crate::report::data::egress::{Addresses, Loss, Seen};
 pub(crate) use crate::report::data::figures::clients;
 use crate::report::data::figures::{self, count, counted, range, seconds};
 use crate::report::data::run::{
-    Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Report, Run, SIGNIFICANCE,
-    SkippedDocument, TrendPoint,
+    Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Group, Groups, Report, Run,
+    SIGNIFICANCE, SkippedDocument, TrendPoint,
 };
 
 /// Writes text between tags or in a quoted attribute, of HTML and XML.
@@ -53,7 +53,20 @@ pub(crate) fn bounds(bounds: Bounds) -> String {
 /// What stands above the bounds of quantiles.
 pub(crate) const OF_THESE: &str = "of these clients, for certain";
 /// And above their confidence intervals: no interval without what it assumes.
-pub(crate) const CONFIDENCE: &str = "95 % confidence, where these clients are taken as an independent sample";
+pub(crate) fn confidence(run: &Run) -> String {
+    format!("95 % confidence, where these {}", assumed(run))
+}
+
+/// What is taken as an independent sample.
+pub(crate) fn assumed(run: &Run) -> String {
+    let what = run.nodes.map_or("clients".to_owned(), |nodes| format!("{} nodes", count(nodes as u64)));
+    format!("{what} are an independent sample")
+}
+
+/// A group's name.
+pub(crate) fn group(groups: &Groups, group: &Group) -> String {
+    group.value.clone().unwrap_or_else(|| format!("without {}", groups.label))
+}
 
 /// Bounds of a difference, which can be negative.
 pub(crate) fn difference(bounds: Bounds) -> String {

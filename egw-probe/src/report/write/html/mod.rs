@@ -11,7 +11,7 @@ use crate::report::data::run::{GateState, Report, Run};
 use crate::report::read::corpus::Corpus;
 use crate::report::write::html::clients::Clients;
 use crate::report::write::html::figures::{Figure, Mark, Swatch};
-use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share, verdict};
+use crate::report::write::words::{self, OF_THESE, bounds, longest, share, verdict};
 use askama::Template;
 
 /// Addresses named of those that a target refused.
@@ -33,6 +33,7 @@ pub(crate) fn page(report: &Report, corpus: &Corpus) -> String {
         leaks: figures::leaks(run, corpus),
         clients: Clients::of(corpus),
         disruptions: Disruptions::of(run, corpus),
+        groups: groups(run),
         worst: worst(run),
         addresses: addresses(run),
         loss: run.loss.as_ref().map(words::loss),
@@ -65,6 +66,7 @@ struct Page<'a> {
     timelines: Vec<Figure>,
     leaks: Option<Figure>,
     disruptions: Option<Disruptions>,
+    groups: Option<(String, Table)>,
     worst: Table,
     clients: Clients,
     addresses: Table,
@@ -78,13 +80,16 @@ struct Page<'a> {
 
 /// A table; nothing without rows.
 struct Table {
-    columns: Vec<&'static str>,
+    columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(columns: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> Self {
-        Self { columns: columns.to_vec(), rows: rows.into_iter().collect() }
+    fn new(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Self {
+        Self {
+            columns: columns.iter().map(|one| (*one).to_owned()).collect(),
+            rows: rows.into_iter().collect(),
+        }
     }
 }
 
@@ -173,7 +178,7 @@ impl Delays {
             });
         let probes = Outcome::ALL.into_iter().map(|one| (one, run.probes_of(one)));
         Self {
-            quantiles: Table::new(&["quantile", OF_THESE, CONFIDENCE], quantiles),
+            quantiles: Table::new(&["quantile", OF_THESE, &words::confidence(run)], quantiles),
             longest: longest(run),
             pictures: [figures::quantiles(report), figures::distribution(report)],
             probes: probes
@@ -273,6 +278,23 @@ impl Disruptions {
             longest: Table::new(&["client", "kind", "began at", "length", "misses"], rows),
         })
     }
+}
+
+/// Groups, under their label.
+fn groups(run: &Run) -> Option<(String, Table)> {
+    let by = run.by.as_ref()?;
+    let rows = by.groups.iter().map(|group| {
+        let clients = group.clients;
+        let of = |name: &str| {
+            group.quantiles.iter().find(|one| one.name == name).map(|one| bounds(one.of_this_run))
+        };
+        let [p50, p95] = ["p50", "p95"].map(|name| of(name).unwrap_or_default());
+        let failed = share(clients.timed_out + clients.unfinished, clients.total);
+        let leaked = share(clients.leaked, clients.total);
+        vec![words::group(by, group), count(clients.total), failed, leaked, p50, p95]
+    });
+    let columns = [by.label.as_str(), "clients", "not masqueraded", "leaked", "p50", "p95"];
+    Some((format!("By {}: {} groups", by.label, count(by.total as u64)), Table::new(&columns, rows)))
 }
 
 fn worst(run: &Run) -> Table {
