@@ -49,14 +49,16 @@ pub mod observer {
 /// From results to a report.
 #[cfg(feature = "report")]
 pub mod report {
-    pub use crate::report::data::client::Reading;
+    pub use crate::report::data::client::{ClientResult, Reading, Verdict};
     pub use crate::report::data::interval::Interval;
+    pub use crate::report::data::run::{Bounds, Comparison, Found as Compared, Run};
     pub use crate::report::read::corpus::Corpus;
     pub use crate::report::read::document::{Found, Refusal, read};
     pub use crate::report::read::exposition::{Clients, clients, parse_answer, parse_text};
     pub use crate::report::read::input::take;
     pub use crate::report::read::split::Piece;
     pub use crate::report::read::stream::Stream;
+    pub use crate::report::stats::compare::compare;
     pub use crate::report::stats::ranks::{ALPHA, Ends};
     pub use crate::report::stats::run::of as sum_up;
 }

@@ -27,7 +27,7 @@ pub(crate) enum Purpose {
 }
 
 /// A package, the program of it that is run (if one is), and what for.
-const PACKAGES: [(&str, &str, Purpose); 15] = [
+const PACKAGES: [(&str, &str, Purpose); 17] = [
     ("iproute2", "ip", Lab),
     ("nftables", "nft", Lab),
     // The image is built and run.
@@ -38,6 +38,9 @@ const PACKAGES: [(&str, &str, Purpose); 15] = [
     // It draws the report's page.
     ("chromium", "chromium", Test),
     ("python3-venv", "", Test),
+    // What reports say is worked out anew by them.
+    ("python3-numpy", "", Test),
+    ("python3-scipy", "", Test),
     // libFuzzer is C++.
     ("g++", "g++", Fuzz),
     ("qemu-system-x86", "qemu-system-x86_64", Vm),

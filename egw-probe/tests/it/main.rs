@@ -44,6 +44,8 @@ mod report_live;
 #[cfg(feature = "report")]
 mod report_logs;
 #[cfg(feature = "report")]
+mod report_numpy;
+#[cfg(feature = "report")]
 mod report_outputs;
 #[cfg(feature = "report")]
 mod report_page;

@@ -10,6 +10,7 @@ mod held;
 mod host;
 mod mutations;
 mod path;
+mod report;
 mod target;
 mod world;
 
@@ -52,6 +53,8 @@ enum Worlds {
     Client,
     /// The target's, a host's interfaces included
     Target,
+    /// Runs whose delays are known, and what a report says of them: a fiftieth as many runs of each kind as histories
+    Report,
 }
 
 impl Worlds {
@@ -73,6 +76,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return mutations::run(options.histories.min(10_000));
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
+    if options.worlds == Worlds::Report {
+        return Ok(report::run(options.histories.div_ceil(50), seed));
+    }
     let begun = Instant::now();
     println!("seed {seed}");
     let lived = live(options, seed, begun);

@@ -110,7 +110,9 @@ pub struct Clients {
 /// Two bounds, seconds; null where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bounds {
+    /// Later than this.
     pub lower_seconds: Option<f64>,
+    /// Not later than this.
     pub upper_seconds: Option<f64>,
 }
 
@@ -306,7 +308,7 @@ impl Delay {
 /// What came of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Found {
+pub enum Found {
     /// Beyond noise.
     Differ,
     /// Within what chance makes.
@@ -321,7 +323,7 @@ pub(crate) enum Found {
 
 /// How this run differs from the other one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     /// In a word.
     pub found: Found,
     /// Whether they differ beyond noise; null where that cannot be told.
@@ -362,7 +364,7 @@ pub(crate) struct TrendPoint {
 
 /// One test.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Test {
+pub struct Test {
     /// Of what: `delays`, `tail` or `failures`.
     pub of: &'static str,
     pub p_value: f64,
@@ -372,7 +374,7 @@ pub(crate) struct Test {
 
 /// This run's quantile less that of the other.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct QuantileDifference {
+pub struct QuantileDifference {
     /// `p50` and so on.
     pub name: &'static str,
     /// Of the delay, wherever in its brackets.
@@ -384,7 +386,7 @@ pub(crate) struct QuantileDifference {
 
 /// A difference as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Difference {
+pub struct Difference {
     /// Of these very clients, for certain.
     pub of_these_runs: Bounds,
     /// With 95 % confidence, where clients (or nodes) are an independent sample.

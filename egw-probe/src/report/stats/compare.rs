@@ -29,7 +29,7 @@ const POWER: f64 = 0.8;
 const TRIED: usize = 1_000;
 
 /// Compares this run with another, earlier one, as they were summed up.
-pub(crate) fn compare(this: (&Corpus, &Run), other: (&Corpus, &Run)) -> Comparison {
+pub fn compare(this: (&Corpus, &Run), other: (&Corpus, &Run)) -> Comparison {
     let unlike = unlike(this.1, other.1);
     let names = [this.0, other.0].map(|corpus| corpus.nodes.names());
     let mut found = judge([&this.0.clients, &other.0.clients], names);
