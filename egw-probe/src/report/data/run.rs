@@ -19,9 +19,10 @@ pub(crate) const METHODS: [&str; 4] = [
      theirs lies between. A client that timed out is later than its test timeout, one under way later than its last probe.",
     "95 % confidence: binomial order-statistic bounds (Conover; Hahn and Meeker), the lower one from lower ends, the upper one from \
      upper ends; valid for any distribution and any censoring, where clients are an independent sample.",
-    "Gates judge these very clients: kept or failed is what holds wherever in their brackets the delays were; where that depends, they \
+    "Where every client names its node, nodes are drawn again with all of their clients (cluster bootstrap; expanded percentiles: Hesterberg \
+     2015), and nodes are exchanged in comparisons.",
+    "Gates judge these very clients: passed or failed is what holds wherever in their brackets the delays were; where that depends, they \
      cannot tell, and fail.",
-    "Comparisons: see there.",
 ];
 
 /// The whole report.
@@ -344,6 +345,8 @@ pub struct Comparison {
     pub quantiles: Vec<QuantileDifference>,
     /// A shift of all delays that these runs would have shown four times in five; null where none would.
     pub detectable_seconds: Option<f64>,
+    /// A share of clients that fail in one run alone which would have been seen as often; null where none would.
+    pub detectable_failures: Option<f64>,
 }
 
 /// An earlier run, and how this one differs from it.

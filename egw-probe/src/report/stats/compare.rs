@@ -37,7 +37,7 @@ pub fn compare(this: (&Corpus, &Run), other: (&Corpus, &Run)) -> Comparison {
         // Ranks of brackets that were cut in two ways differ without any difference of delays.
         found.found = Found::NotComparable;
         found.differ = None;
-        found.detectable_seconds = None;
+        (found.detectable_seconds, found.detectable_failures) = (None, None);
         found.tests.retain(|test| test.of == "failures");
         for quantile in &mut found.quantiles {
             quantile.upper_ends = None;
@@ -80,6 +80,7 @@ fn judge(runs: [&[ClientResult]; 2], names: [&[String]; 2]) -> Comparison {
         nodes: of_nodes,
         quantiles: differences(runs),
         detectable_seconds: enough.then(|| detectable(&seen[this..], permuted.deviation)).flatten(),
+        detectable_failures: if of_nodes.is_some() { None } else { detectable_failures([this, other]) },
     }
 }
 
@@ -185,6 +186,17 @@ fn detectable(delays: &[Interval], deviation: f64) -> Option<f64> {
     Some(high)
 }
 
+/// The least share of this run's clients whose failing would be seen as often as [`POWER`] says, if none of the other's failed.
+fn detectable_failures([this, other]: [usize; 2]) -> Option<f64> {
+    let clients = [this, other].map(|count| count as u64);
+    let seen = |failed: &u64| fisher::p_value([*failed, 0], clients) <= EACH;
+    let failed = (1..=clients[0].min(100)).find(seen)? as f64 - 0.5;
+    // So many or more: a Poisson number whose mean lies above them by what is seldom missing.
+    let z = normal::quantile(POWER);
+    let share = (failed + z * (failed + z * z / 4.0).sqrt() + z * z / 2.0) / this as f64;
+    Some(share).filter(|share| *share < 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +240,9 @@ mod tests {
         assert!(lower < 0.02 && 0.02 < upper && upper - lower < 0.08, "{found:?}");
         let shift = found.detectable_seconds.unwrap();
         assert!((0.008..0.02).contains(&shift), "{shift}");
+        // 10 of 200 against none have p 0.0017, and 9 have 0.0036; of 12.5 on average 10 or more are seen four times in five.
+        let failures = found.detectable_failures.unwrap();
+        assert!((failures - 0.062_5).abs() < 0.001, "{failures}");
         let reversed = compare(&run(200, 0.30, 0.01, 2), &run(200, 0.32, 0.01, 1));
         assert!((reversed.later + found.later).abs() < 1e-9);
     }

@@ -146,8 +146,13 @@ pub(crate) fn verdict(comparison: &Comparison) -> String {
             )
         }
         Found::NoDifferenceSeen => {
+            let failures = comparison.detectable_failures.map_or(String::new(), |share| {
+                format!(", and {:.1} % of clients failing in this run alone", share * 100.0)
+            });
             let power = match comparison.detectable_seconds {
-                Some(shift) => format!("a shift of {} would have been seen 4 times in 5", seconds(shift)),
+                Some(shift) => {
+                    format!("a shift of {} would have been seen 4 times in 5{failures}", seconds(shift))
+                }
                 None => "no shift of these delays would have been seen 4 times in 5".to_owned(),
             };
             format!("No difference beyond noise ({p}; below {SIGNIFICANCE} would be one); {power}.")
