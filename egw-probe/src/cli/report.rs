@@ -60,6 +60,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     pub output: ReportOutput,
 
+    /// Name the methods in the text, too
+    #[arg(long)]
+    pub explain: bool,
+
     /// Write one self-contained page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

@@ -159,7 +159,7 @@ fn write_outputs(plan: &Plan, report: &Report, corpus: &Corpus) -> anyhow::Resul
         write(path, &junit::xml(report))?;
     }
     let text = match plan.output {
-        ReportOutput::Text => text::text(report),
+        ReportOutput::Text => text::text(report, plan.explain),
         ReportOutput::Json => serde_json::to_string_pretty(report)? + "\n",
         ReportOutput::Markdown => markdown::markdown(report),
         ReportOutput::Junit => junit::xml(report),

@@ -26,6 +26,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Form of the report on stdout.
     pub output: ReportOutput,
+    /// Whether the text names the methods.
+    pub explain: bool,
     /// Where the page goes to.
     pub html: Option<PathBuf>,
     /// Where the gates go to.
@@ -82,6 +84,7 @@ impl TryFrom<ReportArgs> for Plan {
             limits: limits(&args)?,
             by: args.by,
             output: args.output,
+            explain: args.explain,
             html: args.html,
             junit: args.junit,
         })

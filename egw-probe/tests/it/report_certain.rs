@@ -97,7 +97,7 @@ fn a_gate_says_whether_its_limit_is_kept_broken_or_straddled_by_a_bracket() {
         (
             "--max-p99=300ms",
             "cannot_tell",
-            "cannot tell: the p99 of these clients lies in 275.000 to 413.385 ms; probe faster",
+            "cannot tell: the p99 of these clients lies in 275 to 414 ms; probe faster",
         ),
     ] {
         let gate = gate(limit);

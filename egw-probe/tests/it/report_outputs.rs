@@ -43,6 +43,64 @@ fn said(args: &[&str], stdin: &str) -> (i32, String, String) {
 }
 
 #[test]
+fn the_text_goes_from_the_verdict_to_the_notes_and_names_methods_when_asked() {
+    let documents = (4..10).map(|n| result(&format!("c{n}"), (0.1, Some(0.2)), &[])).collect::<String>()
+        + &three()
+        + "x\n";
+    let (code, text, _) = said(&["-", "--max-failed=0"], &documents);
+    assert_eq!(code, 1);
+    assert!(text.starts_with("egw-probe report: FAILED, 1 of 1 gate\n  FAILED  --max-failed 0: "), "{text}");
+    let places: Vec<usize> = [
+        "9 clients\n",
+        "  delay ",
+        "  leaked  ",
+        "leaked from",
+        "blackhole",
+        "worst clients",
+        "settings",
+        "note: ",
+    ]
+    .map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}")))
+    .into();
+    assert!(places.is_sorted(), "{places:?} {text}");
+    let worst = text.lines().skip_while(|line| !line.contains("worst clients")).skip(1);
+    assert_eq!(worst.take_while(|line| !line.is_empty()).count(), 5, "{text}");
+    assert!(!text.contains("methods"), "{text}");
+    let (_, explained, _) = said(&["-", "--max-failed=0", "--explain"], &documents);
+    assert!(
+        explained.starts_with(&text) && explained[text.len()..].starts_with("\nmethods\n  Of these"),
+        "{explained}"
+    );
+    let (_, plain, _) = said(&["-"], &result("one", (0.1, Some(0.2)), &[]));
+    assert!(plain.starts_with("egw-probe report\n\n1 client\n"), "{plain}");
+}
+
+#[test]
+fn one_of_a_kind_is_no_plural() {
+    let one = json!([{"kind": "leak", "start_seconds": 1, "length_seconds": {"lower": 0.1, "upper": 0.5}, "misses": 2}]);
+    let document = result(
+        "a",
+        (0.1, Some(0.2)),
+        &[
+            ("disruptions", one),
+            ("disruptions_total", 1.into()),
+            (
+                "probes",
+                json!({"pong": 1, "leaked": 1, "timeout": 0, "refused": 0, "unreachable": 0, "garbled": 0, "error": 0}),
+            ),
+        ],
+    );
+    let gates = ["--max-disruptions=0", "--max-failed=0", "--min-clients=2", "--max-leaked=0"];
+    for form in ["text", "markdown", "github", "junit"] {
+        let (_, said, _) = said(&[&["-", "--output", form], &gates[..]].concat(), &(document.clone() + "{"));
+        for wrong in ["1 clients", "1 disruptions", "1 probes", "1 documents", "1 gates"] {
+            assert!(!said.contains(wrong), "{wrong}: {said}");
+        }
+        assert!(said.contains("1 disruption") && said.contains("1 client"), "{said}");
+    }
+}
+
+#[test]
 fn a_step_summary_has_the_verdict_first_and_failed_gates_are_annotations() {
     let gates = ["-", "--output=github", "--max-failed=0", "--max-leaked=100%", "--min-clients=3"];
     assert_eq!(said(&gates, "").0, 2);
@@ -57,14 +115,14 @@ fn a_step_summary_has_the_verdict_first_and_failed_gates_are_annotations() {
         [
             "| gate | | found |",
             "| `--max-leaked 100` | passed | 21 probes and 2 stress connections leaked |",
-            "| `--max-failed 0` | **FAILED** | 1 clients were not masqueraded |",
+            "| `--max-failed 0` | **FAILED** | 1 client not masqueraded |",
             "| `--min-clients 3` | passed | 3 clients by name |",
         ]
     );
-    assert!(summary.contains("| p50 | 350.000 to 400.000 ms |"), "{summary}");
+    assert!(summary.contains("| p50 | 350 to 400 ms |"), "{summary}");
     assert!(summary.contains("10.0.0.7, 7 probes of 1 client: own address of 1 client"), "{summary}");
     let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("::")).collect();
-    assert_eq!(errors, ["::error title=egw-probe report%3A --max-failed 0::1 clients were not masqueraded"]);
+    assert_eq!(errors, ["::error title=egw-probe report%3A --max-failed 0::1 client not masqueraded"]);
     // Everywhere else a failed gate is a line of the log.
     let (_, _, told) = said(&["-", "--max-failed=0", "--max-leaked=20"], &three());
     let told: Vec<&str> = told.lines().map(|line| line.split(" ERROR ").nth(1).unwrap_or(line)).collect();
@@ -72,7 +130,7 @@ fn a_step_summary_has_the_verdict_first_and_failed_gates_are_annotations() {
         told,
         [
             "gate failed: --max-leaked 20: 21 probes and 2 stress connections leaked",
-            "gate failed: --max-failed 0: 1 clients were not masqueraded"
+            "gate failed: --max-failed 0: 1 client not masqueraded"
         ]
     );
     let first = |args: &[&str], stdin: &str| said(args, stdin).1.lines().next().unwrap().to_owned();
@@ -202,14 +260,14 @@ fn open_metrics_are_read_by_the_parsers_that_others_use() {
 fn what_was_written_before_is_passed_over_in_every_form() {
     let folder = Folder::new();
     folder.write("run.jsonl", &three());
-    for form in ["github", "markdown", "benchmark", "csv", "openmetrics", "junit", "json"] {
+    for form in ["text", "github", "markdown", "benchmark", "csv", "openmetrics", "junit", "json"] {
         folder.write(form, &said(&["-", "--output", form], &three()).1);
     }
     let output = report(&[folder.path(), "--output=json"]);
     let run = serde_json::from_slice::<Value>(&output.stdout).unwrap()["run"].take();
     assert_eq!(
         (&run["read"]["results"], &run["read"]["reports"]),
-        (&json!(3), &json!(7)),
+        (&json!(3), &json!(8)),
         "{:#}",
         run["read"]
     );

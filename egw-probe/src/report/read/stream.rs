@@ -132,8 +132,14 @@ fn is_utf16(begun: &[u8]) -> bool {
         || matches!(begun, [first, second, ..] if (*first == 0) != (*second == 0))
 }
 
-/// How Markdown, CSV and OpenMetrics of a report begin.
-const REPORTS: [&[u8]; 3] = [b"## Egress gateway report", b"client_id,outcome,", b"# TYPE egw_probe_report_"];
+/// How text, Markdown, CSV and OpenMetrics of a report begin.
+const REPORTS: [&[u8]; 5] = [
+    b"egw-probe report\n",
+    b"egw-probe report: ",
+    b"## Egress gateway report",
+    b"client_id,outcome,",
+    b"# TYPE egw_probe_report_",
+];
 
 /// Whether a report wrote this. Page, JUnit XML and benchmark say so in words; what it writes as JSON is a document.
 fn is_report(begun: &[u8]) -> bool {

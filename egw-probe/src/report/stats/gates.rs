@@ -78,13 +78,18 @@ pub(crate) fn judge(
     let least = limits.min_clients.map(|min| {
         let count = run.clients.distinct;
         let state = if count >= min { GateState::Kept } else { GateState::Failed };
-        let found = format!("{count} clients by name");
+        let found = format!("{} by name", figures::clients(count));
         gate(format!("--min-clients {min}"), min as f64, Between::exactly(count), state, found)
     });
     let mut gates: Vec<Gate> = [
         limits.max_p99.map(|max| p99(max, run, clients)),
         counted("--max-leaked", limits.max_leaked, all_leaked, format!("{leaks} leaked")),
-        counted("--max-failed", limits.max_failed, failed, format!("{failed} clients were not masqueraded")),
+        counted(
+            "--max-failed",
+            limits.max_failed,
+            failed,
+            format!("{} not masqueraded", figures::clients(failed)),
+        ),
         limits.max_disruptions.map(|max| disruptions(max, run)),
         limits.max_disruption.map(|max| disruption(max, run)),
         least,
@@ -159,7 +164,7 @@ fn disruptions(max: u64, run: &Run) -> Gate {
         GateState::Kept if run.disruptions.open > 0 => GateState::CannotTell,
         state => state,
     };
-    let found = format!("{total} disruptions{}", still_open(run));
+    let found = format!("{}{}", figures::counted(total, "disruption"), still_open(run));
     gate(format!("--max-disruptions {max}"), max as f64, value, state, found)
 }
 
@@ -174,8 +179,13 @@ fn disruption(max: Duration, run: &Run) -> Gate {
     let state = value.at_most(max.as_secs_f64());
     let found = match (state, known) {
         (GateState::Failed, _) => format!("the longest lasted {} at least", seconds(lower)),
-        _ if disruptions.open > 0 => format!("{} disruptions{}", disruptions.total, still_open(run)),
-        (_, false) => format!("of {} disruptions nobody tells the length", disruptions.without_length),
+        _ if disruptions.open > 0 => {
+            format!("{}{}", figures::counted(disruptions.total, "disruption"), still_open(run))
+        }
+        (_, false) => {
+            let unknown = figures::counted(disruptions.without_length, "disruption");
+            format!("of {unknown} nobody tells the length")
+        }
         (GateState::CannotTell, _) => {
             format!("cannot tell: the longest lasted {}; probe faster", range(lower, upper))
         }

@@ -54,7 +54,7 @@ fn findings(text: &mut String, run: &Run) {
         let _ = writeln!(text, "- Lost: {}", words::loss(loss));
     }
     if run.disruptions.total > 0 {
-        let _ = writeln!(text, "- Disruptions: {}", words::kinds(&run.disruptions));
+        let _ = writeln!(text, "- Disruptions: {}", words::disruptions(run));
     }
 }
 

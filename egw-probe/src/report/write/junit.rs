@@ -25,7 +25,7 @@ pub(crate) fn xml(report: &Report) -> String {
         failures: report.gates.iter().filter(|gate| !gate.passed).count(),
         unread: words::unread(report),
         skipped: runs().flat_map(|run| &run.read.skipped_documents).collect(),
-        text: text::text(report),
+        text: text::text(report, false),
     };
     document.render().expect("writing to a String cannot fail")
 }

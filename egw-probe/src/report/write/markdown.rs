@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::document::shown::plain;
-use crate::report::data::figures::{count, seconds, short};
+use crate::report::data::figures::{count, counted, seconds, short};
 use crate::report::data::run::{Clients, Gate, Quantile, Report, Run};
 use crate::report::write::words::{self, OF_THESE, bounds, longest, share, verdict};
 
@@ -75,12 +75,8 @@ fn run(text: &mut String, run: &Run, title: &str) {
         let _ = writeln!(text, "Lost: {}.  ", words::loss(loss));
     }
     if run.disruptions.total > 0 {
-        let (all, clients) = (count(run.disruptions.total), count(clients.disrupted));
-        let _ = writeln!(
-            text,
-            "Disruptions: {all} in {clients} clients, {} without end.  ",
-            run.disruptions.open
-        );
+        let (disruptions, open) = (words::disruptions(run), count(run.disruptions.open));
+        let _ = writeln!(text, "Disruptions: {disruptions}; {open} without an end.  ");
     }
     groups(text, run);
     worst(text, run);
@@ -167,7 +163,7 @@ fn skipped(text: &mut String, run: &Run) {
     if run.read.skipped == 0 {
         return;
     }
-    let _ = writeln!(text, "- **Skipped {} documents**", count(run.read.skipped));
+    let _ = writeln!(text, "- **Skipped {}**", counted(run.read.skipped, "document"));
     for document in &run.read.skipped_documents {
         let _ = writeln!(text, "  - {}", escape(&words::skipped(document)));
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 
 use crate::document::shown::plain;
-use crate::report::data::figures::{count, seconds, short};
+use crate::report::data::figures::{count, counted, seconds, short};
 use crate::report::data::run::{Clients, Quantile, Report, Run, Times};
 use crate::report::write::words::{self, bounds, longest, share, verdict};
 
@@ -13,13 +13,23 @@ use crate::report::write::words::{self, bounds, longest, share, verdict};
 const WIDTH: usize = 80;
 /// Documents and settings named.
 const NAMED: usize = 10;
+/// Clients named as the worst.
+const WORST: usize = 5;
 
 /// Groups named.
 const GROUPS: usize = 20;
 
-/// Writes a report as text.
-pub(crate) fn text(report: &Report) -> String {
-    let mut text = String::new();
+/// Writes a report as text: the verdict first, and the methods only where somebody asked for them.
+pub(crate) fn text(report: &Report, explain: bool) -> String {
+    let mut text = "egw-probe report".to_owned();
+    if let Some(verdict) = words::judged(report) {
+        let _ = write!(text, ": {verdict}");
+    }
+    text.push('\n');
+    for gate in &report.gates {
+        paragraph(&mut text, "  ", &format!("{}  {}: {}", words::state(gate), gate.gate, gate.found));
+    }
+    text.push('\n');
     run(&mut text, &report.run, "");
     if let (Some(other), Some(comparison)) = (&report.compared_with, &report.comparison) {
         text.push('\n');
@@ -29,18 +39,16 @@ pub(crate) fn text(report: &Report) -> String {
         for line in words::findings(comparison) {
             paragraph(&mut text, "  ", &plain(&line));
         }
-        paragraph(&mut text, "  ", &words::methods(comparison));
-    }
-    trend(&mut text, report);
-    if !report.gates.is_empty() {
-        text.push_str("\ngates\n");
-        for gate in &report.gates {
-            paragraph(&mut text, "  ", &format!("{}  {}: {}", words::state(gate), gate.gate, gate.found));
+        if explain {
+            paragraph(&mut text, "  ", &words::methods(comparison));
         }
     }
-    text.push_str("\nmethods\n");
-    for method in report.methods {
-        paragraph(&mut text, "  ", method);
+    trend(&mut text, report);
+    if explain {
+        text.push_str("\nmethods\n");
+        for method in report.methods {
+            paragraph(&mut text, "  ", method);
+        }
     }
     text
 }
@@ -53,28 +61,12 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     if clients.unfinished > 0 {
         row(text, "unfinished", &share(clients.unfinished, clients.total));
     }
-    let leaked = format!("{}, {}", share(clients.leaked, clients.total), words::leaked(run));
-    paragraph(text, "  ", &format!("{:<18} {leaked}", "leaked"));
+    delays(text, run);
     text.push('\n');
-    let _ = writeln!(text, "  {:<6} {:<31} 95 % confidence, where these", "delay", "of these clients,");
-    let _ = writeln!(text, "  {:<6} {:<31} {}", "", "for certain", words::assumed(run));
-    for quantile in &run.delay.quantiles {
-        let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
-        let _ = writeln!(text, "  {:<6} {these:<31} {confidence}", quantile.name);
-    }
-    paragraph(text, "  ", &format!("max    {}", longest(run)));
-    text.push('\n');
-    if let Some(leak) = &run.leak {
-        row(text, "leak time", &times(leak));
-    }
+    leaks(text, run);
     row(text, "blackhole", &times(&run.blackhole));
-    for (name, lines) in [("leaked from", words::leaks(run)), ("egress IPs", words::egress_ips(run))] {
-        for (name, line) in std::iter::once(name).chain(std::iter::repeat("")).zip(lines) {
-            paragraph(text, "  ", &format!("{name:<18} {line}"));
-        }
-    }
     if let Some(loss) = &run.loss {
-        paragraph(text, "  ", &format!("{:<18} {}", "lost", words::loss(loss)));
+        lines(text, "lost", [words::loss(loss)]);
     }
     disruptions(text, run);
     sources(text, run);
@@ -86,23 +78,48 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
             paragraph(text, "    ", &format!("{} × {}", count(*results), plain(settings)));
         }
     }
-    if run.read.skipped > 0 {
-        let kinds: Vec<String> = run
-            .read
-            .skipped_by_kind
-            .iter()
-            .map(|(kind, skipped)| format!("{} {kind}", count(*skipped)))
-            .collect();
-        let _ = writeln!(text, "\n  SKIPPED {} documents: {}", count(run.read.skipped), kinds.join(", "));
-        for document in run.read.skipped_documents.iter().take(NAMED) {
-            paragraph(text, "    ", &words::skipped(document));
-        }
-        if run.read.skipped > NAMED as u64 {
-            let _ = writeln!(text, "    and {} more", count(run.read.skipped - NAMED as u64));
-        }
+    skipped(text, run);
+    if !run.notes.is_empty() {
+        text.push('\n');
     }
     for note in &run.notes {
         paragraph(text, "  ", &format!("note: {note}"));
+    }
+}
+
+fn delays(text: &mut String, run: &Run) {
+    let _ = writeln!(text, "\n  {:<6} {:<31} 95 % confidence, where these", "delay", "of these clients,");
+    let _ = writeln!(text, "  {:<6} {:<31} {}", "", "for certain", words::assumed(run));
+    for quantile in &run.delay.quantiles {
+        let (these, confidence) = (bounds(quantile.of_this_run), bounds(quantile.confidence));
+        let _ = writeln!(text, "  {:<6} {these:<31} {confidence}", quantile.name);
+    }
+    paragraph(text, "  ", &format!("max    {}", longest(run)));
+}
+
+/// What leaked, for how long, and from which addresses.
+fn leaks(text: &mut String, run: &Run) {
+    let clients = &run.clients;
+    lines(text, "leaked", [format!("{}, {}", share(clients.leaked, clients.total), words::leaked(run))]);
+    if let Some(leak) = &run.leak {
+        row(text, "leak time", &times(leak));
+    }
+    lines(text, "leaked from", words::leaks(run));
+    lines(text, "egress IPs", words::egress_ips(run));
+}
+
+fn skipped(text: &mut String, run: &Run) {
+    if run.read.skipped == 0 {
+        return;
+    }
+    let kinds = run.read.skipped_by_kind.iter();
+    let kinds: Vec<String> = kinds.map(|(kind, skipped)| format!("{} {kind}", count(*skipped))).collect();
+    let _ = writeln!(text, "\n  SKIPPED {}: {}", counted(run.read.skipped, "document"), kinds.join(", "));
+    for document in run.read.skipped_documents.iter().take(NAMED) {
+        paragraph(text, "    ", &words::skipped(document));
+    }
+    if run.read.skipped > NAMED as u64 {
+        let _ = writeln!(text, "    and {} more", count(run.read.skipped - NAMED as u64));
     }
 }
 
@@ -152,6 +169,13 @@ fn trend(text: &mut String, report: &Report) {
     row("this run", &report.run.clients, &report.run.delay.quantiles, "");
 }
 
+/// Lines that may be long, behind one name.
+fn lines(text: &mut String, name: &str, lines: impl IntoIterator<Item = String>) {
+    for (name, line) in std::iter::once(name).chain(std::iter::repeat("")).zip(lines) {
+        paragraph(text, "  ", &format!("{name:<18} {line}"));
+    }
+}
+
 fn row(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "  {name:<18} {value}");
 }
@@ -167,13 +191,7 @@ fn disruptions(text: &mut String, run: &Run) {
     if disruptions.total == 0 {
         return;
     }
-    let of = format!(
-        "{} in {} clients: {}",
-        count(disruptions.total),
-        count(run.clients.disrupted),
-        words::kinds(disruptions)
-    );
-    row(text, "disruptions", &of);
+    row(text, "disruptions", &words::disruptions(run));
     for one in disruptions.longest.iter().take(3) {
         let length = match one.length.upper_seconds {
             Some(_) => bounds(one.length),
@@ -185,13 +203,15 @@ fn disruptions(text: &mut String, run: &Run) {
 
 fn sources(text: &mut String, run: &Run) {
     let Some(sources) = &run.sources else { return };
-    let (denied, allowed) = (count(sources.denied_connections), count(sources.allowed_connections));
-    row(text, "target saw", &format!("{allowed} connections from inside, {denied} from outside"));
+    let (denied, allowed) =
+        (count(sources.denied_connections), counted(sources.allowed_connections, "connection"));
+    row(text, "target saw", &format!("{allowed} from inside, {denied} from outside"));
     if let (Some(allowed), Some(denied)) = (sources.allowed_syns, sources.denied_syns) {
-        row(text, "", &format!("{} SYNs from inside, {} from outside", count(allowed), count(denied)));
+        row(text, "", &format!("{} from inside, {} from outside", counted(allowed, "SYN"), count(denied)));
     }
     for (address, connections) in sources.denied_from.iter().take(3) {
-        row(text, "", &format!("outside: {} ({} connections)", short(address, 40), count(*connections)));
+        let connections = counted(*connections, "connection");
+        row(text, "", &format!("outside: {} ({connections})", short(address, 40)));
     }
 }
 
@@ -200,7 +220,7 @@ fn worst(text: &mut String, run: &Run) {
         return;
     }
     let _ = writeln!(text, "\n  {:<28} {:<11} {:<26} {:>8}", "worst clients", "outcome", "delay", "leaked");
-    for one in &run.worst {
+    for one in run.worst.iter().take(WORST) {
         let name = short(&one.client_id, 28);
         let (delay, leaked) = (short(&bounds(one.delay), 26), count(one.leaked_probes));
         let _ = writeln!(text, "  {name:<28} {:<11} {delay:<26} {leaked:>8}", one.outcome);

@@ -7,7 +7,7 @@ use crate::document::outcome::Outcome;
 use crate::document::shown::plain;
 use crate::report::data::egress::{Addresses, Loss, Seen};
 pub(crate) use crate::report::data::figures::clients;
-use crate::report::data::figures::{self, count, counted, range, seconds};
+use crate::report::data::figures::{self, count, counted, later_than, range, seconds, up_to};
 use crate::report::data::run::{
     Bounds, Comparison, Difference, Disruptions, Found, Gate, GateState, Group, Groups, Report, Run,
     SIGNIFICANCE, SkippedDocument, TrendPoint,
@@ -44,8 +44,8 @@ pub(crate) fn bounds(bounds: Bounds) -> String {
     match (bounds.lower_seconds, bounds.upper_seconds) {
         (None, _) => "unknown".to_owned(),
         (Some(lower), None) if lower <= 0.0 => "unknown".to_owned(),
-        (Some(lower), None) => format!("later than {}", seconds(lower)),
-        (Some(lower), Some(upper)) if lower <= 0.0 => format!("up to {}", seconds(upper)),
+        (Some(lower), None) => later_than(lower),
+        (Some(lower), Some(upper)) if lower <= 0.0 => up_to(upper),
         (Some(lower), Some(upper)) => range(lower, upper),
     }
 }
@@ -86,8 +86,14 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
     }
 }
 
+/// How many disruptions, of how many clients, and how many of each kind.
+pub(crate) fn disruptions(run: &Run) -> String {
+    let (all, kinds) = (count(run.disruptions.total), kinds(&run.disruptions));
+    format!("{all} in {}: {kinds}", clients(run.clients.disrupted))
+}
+
 /// How many disruptions of each kind.
-pub(crate) fn kinds(disruptions: &Disruptions) -> String {
+fn kinds(disruptions: &Disruptions) -> String {
     let kinds = disruptions.by_kind.iter().filter(|(_, number)| **number > 0);
     let kinds: Vec<String> = kinds.map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
     kinds.join(", ")
@@ -289,13 +295,13 @@ fn lines(told: &Addresses, line: impl Fn(&Seen) -> String, probes_from: &str) ->
 pub(crate) fn loss(loss: &Loss) -> String {
     let percent = |share: f64| format!("{:.3} %", share * 100.0);
     let Share { misses, share, low, high } = loss.by_chance;
-    let (missed, probes) = (count(misses), count(loss.outside_outages));
-    let rate = format!("{missed} of {probes} probes by chance, {}", percent(share));
+    let probes = counted(loss.outside_outages, "probe");
+    let rate = format!("{} of {probes} by chance, {}", count(misses), percent(share));
     let interval = format!("95 % between {} and {}", percent(low), percent(high));
     let partial = match loss.partial_outages {
         0 => String::new(),
         outages => {
-            format!("; {} in {} partial outages", count(loss.in_partial_outages.misses), count(outages))
+            format!("; {} in {}", count(loss.in_partial_outages.misses), counted(outages, "partial outage"))
         }
     };
     format!("{rate} ({interval}){partial}")
@@ -308,11 +314,10 @@ mod tests {
     #[test]
     fn times_read_well_in_every_size() {
         let told = |lower, upper| bounds(Bounds { lower_seconds: lower, upper_seconds: upper });
-        assert_eq!(told(Some(0.300_142), Some(0.350_276)), "300.142 to 350.276 ms");
-        assert_eq!(told(Some(0.9), Some(1.1)), "0.9000 to 1.1000 s");
-        assert_eq!(told(Some(0.0), Some(0.05)), "up to 50.000 ms");
-        assert_eq!(told(Some(0.3), Some(0.300_000_1)), "300.000 ms");
-        assert_eq!(told(Some(2.0), None), "later than 2.0000 s");
+        assert_eq!(told(Some(0.300_142), Some(0.350_276)), "300 to 351 ms");
+        assert_eq!(told(Some(0.9), Some(1.1)), "0.900 to 1.100 s");
+        assert_eq!(told(Some(0.0), Some(0.05)), "up to 50 ms");
+        assert_eq!(told(Some(2.0), None), "later than 2.00 s");
         assert_eq!(told(Some(0.0), None), "unknown");
     }
 

@@ -273,7 +273,7 @@ pub(super) fn disruptions(run: &Run, corpus: &Corpus) -> Figure {
         svg: longest::disruptions(corpus),
         caption: "The longest disruptions, in the order of their beginning: dark what is certain, pale what the probes allow."
             .to_owned(),
-        alternative: format!("{}. The table below has each.", words::kinds(&run.disruptions)),
+        alternative: format!("{}. The table below has each.", words::disruptions(run)),
         legend: vec![],
     }
 }

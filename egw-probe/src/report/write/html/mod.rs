@@ -267,13 +267,7 @@ impl Disruptions {
             ]
         });
         Some(Self {
-            summary: format!(
-                "{} in {} clients: {}; {} without an end.",
-                count(disruptions.total),
-                count(run.clients.disrupted),
-                words::kinds(disruptions),
-                count(disruptions.open)
-            ),
+            summary: format!("{}; {} without an end.", words::disruptions(run), count(disruptions.open)),
             figure: figures::disruptions(run, corpus),
             longest: Table::new(&["client", "kind", "began at", "length", "misses"], rows),
         })
