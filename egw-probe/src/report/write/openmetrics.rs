@@ -51,7 +51,7 @@ fn delays(report: &Report) -> [Family; 3] {
         (
             "delay_confidence_seconds",
             "seconds",
-            "The same for clients like these, with 95 % confidence.",
+            "The same for clients like these, with 95 % confidence where these are an independent sample.",
             of(|quantile| quantile.confidence),
         ),
         (
