@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::report::data::figures::short;
 use crate::report::data::run::{Report, Run};
 use crate::report::write::markdown::{escape, gates};
-use crate::report::write::words::{self, CONFIDENCE, OF_THESE, bounds, longest, share};
+use crate::report::write::words::{self, OF_THESE, bounds, longest, share};
 
 /// Clients named as the worst.
 const WORST: usize = 5;
@@ -27,7 +27,8 @@ pub(crate) fn summary(report: &Report) -> String {
         of(clients.timed_out),
         of(clients.unfinished)
     );
-    let _ = writeln!(text, "| delay | {OF_THESE} | {CONFIDENCE} |\n|---|---|---|");
+    let confidence = words::confidence(run);
+    let _ = writeln!(text, "| delay | {OF_THESE} | {confidence} |\n|---|---|---|");
     for quantile in &run.delay.quantiles {
         let [these, confidence] = [quantile.of_this_run, quantile.confidence].map(bounds);
         let _ = writeln!(text, "| {} | {these} | {confidence} |", quantile.name);
