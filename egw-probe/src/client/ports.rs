@@ -27,14 +27,14 @@ pub struct SourcePort {
 #[derive(Debug)]
 pub struct PortWalk {
     range: PortRange,
-    /// The ports to use, the next one first.
-    walk: VecDeque<u16>,
+    /// Steps from the lowest to the next port, as long as nothing was lost.
+    next: u32,
+    /// Once something was: the ports to use, the next one first.
+    walk: Option<VecDeque<u16>>,
     /// Ports of lost probes, each until what they left is gone.
     lost: HashMap<u16, Lost>,
     /// The same in the order in which that will be; a later loss of the same port has another entry.
     ends: VecDeque<(Monotonic, u16)>,
-    /// Where every port is unsafe, steps from the lowest.
-    unsafe_next: u32,
     handed_out: u64,
     first: Option<Monotonic>,
     wrap: Option<Duration>,
@@ -50,14 +50,12 @@ struct Lost {
 impl PortWalk {
     /// Through `range`, from `start` steps in.
     pub fn new(range: PortRange, start: u32) -> Self {
-        let mut walk: VecDeque<u16> = (range.low..=range.high).collect();
-        walk.rotate_left((start % range.ports()) as usize);
         Self {
             range,
-            walk,
+            next: start % range.ports(),
+            walk: None,
             lost: HashMap::new(),
             ends: VecDeque::new(),
-            unsafe_next: 0,
             handed_out: 0,
             first: None,
             wrap: None,
@@ -79,16 +77,23 @@ impl PortWalk {
             self.wrap = Some(now.since(first));
         }
         self.forget(now);
-        while let Some(number) = self.walk.pop_front() {
+        let Some(walk) = &mut self.walk else {
+            return SourcePort { number: self.step(), is_unsafe: false };
+        };
+        while let Some(number) = walk.pop_front() {
             let Some(lost) = self.lost.get_mut(&number) else {
-                self.walk.push_back(number);
+                walk.push_back(number);
                 return SourcePort { number, is_unsafe: false };
             };
             lost.passed_over = true;
         }
-        let number = self.range.low + self.unsafe_next as u16;
-        self.unsafe_next = (self.unsafe_next + 1) % self.range.ports();
-        SourcePort { number, is_unsafe: true }
+        SourcePort { number: self.step(), is_unsafe: true }
+    }
+
+    fn step(&mut self) -> u16 {
+        let number = self.range.low + self.next as u16;
+        self.next = (self.next + 1) % self.range.ports();
+        number
     }
 
     /// The port that the kernel chose by itself.
@@ -105,6 +110,11 @@ impl PortWalk {
             Outcome::Silent => Monotonic::from_ns(u64::MAX),
             _ => return,
         };
+        self.walk.get_or_insert_with(|| {
+            let mut walk: VecDeque<u16> = (self.range.low..=self.range.high).collect();
+            walk.rotate_left(self.next as usize);
+            walk
+        });
         let lost = self.lost.entry(number).or_insert(Lost { until, passed_over: false });
         lost.until = lost.until.max(until);
         if outcome != Outcome::Silent {
@@ -131,7 +141,7 @@ impl PortWalk {
                 continue;
             }
             if self.lost.remove(&number).is_some_and(|lost| lost.passed_over) {
-                self.walk.push_back(number);
+                self.walk.get_or_insert_default().push_back(number);
             }
         }
     }
@@ -199,7 +209,7 @@ mod tests {
             walk.ended(number, Outcome::Timeout, at(0));
         }
         assert_eq!(walk.next(at(1)), SourcePort { number: range.high, is_unsafe: false });
-        assert_eq!(walk.walk.len(), 1, "the others are not looked at again");
+        assert_eq!(walk.walk.as_ref().unwrap().len(), 1, "the others are not looked at again");
         assert_eq!(walk.next(at(120)), SourcePort { number: range.high, is_unsafe: false });
         assert_eq!(walk.next(at(120)), SourcePort { number: range.low, is_unsafe: false });
     }

@@ -3,11 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use crate::client::bracket::Bracket;
 use crate::client::probing::Fact;
-use crate::document::quantiles::Quantiles;
+use crate::document::quantiles::Times;
 use crate::document::result::Stall;
 use crate::sys::clock::Monotonic;
 
@@ -18,10 +16,10 @@ const STALL_CAP: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Record {
     start: Monotonic,
-    /// Handshake times of established probes, in nanoseconds.
-    pub connect_ns: Histogram<u64>,
-    /// How late ticks were served, in nanoseconds; the first one, which waits for the client, is not among them.
-    pub tick_lateness_ns: Histogram<u64>,
+    /// Handshake times of established probes.
+    pub connect: Times,
+    /// How late ticks were served; the first one, which waits for the client, is not among them.
+    pub tick_lateness: Times,
     /// When this client itself was held up: the first of them.
     pub stalls: Vec<Stall>,
     /// How many there were in all.
@@ -35,8 +33,8 @@ impl Record {
     pub(crate) fn new(start: Monotonic) -> Self {
         Self {
             start,
-            connect_ns: Quantiles::histogram_ns(),
-            tick_lateness_ns: Quantiles::histogram_ns(),
+            connect: Times::new(),
+            tick_lateness: Times::new(),
             stalls: Vec::new(),
             stalls_total: 0,
             latest_stalls: VecDeque::new(),
@@ -46,12 +44,11 @@ impl Record {
     /// Takes in the next fact.
     pub(crate) fn take(&mut self, fact: &Fact) {
         match fact {
-            Fact::Served { late } => self.tick_lateness_ns.saturating_record(late.as_nanos() as u64),
+            Fact::Served { late } => self.tick_lateness.record(*late),
             Fact::Stalled { from, to } => self.note_stall(*from, *to),
             Fact::Settled { probe, .. } => {
                 if let Some(established) = probe.established {
-                    let connect = established.since(probe.sent);
-                    self.connect_ns.saturating_record(connect.as_nanos() as u64);
+                    self.connect.record(established.since(probe.sent));
                 }
             }
             Fact::Skipped(_) | Fact::Won { .. } | Fact::Watched(_) | Fact::Egress(..) => {}

@@ -12,7 +12,6 @@ use crate::document::SCHEMA;
 use crate::document::go::format_duration;
 use crate::document::held::HoldReport;
 use crate::document::outcome::Outcome;
-use crate::document::quantiles::Quantiles;
 use crate::document::result::{BracketSeconds, ProbeCounts, ResultDocument, Settings, TestOutcome};
 use crate::document::stress::StressReport;
 use crate::sys::clock::Start;
@@ -50,8 +49,8 @@ pub(crate) fn document(
         },
         blackhole_seconds: judge.blackhole().as_secs_f64(),
         probes: probe_counts(measured),
-        connect_seconds: Quantiles::of_ns(&measured.record.connect_ns),
-        tick_lateness_seconds: Quantiles::of_ns(&measured.record.tick_lateness_ns),
+        connect_seconds: measured.record.connect.quantiles(),
+        tick_lateness_seconds: measured.record.tick_lateness.quantiles(),
         end_to_end: judge.end_to_end(),
         egress_ip: egress.latest(),
         egress_ips,
@@ -284,8 +283,8 @@ fn skipped(measured: &Measurement) -> Option<String> {
 }
 
 fn late(config: &ClientConfig, measured: &Measurement) -> Option<String> {
-    let lateness = Duration::from_nanos(measured.record.tick_lateness_ns.value_at_quantile(0.99));
-    (!measured.record.tick_lateness_ns.is_empty() && lateness > config.interval).then(|| {
+    let lateness = measured.record.tick_lateness.quantile(0.99)?;
+    (lateness > config.interval).then(|| {
         format!(
             "one tick in 100 was late by {} or more, longer than the interval: give the client more CPU",
             format_duration(lateness)

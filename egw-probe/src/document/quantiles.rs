@@ -1,5 +1,7 @@
 //! Quantiles of times, and the histogram that they are taken from.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -14,21 +16,68 @@ pub struct Quantiles {
     pub max: f64,
 }
 
-impl Quantiles {
-    /// An empty histogram of nanoseconds, from 1 µs to 100 s at three digits: some kilobytes, whatever it counts.
-    pub fn histogram_ns() -> Histogram<u64> {
-        Histogram::new_with_bounds(1_000, 100_000_000_000, 3).expect("the bounds are in order")
+/// A set of times, up to 100 s each at three digits: some kilobytes, whatever it counts, and none before the first.
+#[derive(Debug, Clone)]
+pub struct Times(Histogram<u32>);
+
+impl Times {
+    /// A longer one counts as this.
+    const MOST: Duration = Duration::from_secs(100);
+
+    /// None yet.
+    pub fn new() -> Self {
+        // From 1 µs on. It grows with the longest time.
+        let mut empty = Histogram::new_with_bounds(1_000, 2_000, 3).expect("the bounds are in order");
+        empty.auto(true);
+        Self(empty)
     }
 
-    /// The quantiles of a histogram of nanoseconds; `None` if it is empty.
-    pub fn of_ns(histogram: &Histogram<u64>) -> Option<Self> {
+    /// Adds one.
+    pub fn record(&mut self, time: Duration) {
+        self.0.record(time.min(Self::MOST).as_nanos() as u64).expect("it grows");
+    }
+
+    /// Adds all of another set.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("it grows");
+    }
+
+    /// The time that this share of them does not exceed; `None` without any.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.value_at_quantile(share)))
+    }
+
+    /// Their quantiles; `None` without any.
+    pub fn quantiles(&self) -> Option<Quantiles> {
         let seconds = |ns: u64| ns as f64 / 1e9;
-        (!histogram.is_empty()).then(|| Self {
-            min: seconds(histogram.min()),
-            p50: seconds(histogram.value_at_quantile(0.5)),
-            p90: seconds(histogram.value_at_quantile(0.9)),
-            p99: seconds(histogram.value_at_quantile(0.99)),
-            max: seconds(histogram.max()),
+        let quantile = |share| self.quantile(share).map(|time| time.as_secs_f64());
+        Some(Quantiles {
+            min: seconds(self.0.min()),
+            p50: quantile(0.5)?,
+            p90: quantile(0.9)?,
+            p99: quantile(0.99)?,
+            max: seconds(self.0.max()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_every_size_are_kept_at_three_digits_and_added_up() {
+        let mut times = Times::new();
+        assert_eq!((times.quantiles(), times.quantile(0.5)), (None, None));
+        let mut others = Times::new();
+        for ms in 1..=1_000 {
+            times.record(Duration::from_millis(ms));
+            others.record(Duration::from_secs(ms));
+        }
+        times.add(&others);
+        let told = times.quantiles().unwrap();
+        let close = |told: f64, expected: f64| (told / expected - 1.0).abs() < 1e-3;
+        assert!(close(told.min, 0.001) && close(told.p50, 1.0) && close(told.max, 100.0), "{told:?}");
+        assert!(close(told.p90, 100.0), "what is longer counts as the longest: {told:?}");
     }
 }

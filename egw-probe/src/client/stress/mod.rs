@@ -24,7 +24,7 @@ use crate::client::stress::series::Series;
 use crate::client::stress::shard::{Shard, ShardReport};
 use crate::config::client::StressConfig;
 use crate::config::error::ConfigError;
-use crate::document::quantiles::Quantiles;
+use crate::document::quantiles::Times;
 use crate::document::stress::{CAP, PortRange, StressEnd, StressReport};
 use crate::sys::clock::Monotonic;
 use crate::sys::net::{RESERVED_DESCRIPTORS, local_port_range};
@@ -215,13 +215,12 @@ fn combine(
     port_range: Option<PortRange>,
 ) -> StressReport {
     let mut all = StressReport::default();
-    let mut latency_ns = Quantiles::histogram_ns();
+    let mut latency = Times::new();
     let mut series = Series::default();
     let mut ended = StressEnd::Connections;
     for shard in shards {
         all.add(shard.report);
-        // Both have the same bounds.
-        latency_ns.add(&shard.latency_ns).unwrap_or_default();
+        latency.add(&shard.latency);
         series = series.with(shard.series);
         ended = ended.max(shard.ended);
     }
@@ -244,7 +243,7 @@ fn combine(
         most: plan.most,
     });
     StressReport {
-        latency_seconds: Quantiles::of_ns(&latency_ns),
+        latency_seconds: latency.quantiles(),
         ended: Some(ended),
         limit,
         series: series.points(Monotonic::now().since(plan.begun)),

@@ -5,7 +5,6 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
@@ -15,7 +14,7 @@ use crate::client::stress::lanes::Lanes;
 use crate::client::stress::plan::Plan;
 use crate::client::stress::series::{Event, Series};
 use crate::config::client::FIRST_SYN_RETRANSMISSION;
-use crate::document::quantiles::Quantiles;
+use crate::document::quantiles::Times;
 use crate::document::stress::{CAP, Closing, DialFailure, FailedDial, LostSyn, StressEnd, StressReport};
 use crate::sys::clock::Monotonic;
 use crate::sys::log::{Pass, RateLimit};
@@ -71,7 +70,7 @@ pub(crate) struct Shard<'a> {
     in_flight: usize,
     lanes: Lanes,
     ready: Vec<Ready>,
-    latency_ns: Histogram<u64>,
+    latency: Times,
     series: Series,
     report: StressReport,
     log: RateLimit,
@@ -85,7 +84,7 @@ pub(crate) struct ShardReport {
     /// Its counts and lists; what only all shards together know is left out.
     pub report: StressReport,
     /// How long its dials took.
-    pub latency_ns: Histogram<u64>,
+    pub latency: Times,
     /// How it went over time.
     pub series: Series,
 }
@@ -102,7 +101,7 @@ impl<'a> Shard<'a> {
             in_flight: 0,
             lanes,
             ready: Vec::new(),
-            latency_ns: Quantiles::histogram_ns(),
+            latency: Times::new(),
             series: Series::default(),
             report: StressReport::default(),
             log: RateLimit::per_second(1),
@@ -150,7 +149,7 @@ impl<'a> Shard<'a> {
         Ok(ShardReport {
             ended,
             report: self.report.clone(),
-            latency_ns: self.latency_ns.clone(),
+            latency: self.latency.clone(),
             series: std::mem::take(&mut self.series),
         })
     }
@@ -356,7 +355,7 @@ impl<'a> Shard<'a> {
         self.report.opened += 1;
         self.report.peak_open = self.report.peak_open.max(open);
         self.report.opening_seconds = at.as_secs_f64();
-        self.latency_ns.saturating_record(elapsed.as_nanos() as u64);
+        self.latency.record(elapsed);
         self.series.note(at, Event::Opened(elapsed));
         self.plan.metrics.stress.opened(elapsed);
         if elapsed > SLOW_DIAL
