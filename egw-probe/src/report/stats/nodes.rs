@@ -3,6 +3,8 @@
 //! Nodes are drawn again with all of their clients (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their
 //! Application, 3.8), and the quantile is taken of lower ends and of upper ends. Percentiles of few nodes are too narrow, so they are
 //! taken further out, by Student's distribution (Hesterberg, The American Statistician 69, 2015: the expanded percentile interval).
+//! No resample reaches beyond the slowest node, so that order statistics of as many clients as these are worth (Korn and Graubard,
+//! Survey Methodology 24, 1998: by the design effect) have a say, too.
 
 use crate::report::data::interval::Interval;
 use crate::report::stats::normal;
@@ -21,13 +23,19 @@ pub(crate) struct Resampled {
     nodes: usize,
     /// For each quantile, those of lower ends and of upper ends, in order.
     ends: Vec<[Vec<f64>; 2]>,
+    /// For each quantile, how many independent clients would tell as much.
+    worth: Vec<f64>,
 }
 
 impl Resampled {
     /// Draws the nodes of these delays again. Nodes are numbers below `count`.
     pub(crate) fn of(delays: &[Interval], node_of: &[u32], count: usize, quantiles: &[f64]) -> Self {
         if count < FEWEST {
-            return Self { nodes: count, ends: vec![Default::default(); quantiles.len()] };
+            return Self {
+                nodes: count,
+                ends: vec![Default::default(); quantiles.len()],
+                worth: vec![0.0; quantiles.len()],
+            };
         }
         let sorted = |end: fn(&Interval) -> f64| {
             let mut ends: Vec<(f64, u32)> = delays.iter().map(end).zip(node_of.iter().copied()).collect();
@@ -59,7 +67,17 @@ impl Resampled {
             }
         }
         ends.iter_mut().flatten().for_each(|ends| ends.sort_unstable_by(f64::total_cmp));
-        Self { nodes: count, ends }
+        let worth = quantiles.iter().map(|q| worth(&both[1], &sizes, *q)).collect();
+        Self { nodes: count, ends, worth }
+    }
+
+    /// How many independent clients would tell as much of the quantile of this place, if nodes were many.
+    pub(crate) fn worth(&self, place: usize, alpha: f64) -> usize {
+        if self.nodes < FEWEST {
+            return 0;
+        }
+        let of_nodes = normal::student(1.0 - alpha / 2.0, self.nodes as f64 - 1.0);
+        (self.worth[place] * (normal::quantile(1.0 - alpha / 2.0) / of_nodes).powi(2)) as usize
     }
 
     /// Where the quantile of this place lies, wrong with probability `alpha`.
@@ -73,6 +91,22 @@ impl Resampled {
         let outside = (normal::share(-further) * lower.len() as f64) as usize;
         Interval { lower: lower[outside], upper: upper[upper.len() - 1 - outside] }
     }
+}
+
+/// Clients divided by the design effect: how much more a share of clients varies because whole nodes do.
+fn worth(sorted: &[(f64, u32)], sizes: &[usize], q: f64) -> f64 {
+    let (all, nodes) = (sorted.len() as f64, sizes.len() as f64);
+    let mut within = vec![0_usize; sizes.len()];
+    let rank = rank(q, sorted.len());
+    for (_, node) in &sorted[..rank] {
+        within[*node as usize] += 1;
+    }
+    let share = rank as f64 / all;
+    let apart = |(within, size): (&usize, &usize)| (*within as f64 - share * *size as f64).powi(2);
+    let by_nodes = within.iter().zip(sizes).map(apart).sum::<f64>() / all.powi(2) * nodes / (nodes - 1.0);
+    let effect = (by_nodes / (share * (1.0 - share) / all)).max(1.0);
+    // The last one of all says nothing of how much varies: then a node is worth one client.
+    if effect.is_finite() { all / effect } else { nodes }
 }
 
 #[cfg(test)]

@@ -38,6 +38,17 @@ impl Ends {
         }
     }
 
+    /// The same, if these observations tell no more than `worth` independent ones would.
+    pub(crate) fn confidence_of(&self, worth: usize, q: f64, alpha: f64) -> Interval {
+        let (low, high) = ranks(worth, q, alpha);
+        let each = self.lower.len() as f64 / worth.max(1) as f64;
+        let last = self.lower.len().saturating_sub(1);
+        Interval {
+            lower: low.map_or(0.0, |rank| self.lower[((rank - 1) as f64 * each) as usize]),
+            upper: high.map_or(f64::INFINITY, |rank| self.upper[((rank as f64 * each) as usize).min(last)]),
+        }
+    }
+
     /// Where the q-quantile of these very observations lies, for certain: the smallest delay that a share `q` does not exceed.
     pub fn of_sample(&self, q: f64) -> Option<Interval> {
         self.at(rank(q, self.lower.len()))

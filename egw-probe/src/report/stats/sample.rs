@@ -23,14 +23,13 @@ impl Sample {
     /// Where the quantile of this place in [`QUANTILES`] lies, wrong with probability `alpha`. Nodes only make it wider: chance can
     /// make those that were drawn look more alike than clients can be.
     pub(crate) fn confidence(&self, place: usize, alpha: f64) -> Interval {
-        let independent = self.ends.confidence(QUANTILES[place].1, alpha);
-        let Some(of_nodes) = self.resampled.as_ref().map(|nodes| nodes.confidence(place, alpha)) else {
-            return independent;
-        };
-        Interval {
-            lower: independent.lower.min(of_nodes.lower),
-            upper: independent.upper.max(of_nodes.upper),
-        }
+        let q = QUANTILES[place].1;
+        let independent = self.ends.confidence(q, alpha);
+        let Some(nodes) = &self.resampled else { return independent };
+        let worth = self.ends.confidence_of(nodes.worth(place, alpha), q, alpha);
+        let wider =
+            |a: Interval, b: Interval| Interval { lower: a.lower.min(b.lower), upper: a.upper.max(b.upper) };
+        wider(wider(independent, worth), nodes.confidence(place, alpha))
     }
 }
 
