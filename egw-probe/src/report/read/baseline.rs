@@ -6,7 +6,6 @@ use serde::Deserialize;
 
 use crate::report::data::brackets::Line;
 use crate::report::data::run::Ticks;
-use crate::report::read::document::{LONGEST_SECONDS, Refusal};
 
 /// The form of reports that is understood.
 const SCHEMA: u64 = 2;
@@ -47,31 +46,36 @@ pub struct Baseline {
     pub ticks: Option<Ticks>,
 }
 
-/// Reads a report of this schema.
-pub(crate) fn read(schema: &serde_json::Value, run: WireRun) -> Result<Baseline, Refusal> {
+/// Why a report is no baseline.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    Damaged(String),
+    Foreign(&'static str),
+}
+
+/// Reads a report of this schema; no time of it is longer than `longest`, seconds.
+pub(crate) fn read(schema: &serde_json::Value, run: WireRun, longest: f64) -> Result<Baseline, Unusable> {
     if schema.as_u64().is_none_or(|schema| schema > SCHEMA) {
-        return Err(Refusal::Foreign("a report of a newer egw-probe: compare with it by that"));
+        return Err(Unusable::Foreign("a report of a newer egw-probe: compare with it by that"));
     }
     let lines: Vec<Line> = run
         .delay
         .brackets
         .iter()
-        .map(|line| line.parse().map_err(Refusal::Damaged))
+        .map(|line| line.parse().map_err(Unusable::Damaged))
         .collect::<Result<_, _>>()?;
     if lines.is_empty() {
-        return Err(Refusal::Foreign(
+        return Err(Unusable::Foreign(
             "a report without brackets to compare with: write it again with this egw-probe",
         ));
     }
     let possible = |line: &Line| {
         let (lower, upper) = (line.delay.lower, line.delay.upper);
-        (0.0..=LONGEST_SECONDS).contains(&lower)
-            && lower <= upper
-            && (upper <= LONGEST_SECONDS || upper.is_infinite())
+        (0.0..=longest).contains(&lower) && lower <= upper && (upper <= longest || upper.is_infinite())
     };
     let clients = lines.iter().fold(0, |sum: u64, line| sum.saturating_add(line.clients));
     if clients > MOST_CLIENTS || !lines.iter().all(possible) {
-        return Err(Refusal::Damaged("brackets of a run that cannot be".to_owned()));
+        return Err(Unusable::Damaged("brackets of a run that cannot be".to_owned()));
     }
     Ok(Baseline { lines, leaked: run.clients.leaked, settings: run.settings, ticks: run.ticks })
 }

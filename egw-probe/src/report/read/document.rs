@@ -18,7 +18,7 @@ use crate::document::sources::{Rest, Unlisted};
 use crate::report::data::client::{ClientResult, Reading, Verdict, WatchedDisruption};
 use crate::report::data::egress;
 use crate::report::data::interval::Interval;
-use crate::report::read::baseline::{self, Baseline, WireRun};
+use crate::report::read::baseline::{self, Baseline, Unusable, WireRun};
 use crate::report::read::log_line::{is_foreign_json, is_own_json};
 
 /// The newest form of result documents that is understood.
@@ -310,7 +310,11 @@ pub fn read(bytes: &[u8]) -> Result<Found, Refusal> {
             result(wire).map(|reading| Found::Client(Box::new(reading))).map_err(Refusal::Damaged)
         }
         Wire { report_schema: Some(schema), run: Some(run), .. } => {
-            Ok(Found::Baseline(baseline::read(&schema, run).map(Box::new)))
+            let baseline = baseline::read(&schema, run, LONGEST_SECONDS).map(Box::new);
+            Ok(Found::Baseline(baseline.map_err(|unusable| match unusable {
+                Unusable::Damaged(why) => Refusal::Damaged(why),
+                Unusable::Foreign(what) => Refusal::Foreign(what),
+            })))
         }
         Wire { clients: Some(clients), .. } => {
             plausible_tags(&clients).map(|()| Found::Tags(clients)).map_err(Refusal::Damaged)

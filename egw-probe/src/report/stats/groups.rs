@@ -1,10 +1,11 @@
 //! Clients in groups, by the values of a label. Pure.
 
-use crate::report::data::client::ClientResult;
-use crate::report::data::run::{Group, Groups};
+use std::collections::HashSet;
+
+use crate::report::data::client::{ClientResult, Verdict};
+use crate::report::data::run::{Clients, Group, Groups};
 use crate::report::read::corpus::Corpus;
-use crate::report::stats::run::{count_clients, quantiles};
-use crate::report::stats::sample::Sample;
+use crate::report::stats::sample::{Sample, quantiles};
 
 /// Groups that are told; all are counted.
 const TOLD: usize = 1_000;
@@ -36,4 +37,19 @@ pub(crate) fn groups(corpus: &Corpus) -> Option<Groups> {
     let total = groups.len();
     groups.truncate(TOLD);
     Some(Groups { label, total, groups })
+}
+
+/// How many clients there are of each kind.
+pub(crate) fn count_clients(clients: &[ClientResult]) -> Clients {
+    let count = |is: &dyn Fn(&ClientResult) -> bool| clients.iter().filter(|one| is(one)).count() as u64;
+    Clients {
+        total: clients.len() as u64,
+        distinct: clients.iter().map(|one| one.name.as_str()).collect::<HashSet<_>>().len() as u64,
+        masqueraded: count(&|one| one.verdict == Verdict::Masqueraded),
+        timed_out: count(&|one| one.verdict == Verdict::TimedOut),
+        unfinished: count(&|one| one.verdict == Verdict::Unfinished),
+        leaked: count(&|one| one.leaked > 0),
+        blackholed: count(&|one| one.blackhole_seconds > 0.0),
+        disrupted: count(&|one| one.disruptions > 0),
+    }
 }

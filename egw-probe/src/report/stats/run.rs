@@ -1,20 +1,18 @@
 //! A corpus, summed up as a run. Pure.
 
-use std::collections::HashSet;
-
 use crate::document::disruption::Kind;
 use crate::document::outcome::Outcome;
-use crate::report::data::client::{ClientResult, Verdict, worse_first};
+use crate::report::data::client::{ClientResult, worse_first};
 use crate::report::data::interval::Interval;
 use crate::report::data::run::{
-    Bounds, Clients, Delay, Disruptions, DistributionStep, LongDisruption, QUANTILES, Quantile, Read, Run,
-    SkippedDocument, Sources, Times, Worst,
+    Bounds, Delay, Disruptions, DistributionStep, LongDisruption, Read, Run, SkippedDocument, Sources, Times,
+    Worst,
 };
 use crate::report::read::corpus::Corpus;
-use crate::report::stats::groups::groups;
+use crate::report::stats::groups::{count_clients, groups};
 use crate::report::stats::notes::notes;
-use crate::report::stats::ranks::{ALPHA, Ends};
-use crate::report::stats::sample::{Sample, nodes};
+use crate::report::stats::ranks::Ends;
+use crate::report::stats::sample::{Sample, nodes, quantiles};
 
 /// Clients and disruptions named as the worst.
 const WORST: usize = 10;
@@ -60,20 +58,6 @@ pub(crate) fn leaked_of(clients: &[ClientResult]) -> u64 {
     saturating(clients.iter().map(|client| client.leaked))
 }
 
-pub(crate) fn count_clients(clients: &[ClientResult]) -> Clients {
-    let count = |is: &dyn Fn(&ClientResult) -> bool| clients.iter().filter(|one| is(one)).count() as u64;
-    Clients {
-        total: clients.len() as u64,
-        distinct: clients.iter().map(|one| one.name.as_str()).collect::<HashSet<_>>().len() as u64,
-        masqueraded: count(&|one| one.verdict == Verdict::Masqueraded),
-        timed_out: count(&|one| one.verdict == Verdict::TimedOut),
-        unfinished: count(&|one| one.verdict == Verdict::Unfinished),
-        leaked: count(&|one| one.leaked > 0),
-        blackholed: count(&|one| one.blackhole_seconds > 0.0),
-        disrupted: count(&|one| one.disruptions > 0),
-    }
-}
-
 fn what_was_read(corpus: &Corpus) -> Read {
     let skipped = corpus.skipped.iter();
     Read {
@@ -112,17 +96,6 @@ fn delay(clients: &[ClientResult]) -> Delay {
         distribution: distribution(ends),
         brackets: vec![],
     }
-}
-
-pub(crate) fn quantiles(sample: &Sample) -> Vec<Quantile> {
-    let of = |(place, (name, q)): (usize, (&'static str, f64))| {
-        Some(Quantile {
-            name,
-            of_this_run: sample.ends.of_sample(q)?.into(),
-            confidence: sample.confidence(place, ALPHA).into(),
-        })
-    };
-    QUANTILES.into_iter().enumerate().filter_map(of).collect()
 }
 
 /// All ranks, or so many of them that they can be drawn, the first and the last included.

@@ -2,9 +2,9 @@
 
 use crate::report::data::client::ClientResult;
 use crate::report::data::interval::Interval;
-use crate::report::data::run::QUANTILES;
+use crate::report::data::run::{QUANTILES, Quantile};
 use crate::report::stats::nodes::Resampled;
-use crate::report::stats::ranks::Ends;
+use crate::report::stats::ranks::{ALPHA, Ends};
 
 /// The delays of clients, and of their nodes drawn again where nodes are known.
 #[derive(Debug)]
@@ -31,6 +31,18 @@ impl Sample {
             |a: Interval, b: Interval| Interval { lower: a.lower.min(b.lower), upper: a.upper.max(b.upper) };
         wider(wider(independent, worth), nodes.confidence(place, alpha))
     }
+}
+
+/// All quantiles that are told.
+pub(crate) fn quantiles(sample: &Sample) -> Vec<Quantile> {
+    let of = |(place, (name, q)): (usize, (&'static str, f64))| {
+        Some(Quantile {
+            name,
+            of_this_run: sample.ends.of_sample(q)?.into(),
+            confidence: sample.confidence(place, ALPHA).into(),
+        })
+    };
+    QUANTILES.into_iter().enumerate().filter_map(of).collect()
 }
 
 /// How many nodes these clients are on; `None` unless each of them says on which.
