@@ -6,17 +6,8 @@ use crate::report::read::corpus::Corpus;
 use crate::report::stats::nodes::FEWEST;
 use crate::report::stats::sample::nodes;
 
-/// One line for each thing to keep in mind.
-pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
-    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
-    names.sort_unstable();
-    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
-    let timeouts = corpus.outcomes[Outcome::Timeout as usize];
-    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
-    let of = |count: u64, one: &str, many: &str| {
-        (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
-    };
-    let blind = corpus.clients.iter().filter(|one| one.delay.is_without_lower_end()).count() as u64;
+/// What confidence rests on.
+fn of_chance(corpus: &Corpus) -> [Option<String>; 2] {
     let few = (1..100).contains(&corpus.clients.len());
     let shared = match nodes(&corpus.clients) {
         _ if corpus.clients.len() < 2 => None,
@@ -28,6 +19,20 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
         Some(nodes @ ..FEWEST) => Some(format!("{nodes} nodes are too few for confidence: clients of one share their fate")),
         Some(_) => None,
     };
+    [few.then(|| format!("of {} the p99 is the slowest one", clients(corpus.clients.len() as u64))), shared]
+}
+
+/// One line for each thing to keep in mind.
+pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
+    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
+    names.sort_unstable();
+    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
+    let timeouts = corpus.outcomes[Outcome::Timeout as usize];
+    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
+    let of = |count: u64, one: &str, many: &str| {
+        (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
+    };
+    let blind = corpus.clients.iter().filter(|one| one.delay.is_without_lower_end()).count() as u64;
     [
         of(
             blind,
@@ -78,10 +83,9 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
             "client tells nothing of how long it leaked (no whole timeline)",
             "clients tell nothing of how long they leaked (no whole timeline)",
         ),
-        few.then(|| format!("of {} the p99 is the slowest one", clients(corpus.clients.len() as u64))),
     ]
     .into_iter()
-    .chain([shared])
+    .chain(of_chance(corpus))
     .flatten()
     .collect()
 }
