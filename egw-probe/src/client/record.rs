@@ -33,8 +33,8 @@ impl Record {
     pub(crate) fn new(start: Monotonic) -> Self {
         Self {
             start,
-            connect: Times::new(),
-            tick_lateness: Times::new(),
+            connect: Times::default(),
+            tick_lateness: Times::default(),
             stalls: Vec::new(),
             stalls_total: 0,
             latest_stalls: VecDeque::new(),

@@ -20,17 +20,18 @@ pub struct Quantiles {
 #[derive(Debug, Clone)]
 pub struct Times(Histogram<u32>);
 
-impl Times {
-    /// A longer one counts as this.
-    const MOST: Duration = Duration::from_secs(100);
-
-    /// None yet.
-    pub fn new() -> Self {
+impl Default for Times {
+    fn default() -> Self {
         // From 1 µs on. It grows with the longest time.
         let mut empty = Histogram::new_with_bounds(1_000, 2_000, 3).expect("the bounds are in order");
         empty.auto(true);
         Self(empty)
     }
+}
+
+impl Times {
+    /// A longer one counts as this.
+    const MOST: Duration = Duration::from_secs(100);
 
     /// Adds one.
     pub fn record(&mut self, time: Duration) {
@@ -67,9 +68,9 @@ mod tests {
 
     #[test]
     fn times_of_every_size_are_kept_at_three_digits_and_added_up() {
-        let mut times = Times::new();
+        let mut times = Times::default();
         assert_eq!((times.quantiles(), times.quantile(0.5)), (None, None));
-        let mut others = Times::new();
+        let mut others = Times::default();
         for ms in 1..=1_000 {
             times.record(Duration::from_millis(ms));
             others.record(Duration::from_secs(ms));

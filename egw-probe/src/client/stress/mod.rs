@@ -215,7 +215,7 @@ fn combine(
     port_range: Option<PortRange>,
 ) -> StressReport {
     let mut all = StressReport::default();
-    let mut latency = Times::new();
+    let mut latency = Times::default();
     let mut series = Series::default();
     let mut ended = StressEnd::Connections;
     for shard in shards {

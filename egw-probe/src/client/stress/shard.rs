@@ -101,7 +101,7 @@ impl<'a> Shard<'a> {
             in_flight: 0,
             lanes,
             ready: Vec::new(),
-            latency: Times::new(),
+            latency: Times::default(),
             series: Series::default(),
             report: StressReport::default(),
             log: RateLimit::per_second(1),

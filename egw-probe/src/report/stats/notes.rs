@@ -24,21 +24,50 @@ fn of_chance(corpus: &Corpus) -> [Option<String>; 2] {
 
 /// One line for each thing to keep in mind.
 pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
-    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
-    names.sort_unstable();
-    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
-    let timeouts = corpus.outcomes[Outcome::Timeout as usize];
-    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
-    let of = |count: u64, one: &str, many: &str| {
-        (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
-    };
+    of_clients(corpus).into_iter().chain(of_reading(corpus)).chain(of_chance(corpus)).flatten().collect()
+}
+
+/// So many of one kind, in words; nothing of none.
+fn of(count: u64, one: &str, many: &str) -> Option<String> {
+    (count > 0).then(|| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") })
+}
+
+/// What the clients themselves leave open.
+fn of_clients(corpus: &Corpus) -> [Option<String>; 6] {
     let blind = corpus.clients.iter().filter(|one| one.delay.is_without_lower_end()).count() as u64;
+    let unknown_leaks = corpus.clients.iter().filter(|one| one.leak_seconds.is_none()).count() as u64;
     [
         of(
             blind,
             "client has no lower end: no probe of it is known to have leaked, so its delay is only known as 'up to'",
             "clients have no lower end: no probe of theirs is known to have leaked, so their delays are only known as 'up to'",
         ),
+        of(
+            corpus.outcomes[Outcome::Timeout as usize],
+            "probe timed out: only the target with --ebpf can tell whether it leaked",
+            "probes timed out: only the target with --ebpf can tell whether they leaked",
+        ),
+        of(
+            corpus.open_disruptions,
+            "disruption has no end: the watch ended inside it",
+            "disruptions have no end: the watches ended inside them",
+        ),
+        of(corpus.warned, "client called its numbers weak", "clients called their numbers weak"),
+        of(corpus.own_gates_failed, "client failed gates of its own", "clients failed gates of their own"),
+        of(
+            unknown_leaks,
+            "client tells nothing of how long it leaked (no whole timeline)",
+            "clients tell nothing of how long they leaked (no whole timeline)",
+        ),
+    ]
+}
+
+/// What was read more than once, or passed over.
+fn of_reading(corpus: &Corpus) -> [Option<String>; 7] {
+    let mut names: Vec<&str> = corpus.clients.iter().map(|client| client.name.as_str()).collect();
+    names.sort_unstable();
+    let names_again = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count() as u64;
+    [
         of(
             corpus.of_reports,
             "client is one of an earlier report, which keeps no more than its bracket, rounded outward",
@@ -59,16 +88,6 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
             "entry of a target's /clients is of a client with a result of its own, which counts alone",
             "entries of a target's /clients are of clients with results of their own, which count alone",
         ),
-        of(
-            timeouts,
-            "probe timed out: only the target with --ebpf can tell whether it leaked",
-            "probes timed out: only the target with --ebpf can tell whether they leaked",
-        ),
-        of(
-            corpus.open_disruptions,
-            "disruption has no end: the watch ended inside it",
-            "disruptions have no end: the watches ended inside them",
-        ),
         of(corpus.log_lines, "log line was passed over", "log lines were passed over"),
         of(
             corpus.foreign_lines,
@@ -76,16 +95,5 @@ pub(crate) fn notes(corpus: &Corpus) -> Vec<String> {
             "lines of other programs were passed over",
         ),
         of(corpus.reports, "report of ours was passed over", "reports of ours were passed over"),
-        of(corpus.warned, "client called its numbers weak", "clients called their numbers weak"),
-        of(corpus.own_gates_failed, "client failed gates of its own", "clients failed gates of their own"),
-        of(
-            unknown_leaks,
-            "client tells nothing of how long it leaked (no whole timeline)",
-            "clients tell nothing of how long they leaked (no whole timeline)",
-        ),
     ]
-    .into_iter()
-    .chain(of_chance(corpus))
-    .flatten()
-    .collect()
 }

@@ -5,6 +5,8 @@
 mod clients;
 mod figures;
 
+use askama::Template;
+
 use crate::document::outcome::Outcome;
 use crate::report::data::figures::{count, seconds};
 use crate::report::data::run::{GateState, Report, Run};
@@ -12,7 +14,6 @@ use crate::report::read::corpus::Corpus;
 use crate::report::write::html::clients::Clients;
 use crate::report::write::html::figures::{Figure, Mark, Swatch};
 use crate::report::write::words::{self, OF_THESE, bounds, longest, share, verdict};
-use askama::Template;
 
 /// Addresses named of those that a target refused.
 const SOURCES: usize = 20;
