@@ -35,6 +35,9 @@ use crate::sys::thread;
 
 /// Keepalive checks that a connection may miss, as in the old program.
 const KEEPALIVE_RETRIES: u32 = 15;
+/// Dials that may wait for the target's reply beside those whose handshake is under way: one at a time need not wait for the target's
+/// turn of the processor, and its accept queue (128 at least, `net.core.somaxconn`) is never full by our doing.
+const UNANSWERED: usize = 64;
 /// How often the shards are looked at while they dial.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -106,7 +109,7 @@ pub(crate) fn run<E: From<io::Error>>(
     let shards = (0..count).map(|number| {
         let share = (config.concurrency + count - 1 - number) / count;
         let lanes = Lanes::new(ways, range.map(|range| range.part(number, count, begun.as_ns() as u32)));
-        Shard::new(&plan, share, lanes)
+        Shard::new(&plan, share, (UNANSWERED / count).max(1), lanes)
     });
     let mut shards = shards.collect::<io::Result<Vec<_>>>()?;
     let lanes = (ways.targets.len() * ways.sources.len().max(1)) as u64;

@@ -27,6 +27,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const SLOW_DIAL: Duration = Duration::from_millis(100);
 /// How often a shard looks for what others did, and for dials that ran out of time.
 const GLANCE: Duration = Duration::from_millis(10);
+/// How long replies to the last dials are waited for at least; where handshakes took longer, twice as long as the longest.
+const LAST_REPLIES: Duration = Duration::from_millis(200);
+
 /// A place in the table of sockets; epoll knows it by its index.
 #[derive(Debug)]
 enum Slot {
@@ -67,6 +70,9 @@ pub(crate) struct Shard<'a> {
     free: Vec<u32>,
     /// Dials under way, as many places as there may be.
     dials: Vec<Option<Dial>>,
+    /// Of these, at most so many whose handshake is under way, and how many there are.
+    concurrency: usize,
+    shaking_hands: usize,
     in_flight: usize,
     lanes: Lanes,
     ready: Vec<Ready>,
@@ -90,14 +96,21 @@ pub(crate) struct ShardReport {
 }
 
 impl<'a> Shard<'a> {
-    /// A shard with so many dials under way at a time.
-    pub(crate) fn new(plan: &'a Plan<'a>, concurrency: usize, lanes: Lanes) -> io::Result<Self> {
+    /// A shard with so many handshakes under way at a time, and so many dials that only wait for the target's reply.
+    pub(crate) fn new(
+        plan: &'a Plan<'a>,
+        concurrency: usize,
+        unanswered: usize,
+        lanes: Lanes,
+    ) -> io::Result<Self> {
         Ok(Self {
             plan,
             poller: Poller::new()?,
             slots: Vec::new(),
             free: Vec::new(),
-            dials: vec![None; concurrency],
+            dials: vec![None; concurrency + unanswered],
+            concurrency,
+            shaking_hands: 0,
             in_flight: 0,
             lanes,
             ready: Vec::new(),
@@ -121,7 +134,8 @@ impl<'a> Shard<'a> {
             if let Some(ended) = self.is_over(now) {
                 break ended;
             }
-            let all_read = if self.in_flight < self.dials.len() && self.plan.claim() {
+            let has_room = self.shaking_hands < self.concurrency && self.in_flight < self.dials.len();
+            let all_read = if has_room && self.plan.claim() {
                 self.dial(now);
                 // What the dial, or others meanwhile, brought about: a look after each keeps every latency its own.
                 self.wait(now)?
@@ -139,6 +153,11 @@ impl<'a> Shard<'a> {
         };
         // What happened while nobody looked.
         self.wait(Monotonic::now())?;
+        let longest = self.latency.quantile(1.0).unwrap_or_default();
+        let patience = Monotonic::now() + LAST_REPLIES.max(2 * longest).min(DIAL_TIMEOUT);
+        while self.in_flight > self.shaking_hands && Monotonic::now() < patience {
+            self.wait(patience)?;
+        }
         self.report.unsettled = self.in_flight as u64;
         for place in 0..self.dials.len() {
             if let Some(dial) = self.settle(place as u16) {
@@ -199,6 +218,7 @@ impl<'a> Shard<'a> {
         self.dials[place] =
             Some(Dial { slot, lane, begun: now, open: self.plan.total.open.load(Relaxed), handshake: None });
         self.in_flight += 1;
+        self.shaking_hands += 1;
         self.slots[slot as usize] = Slot::Dialling(socket, place as u16);
     }
 
@@ -241,6 +261,7 @@ impl<'a> Shard<'a> {
     fn settle(&mut self, place: u16) -> Option<Dial> {
         let dial = self.dials.get_mut(usize::from(place))?.take()?;
         self.in_flight -= 1;
+        self.shaking_hands -= usize::from(dial.handshake.is_none());
         Some(dial)
     }
 
@@ -326,6 +347,7 @@ impl<'a> Shard<'a> {
         let elapsed = now.since(dial.begun);
         if error.is_none() {
             dial.handshake = Some(elapsed);
+            self.shaking_hands -= 1;
         }
         let dial = *dial;
         // The kernel waits so long before it sends a SYN again; asking costs a system call.
