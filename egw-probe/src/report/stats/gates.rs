@@ -239,14 +239,14 @@ fn equivalence(within: Duration, comparison: &Comparison) -> Gate {
         _ => GateState::CannotTell,
     };
     let told = match (lower, upper) {
-        (Some(lower), Some(upper)) => range(lower, upper),
-        (Some(lower), None) => format!("{} or more", seconds(lower)),
-        (None, Some(upper)) => format!("{} or less", seconds(upper)),
-        (None, None) => "nobody knows how much".to_owned(),
+        (Some(lower), Some(upper)) => format!("medians differ by {}", range(lower, upper)),
+        (Some(lower), None) => format!("medians differ by {} or more", seconds(lower)),
+        (None, Some(upper)) => format!("medians differ by {} or less", seconds(upper)),
+        (None, None) => "nothing says by how much medians differ".to_owned(),
     };
     let found = match state {
-        GateState::CannotTell => format!("cannot tell: medians differ by {told}; {NEARER}"),
-        _ => format!("medians differ by {told}"),
+        GateState::CannotTell => format!("cannot tell: {told}; {NEARER}"),
+        _ => told,
     };
     let found = format!("{found} ({of}; 95 % confidence)");
     gate(format!("--equivalent-within {}", format_duration(within)), limit, value, state, found)

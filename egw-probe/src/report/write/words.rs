@@ -199,7 +199,11 @@ pub(crate) fn methods(comparison: &Comparison) -> String {
         None => "Clients are exchanged".to_owned(),
     };
     let shuffles = count(u64::from(comparison.shuffles));
-    format!("{} {unit}, {shuffles} times; one test counts below {SIGNIFICANCE} / 3.", tests.join(" "))
+    let shared = match tests.len() {
+        0 | 1 => String::new(),
+        several => format!(" / {several}"),
+    };
+    format!("{} {unit}, {shuffles} times; one test counts below {SIGNIFICANCE}{shared}.", tests.join(" "))
 }
 
 /// What became of a gate.
