@@ -84,7 +84,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "CLIENTS")]
     pub max_failed: Option<u64>,
 
-    /// Gate: fail if there were more disruptions, over all clients, or one has no end
+    /// Gate: fail if there were more disruptions and partial outages, over all clients, or one has no end
     #[arg(long, value_name = "COUNT")]
     pub max_disruptions: Option<u64>,
 

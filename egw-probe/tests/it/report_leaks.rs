@@ -73,6 +73,18 @@ fn what_results_do_not_list_by_address_is_told_as_others() {
 }
 
 #[test]
+fn partial_outages_count_against_the_gate_of_disruptions_as_they_do_for_a_client() {
+    let documents =
+        result("one", &[("loss", loss(1_000, 700, [0, 0, 100])), ("partial_outages_total", 2.into())]);
+    let gate = |max: u64| {
+        let (code, report) = json(&["-", &format!("--max-disruptions={max}")], &documents);
+        (code, report["gates"][0]["found"].as_str().unwrap().to_owned())
+    };
+    let found = "0 disruptions and 2 partial outages".to_owned();
+    assert_eq!((gate(2), gate(1)), ((0, found.clone()), (1, found)));
+}
+
+#[test]
 fn a_client_that_lists_an_address_twice_is_one_client() {
     let mut own = leak("192.0.2.1", 4);
     own["whose"] = "own".into();

@@ -158,13 +158,18 @@ fn still_open(run: &Run) -> String {
 }
 
 fn disruptions(max: u64, run: &Run) -> Gate {
+    let partial = run.loss.as_ref().map_or(0, |loss| loss.partial_outages);
     let total = run.disruptions.total;
-    let value = Between::exactly(total);
+    let value = Between::exactly(total.saturating_add(partial));
     let state = match value.at_most(max as f64) {
         GateState::Kept if run.disruptions.open > 0 => GateState::CannotTell,
         state => state,
     };
-    let found = format!("{}{}", figures::counted(total, "disruption"), still_open(run));
+    let and = match partial {
+        0 => String::new(),
+        partial => format!(" and {}", figures::counted(partial, "partial outage")),
+    };
+    let found = format!("{}{and}{}", figures::counted(total, "disruption"), still_open(run));
     gate(format!("--max-disruptions {max}"), max as f64, value, state, found)
 }
 
