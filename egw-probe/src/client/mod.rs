@@ -53,7 +53,6 @@ use crate::client::probing::Ended;
 use crate::client::resolve::{Resolved, resolve};
 use crate::client::route::{Awaited, Way};
 use crate::client::stress::lanes::Ways;
-use crate::client::tagging::Tagger;
 use crate::config::choice::Output;
 use crate::config::client::{ClientConfig, FIRST_SYN_RETRANSMISSION, Route, StressConfig, TargetAddr};
 use crate::config::error::ConfigError;
@@ -206,7 +205,8 @@ impl Client<'_> {
             Err(outcome) => return self.end_without_probes(outcome),
         };
         let destination = Destination::new(target, &self.config.route);
-        match self.wait_for_ways(target)? {
+        let deadline = self.start.monotonic + self.config.test_timeout;
+        match self.wait_for_way(target, None, deadline)? {
             Awaited::There => {}
             Awaited::Interrupted => return self.end_without_probes(TestOutcome::Interrupted),
             Awaited::NotInTime => return self.end_without_probes(TestOutcome::TimedOut),
@@ -225,22 +225,30 @@ impl Client<'_> {
         Ok(over.exit_code())
     }
 
-    /// Waits until connections can leave: the probes, and those of a stress test from each of its sources.
-    fn wait_for_ways(&self, target: SocketAddr) -> anyhow::Result<Awaited> {
-        let deadline = self.start.monotonic + self.config.test_timeout;
+    /// Waits until connections can leave by this source of the stress test, or of the probes where there is none.
+    fn wait_for_way(
+        &self,
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        deadline: Monotonic,
+    ) -> anyhow::Result<Awaited> {
         let settle = || self.settling.settle();
         let route = &self.config.route;
-        let probes = Way { target, route, source_flag: "--source-addr" };
-        let mut awaited = route::wait_for(&probes, deadline, self.signals, settle)?;
-        for source in self.config.stress.iter().flat_map(|stress| &stress.sources) {
-            if awaited != Awaited::There {
-                break;
+        let of_stress = source.map(|source| Route { source_addr: Some(source), ..route.clone() });
+        let source_flag = if source.is_some() { "--stress-source-addr" } else { "--source-addr" };
+        let way = Way { target, route: of_stress.as_ref().unwrap_or(route), source_flag };
+        route::wait_for(&way, deadline, self.signals, settle)
+    }
+
+    /// Waits for every source of the stress test, after the masquerade test: that is no business of theirs.
+    fn wait_for_sources(&self, stress: &StressConfig, target: SocketAddr) -> anyhow::Result<bool> {
+        let deadline = Monotonic::now() + self.config.test_timeout;
+        for source in &stress.sources {
+            if self.wait_for_way(target, Some(*source), deadline)? != Awaited::There {
+                return Ok(false);
             }
-            let route = &Route { source_addr: Some(*source), ..route.clone() };
-            let stress = Way { target, route, source_flag: "--stress-source-addr" };
-            awaited = route::wait_for(&stress, deadline, self.signals, settle)?;
         }
-        Ok(awaited)
+        Ok(true)
     }
 
     /// The name never resolved, the route never was there, or a signal came before.
@@ -262,7 +270,7 @@ impl Client<'_> {
     /// Probes, and holds connections from the winner on if the watch wants some.
     fn probe(&self, destination: &Destination) -> anyhow::Result<(Measurement, Option<HoldReport>)> {
         let (config, start) = (self.config, self.start.monotonic);
-        let tagger = tagger(config)?;
+        let tagger = tagging::tagger(config)?;
         let count = config.watch.map_or(0, |watch| watch.hold);
         let hold = (count > 0)
             .then(|| Hold::new(destination, self.metrics, start, count, config.interval))
@@ -310,12 +318,16 @@ impl Client<'_> {
     /// Runs the stress test, and ends with the result.
     fn stress(&self, stress: &StressConfig, probed: &Probed) -> anyhow::Result<ExitCode> {
         let mut targets = vec![probed.target];
-        match further_targets(stress, probed.target, self.config, self.signals) {
+        let further = self.wait_for_sources(stress, probed.target).and_then(|there| {
+            let further = || further_targets(stress, probed.target, self.config, self.signals);
+            Ok(if there { further()? } else { None })
+        });
+        match further {
             Ok(Some(further)) => targets.extend(further),
             // What was measured is printed, whatever becomes of the stress test.
             other => {
                 let over = self.over(probed, None)?;
-                return other.map(|_| Over { failed: true, ..over }.exit_code()).map_err(Into::into);
+                return other.map(|_| Over { failed: true, ..over }.exit_code());
             }
         }
         let ways = Ways { targets: &targets, sources: &stress.sources, route: &self.config.route };
@@ -430,26 +442,6 @@ fn further_targets(
         }
     }
     Ok(Some(addresses))
-}
-
-/// What tags the SYNs, if they are to be and can be.
-fn tagger(config: &ClientConfig) -> anyhow::Result<Option<Tagger>> {
-    let Some(tag) = config.tag else { return Ok(None) };
-    match Tagger::new(tag.client, tag.key) {
-        Ok(tagger) => {
-            tracing::info!(client = tag.client, "SYNs are tagged");
-            Ok(Some(tagger))
-        }
-        Err(error) => {
-            let line = format!(
-                "--tag: SYNs cannot be tagged: {error}; choosing sequence numbers needs CAP_NET_ADMIN: run as root, or \
-                 `setcap cap_net_admin+p` on the file, or securityContext.capabilities.add [NET_ADMIN]"
-            );
-            anyhow::ensure!(!tag.required, line);
-            tracing::warn!("{line}; going on without tags");
-            Ok(None)
-        }
-    }
 }
 
 /// What scrapes and log readers wait for.

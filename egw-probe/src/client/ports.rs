@@ -14,6 +14,9 @@ use crate::sys::clock::Monotonic;
 /// How long an entry lives whose SYN was never answered: `nf_conntrack_tcp_timeout_syn_sent`; Cilium's is 60 s.
 pub(crate) const ENTRY_LIFETIME: Duration = Duration::from_mins(2);
 
+/// Until what was established on the way is gone, for all that is known.
+const FOREVER: Monotonic = Monotonic::from_ns(u64::MAX);
+
 /// The port of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourcePort {
@@ -33,7 +36,7 @@ pub struct PortWalk {
     walk: Option<VecDeque<u16>>,
     /// Ports of lost probes, each until what they left is gone.
     lost: HashMap<u16, Lost>,
-    /// The same in the order in which that will be; a later loss of the same port has another entry.
+    /// The same in the order in which that will be, each port once: when it was lost first.
     ends: VecDeque<(Monotonic, u16)>,
     handed_out: u64,
     first: Option<Monotonic>,
@@ -107,7 +110,7 @@ impl PortWalk {
         let until = match outcome {
             Outcome::Timeout | Outcome::Unreachable => now + ENTRY_LIFETIME,
             // Established somewhere on the way: such an entry lives for hours, if the RST that ends it is lost too.
-            Outcome::Silent => Monotonic::from_ns(u64::MAX),
+            Outcome::Silent => FOREVER,
             _ => return,
         };
         self.walk.get_or_insert_with(|| {
@@ -115,9 +118,10 @@ impl PortWalk {
             walk.rotate_left(self.next as usize);
             walk
         });
+        let is_known = self.lost.contains_key(&number);
         let lost = self.lost.entry(number).or_insert(Lost { until, passed_over: false });
         lost.until = lost.until.max(until);
-        if outcome != Outcome::Silent {
+        if !is_known && until != FOREVER {
             self.ends.push_back((until, number));
         }
     }
@@ -137,7 +141,11 @@ impl PortWalk {
     fn forget(&mut self, now: Monotonic) {
         while let Some((until, number)) = self.ends.pop_front_if(|(until, _)| *until <= now) {
             // Lost again since, it has a later end.
-            if self.lost.get(&number).is_none_or(|lost| lost.until != until) {
+            let later = self.lost.get(&number).map_or(until, |lost| lost.until);
+            if later > now {
+                if later != FOREVER {
+                    self.ends.push_back((later, number));
+                }
                 continue;
             }
             if self.lost.remove(&number).is_some_and(|lost| lost.passed_over) {

@@ -229,7 +229,8 @@ fn unexpected_egress(egress: &Egress) -> Option<String> {
         0 => String::new(),
         more => format!(", {more} from more"),
     };
-    (unexpected > 0).then(|| format!("{flag}: pongs came by other addresses: {}{more}", words.join(", ")))
+    let named = if words.is_empty() { "none of the first 64".to_owned() } else { words.join(", ") };
+    (unexpected > 0).then(|| format!("{flag}: pongs came by other addresses: {named}{more}"))
 }
 
 /// A share of skipped ticks above which the numbers are called weak: 1 in 100.

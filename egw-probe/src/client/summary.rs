@@ -98,16 +98,20 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
     let Some(disruptions) = &document.disruptions else { return Vec::new() };
     let partial = match document.partial_outages_total {
         0 => String::new(),
-        count => format!(", {count} partial outages"),
+        count => format!(", {}", counted(count, "partial outage", "partial outages")),
     };
-    let mut rows = vec![("watch", format!("{} disruptions{partial}", document.disruptions_total))];
+    let mut rows = vec![(
+        "watch",
+        format!("{}{partial}", counted(document.disruptions_total, "disruption", "disruptions")),
+    )];
     rows.extend(document.partial_outages.iter().flatten().take(SHOWN).map(partial_row));
     for Disruption { kind, start_seconds, length_seconds, misses } in disruptions.iter().take(SHOWN) {
         let (start, lower) = (seconds(*start_seconds), seconds(length_seconds.lower));
         let upper = length_seconds
             .upper
             .map_or("and no end yet".to_owned(), |upper| format!("to {}", seconds(upper)));
-        rows.push((kind.name(), format!("at {start}, for {lower} {upper}, {misses} misses")));
+        let misses = counted(*misses, "miss", "misses");
+        rows.push((kind.name(), format!("at {start}, for {lower} {upper}, {misses}")));
     }
     rows.extend(document.loss.as_ref().filter(|loss| loss.isolated.misses > 0).map(loss_row));
     if document.disruptions_total > SHOWN as u64 {
@@ -115,14 +119,19 @@ fn watch_rows(document: &ResultDocument) -> Vec<Row> {
         rows.push(("", format!("and {more} more: --output json has them")));
     }
     if let Some(held) = &document.held {
-        let HoldReport { connections, leaked, leaked_presumed, lost_total, stalls, stalls_total, .. } = held;
+        let HoldReport {
+            connections, opened, leaked, leaked_presumed, lost_total, stalls, stalls_total, ..
+        } = held;
         let denied = match leaked {
             0 => String::new(),
             denied => format!(", denied {denied} times on opening{}", presumed(*leaked_presumed)),
         };
         rows.push((
             "held",
-            format!("{connections} connections: {stalls_total} stalls, {lost_total} lost{denied}"),
+            format!(
+                "{connections} connections: {}{stalls_total} stalls, {lost_total} lost{denied}",
+                if *opened == 0 { "none was ever answered, " } else { "" }
+            ),
         ));
         for stall in stalls.iter().take(SHOWN) {
             let length = stall.length_seconds.upper.unwrap_or(stall.length_seconds.lower);
@@ -240,6 +249,10 @@ fn stress_rows(stress: &StressReport) -> Vec<Row> {
         rows.push(("", remedy.clone()));
     }
     rows
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// What follows where leaks are known by a close alone.

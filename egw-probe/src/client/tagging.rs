@@ -5,6 +5,7 @@ use std::io;
 use egw_probe_common::tag::{Tag, TagKey};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::config::client::ClientConfig;
 use crate::sys::tcp;
 
 /// Tags one client's SYNs, one after another.
@@ -41,5 +42,25 @@ impl Tagger {
     pub(crate) fn tag(&self, socket: &Socket) -> io::Result<()> {
         let tag = Tag::new(self.client, self.sent).ok_or(io::ErrorKind::InvalidInput)?;
         tcp::set_initial_sequence(socket, tag.encode(self.key))
+    }
+}
+
+/// What tags the SYNs, if they are to be and can be.
+pub(crate) fn tagger(config: &ClientConfig) -> anyhow::Result<Option<Tagger>> {
+    let Some(tag) = config.tag else { return Ok(None) };
+    match Tagger::new(tag.client, tag.key) {
+        Ok(tagger) => {
+            tracing::info!(client = tag.client, "SYNs are tagged");
+            Ok(Some(tagger))
+        }
+        Err(error) => {
+            let line = format!(
+                "--tag: SYNs cannot be tagged: {error}; choosing sequence numbers needs CAP_NET_ADMIN: run as root, or \
+                 `setcap cap_net_admin+p` on the file, or securityContext.capabilities.add [NET_ADMIN]"
+            );
+            anyhow::ensure!(!tag.required, line);
+            tracing::warn!("{line}; going on without tags");
+            Ok(None)
+        }
     }
 }

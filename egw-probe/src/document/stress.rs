@@ -32,8 +32,12 @@ pub struct StressReport {
     pub unsettled: u64,
     /// SYNs that the kernel sent again, because no answer came within a second.
     pub syn_retransmissions: u64,
-    /// The first dial whose SYN was sent again; null without one.
+    /// Dials that they were of.
+    pub lost_syn_dials: u64,
+    /// The first and the last of those dials; null without one.
     pub first_lost_syn: Option<LostSyn>,
+    /// See there.
+    pub last_lost_syn: Option<LostSyn>,
     /// Most connections open at a time.
     pub peak_open: u64,
     /// From the first dial to the last one that the target has answered.
@@ -52,7 +56,7 @@ pub struct StressReport {
     pub closings: Vec<Closing>,
     /// How it went over time.
     pub series: Vec<Point>,
-    /// Dials under way at a time.
+    /// Handshakes under way at a time.
     pub concurrency: u64,
     /// Pairs of source address and target.
     pub lanes: u64,
@@ -71,7 +75,9 @@ impl StressReport {
         self.answered += other.answered;
         self.unsettled += other.unsettled;
         self.syn_retransmissions += other.syn_retransmissions;
+        self.lost_syn_dials += other.lost_syn_dials;
         self.first_lost_syn = LostSyn::first(self.first_lost_syn, other.first_lost_syn);
+        self.last_lost_syn = LostSyn::last(self.last_lost_syn, other.last_lost_syn);
         // Each shard saw the connections of all.
         self.peak_open = self.peak_open.max(other.peak_open);
         self.opening_seconds = self.opening_seconds.max(other.opening_seconds);
@@ -91,7 +97,7 @@ impl StressReport {
 pub struct LostSyn {
     /// When it was dialled.
     pub at_seconds: f64,
-    /// Connections open then.
+    /// Connections open or under way then.
     pub open: u64,
 }
 
@@ -99,6 +105,11 @@ impl LostSyn {
     /// The earlier one.
     pub fn first(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         one.into_iter().chain(other).min_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds))
+    }
+
+    /// The later one.
+    pub fn last(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        one.into_iter().chain(other).max_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds))
     }
 }
 
@@ -171,7 +182,7 @@ pub enum DialFailure {
     NoReply,
     /// RST to the SYN.
     Refused,
-    /// RST right after the handshake.
+    /// RST after the handshake, before any reply.
     Reset,
     /// An ICMP error or no route.
     Unreachable,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common;
 use crate::common::{Program, measure, peer, target};
-use crate::gateway::{Gateway, alone};
+use crate::gateway::{Gateway, alone, nft};
 
 fn set_port_range(range: &str) {
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap();
@@ -277,11 +277,58 @@ fn syns_that_a_crowded_nat_range_loses_are_counted_and_told_as_its_limit() {
         // Below a third of the range a tried port is hardly ever taken.
         assert!(again.as_u64() >= Some(1) && first.as_u64() > Some(333), "{stress}");
         assert_eq!(stress["limit"]["kind"], "nat_ports", "{stress}");
+        let (dials, last) = (&stress["lost_syn_dials"], &stress["last_lost_syn"]["open"]);
         let told = format!(
-            "998 connections were opened; {again} SYNs were sent again, the first at {first} open connections"
+            "998 connections were opened; SYNs sent again: {again} of {dials} dials, the first at {first} open connections, \
+             the last at {last}"
         );
         assert_eq!(stress["limit"]["evidence"], told);
     });
+}
+
+#[test]
+fn syns_that_are_lost_until_the_time_is_over_are_counted_too() {
+    alone(|| {
+        let target = target(&["--allowed-cidr=127.0.0.0/8", "--keep-open"]);
+        let address = format!("127.0.0.1:{}", target.port);
+        // No SYN gets through once 50 connections are there.
+        nft(&format!(
+            "table ip full {{ chain out {{ type filter hook output priority 0; tcp dport {} tcp flags & (syn|ack) == syn \
+             ct count over 50 drop; }}; }}",
+            target.port
+        ));
+        let flags = ["--stress", "--stress-duration=2500ms", "--stress-concurrency=4"];
+        let (_, document, _) = measure(&address, &flags);
+        let stress = &document["stress"];
+        assert_eq!(
+            (&stress["ended"], &stress["lost_syn_dials"]),
+            (&json!("duration"), &json!(4)),
+            "{stress}"
+        );
+        assert!(stress["syn_retransmissions"].as_u64() >= Some(4), "{stress}");
+        assert_eq!(stress["limit"]["kind"], "nat_ports", "{}", stress["limit"]);
+        check_sums(stress);
+    });
+}
+
+#[test]
+fn a_target_that_resets_before_any_reply_fails_the_dials() {
+    let address = peer(|mut stream, number| {
+        if number == 0 {
+            return stream.write_all(b"pong\n").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        drop(stream_that_resets(stream));
+    });
+    let (_, document, _) =
+        measure(&address.to_string(), &["--stress", "--stress-connections=500", "--interval=10s"]);
+    let stress = &document["stress"];
+    assert_eq!((&stress["opened"], &stress["closed"]), (&json!(0), &json!(0)), "{stress}");
+    assert!(
+        stress["failed"].as_u64() >= Some(3) && stress["failed"] == stress["failed_by"]["reset"],
+        "{stress}"
+    );
+    check_sums(stress);
 }
 
 #[test]

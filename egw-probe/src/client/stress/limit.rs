@@ -13,6 +13,9 @@ const KNOWN_POOLS: [(u64, &str); 3] = [
 /// What moves the limit of a gateway.
 const NAT_REMEDY: &str = "add egress IPs, or --stress-target-addr (NAT ports are per egress IP, remote IP and port); if that changes \
                           nothing, the gateway's connection tracking table is full (nf_conntrack_max, Cilium's NAT map)";
+/// What to look at where packets are lost at any number of connections, or for a time.
+const LOSSY: &str =
+    "SYNs are lost at any number of connections, or were for a time: client --watch tells how many and when";
 /// SYNs are lost from some number of connections on, and not anywhere, if chance alone would have it in fewer tests than this.
 const NOT_BY_CHANCE: f64 = 1e-3;
 /// How far from a known pool still counts as its size: others may hold some of its ports.
@@ -31,8 +34,9 @@ pub(crate) struct Evidence<'a> {
     pub opened: u64,
     /// SYNs that were sent again.
     pub lost_syns: u64,
-    /// The first dial that one was sent again of.
-    pub first_lost: Option<LostSyn>,
+    /// Dials that they were of, and the first and last of these.
+    pub lost_dials: u64,
+    pub lost: Option<(LostSyn, LostSyn)>,
     /// Connections that closed by themselves.
     pub closed: u64,
     /// Pairs of source address and target.
@@ -63,17 +67,23 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether SYNs were lost only once so many connections were open that it is not the path, which loses them at any number.
+    /// Whether SYNs were lost only once so many connections were open, and from then on: a path loses them at any number, or for a
+    /// time.
     fn loses_when_full(&self) -> bool {
-        let Some(first) = self.first_lost else { return false };
+        let Some((first, last)) = self.lost else { return false };
         let before = first.open as f64 / self.opened.max(1) as f64;
-        (1.0 - before).powf(self.lost_syns as f64) < NOT_BY_CHANCE
+        let by_chance = (1.0 - before).powf(self.lost_dials as f64);
+        by_chance < NOT_BY_CHANCE && last.open >= u64::midpoint(first.open, self.open)
     }
 
     /// The SYNs that were lost, as words behind others.
     fn lost(&self) -> String {
-        self.first_lost.map_or(String::new(), |first| {
-            format!("; {} SYNs were sent again, the first at {} open connections", self.lost_syns, first.open)
+        self.lost.map_or(String::new(), |(first, last)| {
+            let (syns, dials) = (self.lost_syns, self.lost_dials);
+            format!(
+                "; SYNs sent again: {syns} of {dials} dials, the first at {} open connections, the last at {}",
+                first.open, last.open
+            )
         })
     }
 
@@ -108,13 +118,10 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Option<Limit> {
 
 /// What SYNs ran into that were sent again, in a test that came to its end all the same.
 fn beyond_the_first_lost_syn(e: &Evidence<'_>) -> Option<Limit> {
-    e.first_lost?;
+    e.lost?;
     let evidence = format!("{} connections were opened{}", e.opened, e.lost());
-    let (kind, remedy) = if e.loses_when_full() {
-        (LimitKind::NatPorts, NAT_REMEDY)
-    } else {
-        (LimitKind::Path, "packets are lost at any number of connections: client --watch tells how many")
-    };
+    let (kind, remedy) =
+        if e.loses_when_full() { (LimitKind::NatPorts, NAT_REMEDY) } else { (LimitKind::Path, LOSSY) };
     Some(Limit { kind, certain: false, evidence, remedy: remedy.to_owned() })
 }
 
@@ -144,20 +151,22 @@ fn of_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Option<Li
 /// A limit that is concluded from how dials failed.
 fn beyond_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Limit {
     let rejected = matches!(reason, DialFailure::Refused | DialFailure::Reset);
-    let (kind, evidence, remedy) = if e.open == 0 && e.closed == 0 {
+    let (kind, evidence, remedy) = if reason == DialFailure::NoReply {
+        (
+            LimitKind::Target,
+            format!(
+                "{after}: their handshakes were complete and they got no pong, it accepts no more or too slowly"
+            ),
+            "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use \
+             several",
+        )
+    } else if e.open == 0 && e.closed == 0 {
         (LimitKind::Path, after.to_owned(), "see that a client reaches the target at all")
     } else if rejected && e.closed > 0 {
         (
             LimitKind::Target,
             format!("{after}, and {} open ones closed by themselves: it ended or restarted", e.closed),
             "look at the target",
-        )
-    } else if reason == DialFailure::NoReply {
-        (
-            LimitKind::Target,
-            format!("{after}: they got no pong, it has stopped accepting"),
-            "raise the target's descriptor limit (its log and egw_probe_target_accept_failures_total tell), or use \
-             several",
         )
     } else if rejected {
         (
@@ -171,6 +180,8 @@ fn beyond_this_host(reason: DialFailure, e: &Evidence<'_>, after: &str) -> Limit
             format!("{after}, and {} open ones closed by themselves", e.closed),
             "look for an outage at that time: client --watch --hold follows it",
         )
+    } else if reason == DialFailure::Timeout && e.lost.is_some() && !e.loses_when_full() {
+        (LimitKind::Path, after.to_owned(), LOSSY)
     } else {
         let pool = known_pool(e.open / e.targets.max(1));
         (
@@ -200,7 +211,8 @@ mod tests {
             open: 32_700,
             opened: 32_700,
             lost_syns: 0,
-            first_lost: None,
+            lost_dials: 0,
+            lost: None,
             closed: 0,
             lanes: 2,
             targets: 1,
@@ -237,37 +249,40 @@ mod tests {
 
     #[test]
     fn syns_that_were_sent_again_are_a_limit_although_all_dials_succeeded() {
-        let lost = |opened: u64, open: u64, lost_syns: u64| {
-            let mut evidence = None;
-            for ended in [StressEnd::Connections, StressEnd::Duration] {
-                let failed_by = BTreeMap::new();
-                let first_lost = Some(LostSyn { at_seconds: 1.0, open });
-                let e = Evidence {
-                    ended,
-                    failed_by: &failed_by,
-                    open: opened,
-                    opened,
-                    lost_syns,
-                    first_lost,
-                    closed: 0,
-                    lanes: 1,
-                    targets: 1,
-                    port_range: None,
-                    most: 100_000,
-                };
-                evidence = judge(&e).map(|limit| (limit.kind, limit.evidence));
-            }
-            evidence.unwrap()
+        let at = |open| LostSyn { at_seconds: open as f64, open };
+        let judged = |ended, failed: &[(DialFailure, u64)], lost_dials, first, last| {
+            let failed_by = failed.iter().copied().collect();
+            judge(&Evidence {
+                ended,
+                failed_by: &failed_by,
+                open: 1_000,
+                opened: 1_000,
+                lost_syns: 3 * lost_dials,
+                lost_dials,
+                lost: Some((at(first), at(last))),
+                closed: 0,
+                lanes: 1,
+                targets: 1,
+                port_range: None,
+                most: 100_000,
+            })
+            .unwrap()
         };
-        let (kind, evidence) = lost(1_000, 260, 40);
-        assert_eq!(kind, LimitKind::NatPorts);
+        let timeouts = [(DialFailure::Timeout, 3)];
+        for (ended, failed) in [
+            (StressEnd::Connections, &[][..]),
+            (StressEnd::Duration, &[]),
+            (StressEnd::FailedDials, &timeouts),
+        ] {
+            let kind = |dials, first, last| judged(ended, failed, dials, first, last).kind;
+            assert_eq!(kind(40, 260, 990), LimitKind::NatPorts);
+            // Of 40 lost anywhere the first comes early; of one alone nothing can be said; an outage is over before the end.
+            assert_eq!([kind(40, 30, 990), kind(1, 900, 900), kind(24, 500, 520)], [LimitKind::Path; 3]);
+        }
         assert_eq!(
-            evidence,
-            "1000 connections were opened; 40 SYNs were sent again, the first at 260 open connections"
+            judged(StressEnd::Connections, &[], 40, 260, 990).evidence,
+            "1000 connections were opened; SYNs sent again: 120 of 40 dials, the first at 260 open connections, the last at 990"
         );
-        // Of 40 lost anywhere the first comes early; of one alone nothing can be said.
-        assert_eq!(lost(1_000, 30, 40).0, LimitKind::Path);
-        assert_eq!(lost(1_000, 900, 1).0, LimitKind::Path);
     }
 
     #[test]

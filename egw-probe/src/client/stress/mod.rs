@@ -36,8 +36,8 @@ use crate::sys::thread;
 /// Keepalive checks that a connection may miss, as in the old program.
 const KEEPALIVE_RETRIES: u32 = 15;
 /// Dials that may wait for the target's reply beside those whose handshake is under way: one at a time need not wait for the target's
-/// turn of the processor, and its accept queue (128 at least, `net.core.somaxconn`) is never full by our doing.
-const UNANSWERED: usize = 64;
+/// turn of the processor. Its accept queue holds no more of ours than these and the concurrency.
+const UNANSWERED: usize = 16;
 /// How often the shards are looked at while they dial.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -237,7 +237,8 @@ fn combine(
         open: all.opened - all.closed,
         opened: all.opened,
         lost_syns: all.syn_retransmissions,
-        first_lost: all.first_lost_syn,
+        lost_dials: all.lost_syn_dials,
+        lost: all.first_lost_syn.zip(all.last_lost_syn),
         // What the target denied, and therefore closed, says nothing of a limit.
         closed: all.closed.saturating_sub(all.leaked),
         lanes,

@@ -54,7 +54,7 @@ struct Dial {
     slot: u32,
     lane: u16,
     begun: Monotonic,
-    /// Connections open then.
+    /// Connections open or under way then, besides it.
     open: u64,
     /// How long the handshake took, once it is complete.
     handshake: Option<Duration>,
@@ -160,6 +160,9 @@ impl<'a> Shard<'a> {
         }
         self.report.unsettled = self.in_flight as u64;
         for place in 0..self.dials.len() {
+            if let Some(dial) = self.dials[place].filter(|dial| dial.handshake.is_none()) {
+                self.count_lost_syns(dial);
+            }
             if let Some(dial) = self.settle(place as u16) {
                 self.release(dial.slot);
                 self.plan.give_back();
@@ -215,8 +218,13 @@ impl<'a> Shard<'a> {
             return;
         }
         let place = self.dials.iter().position(Option::is_none).unwrap_or_default();
-        self.dials[place] =
-            Some(Dial { slot, lane, begun: now, open: self.plan.total.open.load(Relaxed), handshake: None });
+        self.dials[place] = Some(Dial {
+            slot,
+            lane,
+            begun: now,
+            open: self.plan.total.taken.load(Relaxed).saturating_sub(1),
+            handshake: None,
+        });
         self.in_flight += 1;
         self.shaking_hands += 1;
         self.slots[slot as usize] = Slot::Dialling(socket, place as u16);
@@ -230,7 +238,8 @@ impl<'a> Shard<'a> {
     fn give_up(&mut self, now: Monotonic, after: Duration) {
         for place in 0..self.dials.len() {
             let Some(dial) = self.dials[place] else { continue };
-            if now < dial.begun + after {
+            // Those that failed are enough: the others have no outcome.
+            if now < dial.begun + after || self.plan.total.failed.load(Relaxed) >= self.plan.max_failed {
                 continue;
             }
             let (reason, error) = match dial.handshake {
@@ -253,8 +262,10 @@ impl<'a> Shard<'a> {
         if again > 0 {
             self.report.syn_retransmissions += u64::from(again);
             let at_seconds = dial.begun.since(self.plan.begun).as_secs_f64();
-            let lost = LostSyn { at_seconds, open: dial.open };
-            self.report.first_lost_syn = LostSyn::first(self.report.first_lost_syn, Some(lost));
+            let lost = Some(LostSyn { at_seconds, open: dial.open });
+            self.report.lost_syn_dials += 1;
+            self.report.first_lost_syn = LostSyn::first(self.report.first_lost_syn, lost);
+            self.report.last_lost_syn = LostSyn::last(self.report.last_lost_syn, lost);
         }
     }
 
@@ -331,11 +342,16 @@ impl<'a> Shard<'a> {
                     return;
                 }
             }
-            // Done once the target has answered, by a reply or a close.
+            // Done once the target has answered, by a reply or an orderly close.
             if !gone && !flags.contains(EventFlags::IN) {
                 return;
             }
             let Some(dial) = self.settle(dial) else { return };
+            if let Some(error) = reset_without_a_reply(&self.slots[slot as usize], flags) {
+                self.release(slot);
+                self.fail(&error, dial_failure(&error), dial.lane, dial.begun);
+                return;
+            }
             self.establish(slot, dial, now);
         }
         self.follow(slot, flags, gone, now);
@@ -458,6 +474,20 @@ impl<'a> Shard<'a> {
             self.report.closings.push(closing);
         }
     }
+}
+
+/// The error that ended a dial before the target said anything.
+fn reset_without_a_reply(slot: &Slot, flags: EventFlags) -> Option<io::Error> {
+    let Slot::Dialling(socket, _) = slot else { return None };
+    // What came before it is lost with an RST, and a reply that is there comes first.
+    let replied = || {
+        recv(socket, &mut [MaybeUninit::<u8>::uninit(); 1], RecvFlags::DONTWAIT | RecvFlags::PEEK)
+            .is_ok_and(|(bytes, _)| !bytes.0.is_empty())
+    };
+    if !flags.contains(EventFlags::ERR) || replied() {
+        return None;
+    }
+    Some(socket.take_error().ok().flatten().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECONNRESET)))
 }
 
 /// Reads what the target sent, and keeps only what that means; whether it was a denial.
