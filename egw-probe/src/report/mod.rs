@@ -118,6 +118,7 @@ fn point(input: &Input, run: &Run, comparison: &Comparison) -> TrendPoint {
         quantiles: run.delay.quantiles.clone(),
         found: comparison.found,
         p_value: comparison.p_value,
+        skipped: run.read.skipped,
         differences: comparison.quantiles.clone(),
     }
 }

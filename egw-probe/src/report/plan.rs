@@ -1,6 +1,7 @@
 //! From raw flags to what a report is to read, judge and write, before anything is read.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::Uri;
@@ -67,17 +68,8 @@ impl TryFrom<ReportArgs> for Plan {
         if inputs.iter().chain(&compare).filter(|input| **input == Input::Stdin).count() > 1 {
             return Err(ConfigError::new("report", "-", "stdin can be read once: name it once"));
         }
-        for (flag, file) in [("--html", &args.html), ("--junit", &args.junit)] {
-            let Some(file) = file else { continue };
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-                return Err(ConfigError::new(
-                    flag,
-                    file.display(),
-                    "not a file in a folder that exists: name one",
-                ));
-            }
-        }
+        check_output("--html", args.html.as_deref(), "<!doctype html")?;
+        check_output("--junit", args.junit.as_deref(), "<?xml")?;
         Ok(Self {
             inputs,
             compare,
@@ -89,6 +81,31 @@ impl TryFrom<ReportArgs> for Plan {
             junit: args.junit,
         })
     }
+}
+
+/// A report can be written there, and nothing else is lost by it.
+fn check_output(flag: &'static str, file: Option<&Path>, begin: &str) -> Result<(), ConfigError> {
+    let Some(file) = file else { return Ok(()) };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let remedy = if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+        "not a file in a folder that exists: name one"
+    } else if is_something_else(file, begin) {
+        "exists, and is nothing that a report wrote: name another file, or remove it"
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::new(flag, file.display(), remedy))
+}
+
+/// Whether there is a file that does not begin like this: perhaps an input, where the flag's own file was left out.
+fn is_something_else(file: &Path, begin: &str) -> bool {
+    let mut there = vec![0; begin.len()];
+    let mut read = || std::fs::File::open(file)?.read_exact(&mut there);
+    file.is_file()
+        && match read() {
+            Ok(()) => there != begin.as_bytes(),
+            Err(_) => file.metadata().is_ok_and(|metadata| metadata.len() > 0),
+        }
 }
 
 fn limits(args: &ReportArgs) -> Result<Limits, ConfigError> {

@@ -118,13 +118,13 @@ fn a_report_on_a_full_disk_leaves_the_old_page_whole() {
     let document = document.to_string().replace('\'', "");
     // Room for the old page and not for a second one.
     let script = format!(
-        "mount -t tmpfs -o size=16k none /mnt; echo old >/mnt/page.html
+        "mount -t tmpfs -o size=16k none /mnt; echo '<!doctype html>old' >/mnt/page.html
          echo '{document}' | $PROGRAM report - --html /mnt/page.html >/dev/null || echo exit $?
          cat /mnt/page.html; ls -A /mnt"
     );
     let output = in_mount_namespace(&script);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 4\nold\npage.html\n", "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 4\n<!doctype html>old\npage.html\n", "{said}");
     assert!(said.contains("cannot write /mnt/page.html: No space left on device"), "{said}");
 }
 

@@ -208,6 +208,68 @@ fn the_gate_of_the_p99_is_judged_at_the_upper_end_of_its_bracket() {
 }
 
 #[test]
+fn an_input_behind_html_or_junit_is_not_overwritten() {
+    let folder = Folder::new();
+    let document = result(&[]).to_string();
+    let file = folder.write("in.jsonl", &document);
+    for flag in ["--html", "--junit"] {
+        let output = report_on(&["-", flag, &file], document.as_bytes());
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(flag) && told.contains("nothing that a report wrote"), "{told}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), document);
+        let page = format!("{}/out", folder.path());
+        for _ in 0..2 {
+            assert_eq!(report_on(&["-", flag, &page], document.as_bytes()).status.code(), Some(0));
+        }
+        std::fs::remove_file(page).unwrap();
+    }
+}
+
+#[test]
+fn a_run_does_not_differ_from_its_own_report_and_failures_alone_make_no_run_earlier() {
+    let folder = Folder::new();
+    // 20 nodes, and ends with digits below a microsecond.
+    let run: String = (0..200).map(on_a_node).collect();
+    let file = folder.write("run.jsonl", &run);
+    let (_, baseline) = json(&[&file], "");
+    let baseline = folder.write("baseline.json", &baseline.to_string());
+    let (_, compared) = json(&[&file, "--compare", &baseline], "");
+    assert_eq!(compared["comparison"]["differ"], false, "{}", compared["comparison"]);
+    let nothing_known =
+        serde_json::json!({"lower_seconds": null, "lower_evidence": null, "upper_seconds": null});
+    let under_way = |n: usize| {
+        let changes = [
+            ("client_id", format!("u{n}").into()),
+            ("outcome", "interrupted".into()),
+            ("bracket", nothing_known.clone()),
+            ("masquerade_delay_seconds", serde_json::Value::Null),
+            ("timeline", serde_json::json!([])),
+        ];
+        result(&changes).to_string() + "\n"
+    };
+    let failed: String = (0..50).map(under_way).collect();
+    let failed = folder.write("failed.jsonl", &failed);
+    let text = String::from_utf8(report(&[&failed, "--compare", &file]).stdout).unwrap();
+    assert!(text.contains("differ beyond noise in failures") && !text.contains("this run is"), "{text}");
+}
+
+/// A client on one of 20 nodes.
+fn on_a_node(n: usize) -> String {
+    let upper = 0.3 + (n as f64 * 0.377).fract() / 10.0 + 0.000_000_4;
+    let labels = serde_json::json!({"node": format!("n{}", n % 20)});
+    let bracket = serde_json::json!({"lower_seconds": upper - 0.05, "lower_evidence": "proven", "upper_seconds": upper});
+    result(&[
+        ("client_id", format!("c{n}").into()),
+        ("labels", labels),
+        ("bracket", bracket),
+        ("masquerade_delay_seconds", upper.into()),
+    ])
+    .to_string()
+        + "\n"
+}
+
+#[test]
 fn hostile_names_are_harmless_in_every_output() {
     let folder = Folder::new();
     let hostile = "<script>alert(1)</script>|`&\"'\u{1b}[2J]]>\u{0}";

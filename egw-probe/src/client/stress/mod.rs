@@ -7,6 +7,7 @@ pub(crate) mod heard;
 pub(crate) mod lanes;
 pub(crate) mod limit;
 pub(crate) mod plan;
+pub(crate) mod replies;
 pub(crate) mod series;
 pub(crate) mod shard;
 

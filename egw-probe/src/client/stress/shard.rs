@@ -1,17 +1,16 @@
 //! One thread's share of the stress test: it dials, and follows the connections that came of it.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
 use crate::client::failure::{dial_failure, loss_reason};
 use crate::client::stress::heard::Heard;
 use crate::client::stress::lanes::Lanes;
 use crate::client::stress::plan::Plan;
+use crate::client::stress::replies;
 use crate::client::stress::series::{Event, Series};
 use crate::config::client::FIRST_SYN_RETRANSMISSION;
 use crate::document::quantiles::Times;
@@ -347,7 +346,7 @@ impl<'a> Shard<'a> {
                 return;
             }
             let Some(dial) = self.settle(dial) else { return };
-            if let Some(error) = reset_without_a_reply(&self.slots[slot as usize], flags) {
+            if let Some(error) = self.reset_without_a_reply(slot, flags) {
                 self.release(slot);
                 self.fail(&error, dial_failure(&error), dial.lane, dial.begun);
                 return;
@@ -369,6 +368,16 @@ impl<'a> Shard<'a> {
         // The kernel waits so long before it sends a SYN again; asking costs a system call.
         if elapsed >= FIRST_SYN_RETRANSMISSION {
             self.count_lost_syns(dial);
+        }
+    }
+
+    /// The error that ended a dial before the target said anything.
+    fn reset_without_a_reply(&self, slot: u32, flags: EventFlags) -> Option<io::Error> {
+        match &self.slots[slot as usize] {
+            Slot::Dialling(socket, _) if flags.contains(EventFlags::ERR) => {
+                replies::reset_without_one(socket)
+            }
+            _ => None,
         }
     }
 
@@ -412,7 +421,7 @@ impl<'a> Shard<'a> {
         let mut denied = false;
         if flags.contains(EventFlags::IN) {
             let had_answered = heard.anything();
-            denied = read(socket, heard);
+            denied = replies::read(socket, heard);
             if !had_answered && heard.anything() {
                 self.report.answered += 1;
             }
@@ -474,33 +483,4 @@ impl<'a> Shard<'a> {
             self.report.closings.push(closing);
         }
     }
-}
-
-/// The error that ended a dial before the target said anything.
-fn reset_without_a_reply(slot: &Slot, flags: EventFlags) -> Option<io::Error> {
-    let Slot::Dialling(socket, _) = slot else { return None };
-    // What came before it is lost with an RST, and a reply that is there comes first.
-    let replied = || {
-        recv(socket, &mut [MaybeUninit::<u8>::uninit(); 1], RecvFlags::DONTWAIT | RecvFlags::PEEK)
-            .is_ok_and(|(bytes, _)| !bytes.0.is_empty())
-    };
-    if !flags.contains(EventFlags::ERR) || replied() {
-        return None;
-    }
-    Some(socket.take_error().ok().flatten().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECONNRESET)))
-}
-
-/// Reads what the target sent, and keeps only what that means; whether it was a denial.
-fn read(socket: &Socket, heard: &mut Heard) -> bool {
-    let mut room = [MaybeUninit::<u8>::uninit(); 512];
-    let mut denied = false;
-    // Edge-triggered: until there is no more.
-    while let Ok((bytes, _)) = recv(socket, &mut room, RecvFlags::DONTWAIT) {
-        let length = bytes.0.len();
-        denied |= heard.read(bytes.0);
-        if length < 512 {
-            break;
-        }
-    }
-    denied
 }

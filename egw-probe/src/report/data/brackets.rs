@@ -6,8 +6,8 @@ use crate::report::data::client::{ClientResult, Verdict};
 use crate::report::data::interval::Interval;
 
 /// Lines of one run at most; of more, ends are rounded outward until there are no more.
-const LINES: usize = 20_000;
-/// Ends are rounded outward to this at least.
+const LINES: usize = 200_000;
+/// What ends are rounded to then is so often in a second at first.
 const PER_SECOND: f64 = 1e6;
 
 /// Clients with one bracket.
@@ -55,15 +55,15 @@ impl std::str::FromStr for Line {
     }
 }
 
-/// Everybody's brackets, in order; nodes by these names.
+/// Everybody's brackets, in order; nodes by these names. Ends are exact, so that a run does not differ from its own report.
 pub(crate) fn lines(clients: &[ClientResult], nodes: &[String]) -> Vec<String> {
-    // Ends in units, the upper one missing where there is none.
+    // Of times above zero the bits are in the same order.
     let bracket = |one: &ClientResult| {
-        let upper = one.delay.upper.is_finite().then(|| (one.delay.upper * PER_SECOND).ceil() as u64);
-        ((one.delay.lower.max(0.0) * PER_SECOND).floor() as u64, upper, one.verdict, one.node)
+        let Interval { lower, upper } = one.delay;
+        (lower.max(0.0).to_bits(), upper.to_bits(), one.verdict, one.node)
     };
     let mut all: Vec<_> = clients.iter().map(|one| (bracket(one), 1_u64)).collect();
-    let mut unit = 1;
+    let mut per_second = PER_SECOND;
     loop {
         all.sort_unstable();
         all.dedup_by(|(later, more), (first, clients)| {
@@ -74,20 +74,26 @@ pub(crate) fn lines(clients: &[ClientResult], nodes: &[String]) -> Vec<String> {
         if all.len() <= LINES {
             break;
         }
-        unit *= 2;
         for ((lower, upper, ..), _) in &mut all {
-            *lower = *lower / unit * unit;
-            *upper = upper.map(|upper| upper.div_ceil(unit) * unit);
+            *lower = outward(f64::from_bits(*lower), per_second, -1.0).max(0.0).to_bits();
+            *upper = outward(f64::from_bits(*upper), per_second, 1.0).to_bits();
         }
+        per_second /= 2.0;
     }
-    let seconds = |units: u64| units as f64 / PER_SECOND;
-    let line = |((lower, upper, verdict, node), clients): ((u64, Option<u64>, Verdict, u32), u64)| Line {
-        delay: Interval { lower: seconds(lower), upper: upper.map_or(f64::INFINITY, seconds) },
+    let line = |((lower, upper, verdict, node), clients): ((u64, u64, Verdict, u32), u64)| Line {
+        delay: Interval { lower: f64::from_bits(lower), upper: f64::from_bits(upper) },
         clients,
         verdict,
         node: nodes.get((node as usize).wrapping_sub(1)).cloned(),
     };
     all.into_iter().map(|one| line(one).to_string()).collect()
+}
+
+/// Rounds a time to so many parts of a second, up or down and never the other way, not by the last bit.
+fn outward(time: f64, per_second: f64, direction: f64) -> f64 {
+    let rounded = (time * per_second * direction).ceil() * direction;
+    let inside = (rounded / per_second - time) * direction < 0.0;
+    (rounded + if inside { direction } else { 0.0 }) / per_second
 }
 
 #[cfg(test)]
@@ -110,10 +116,10 @@ mod tests {
             let lower = f64::from(n).sqrt() / 100.0;
             ClientResult { delay: Interval { lower, upper: lower + 0.05 }, ..ClientResult::default() }
         };
-        let clients: Vec<ClientResult> = (0..50_000).map(client).collect();
+        let clients: Vec<ClientResult> = (0..300_000).map(client).collect();
         let lines: Vec<Line> = lines(&clients, &[]).iter().map(|line| line.parse().unwrap()).collect();
-        assert!((5_000..=LINES).contains(&lines.len()), "{}", lines.len());
-        assert_eq!(lines.iter().map(|line| line.clients).sum::<u64>(), 50_000);
+        assert!((50_000..=LINES).contains(&lines.len()), "{}", lines.len());
+        assert_eq!(lines.iter().map(|line| line.clients).sum::<u64>(), 300_000);
         let mut read = lines.iter().flat_map(|line| std::iter::repeat_n(line.delay, line.clients as usize));
         for one in &clients {
             let Interval { lower, upper } = read.next().unwrap();

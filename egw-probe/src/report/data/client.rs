@@ -9,7 +9,7 @@ use crate::report::data::egress;
 use crate::report::data::interval::Interval;
 
 /// How a client's test ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// A probe got its pong.
     #[default]

@@ -13,6 +13,9 @@ pub(crate) const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p9
 /// Two runs differ if chance alone brings about as much of a difference once in so many times at most.
 pub(crate) const SIGNIFICANCE: f64 = 0.01;
 
+/// What settings beyond those that are kept by name are called.
+pub(crate) const OTHER_SETTINGS: &str = "others";
+
 /// The methods, as they are named wherever their results stand.
 pub(crate) const METHODS: [&str; 4] = [
     "Of these clients: the quantile's rank among all lower ends and among all upper ends of the brackets. Whatever the delays were, \
@@ -56,6 +59,8 @@ pub struct Run {
     pub probes: BTreeMap<&'static str, u64>,
     /// The delays.
     pub delay: Delay,
+    /// Known from an earlier report alone: of leaks, losses and disruptions it keeps nothing.
+    pub of_report: bool,
     /// Nodes that clients are on; null unless all of them name theirs. Then confidence is that of a sample of nodes.
     pub nodes: Option<usize>,
     /// Clients in groups, where that was asked for.
@@ -361,6 +366,8 @@ pub(crate) struct TrendPoint {
     /// How the run differs from it, in a word.
     pub found: Found,
     pub p_value: f64,
+    /// Documents of it that could not be read.
+    pub skipped: u64,
     /// The run's quantiles less these.
     pub differences: Vec<QuantileDifference>,
 }

@@ -10,7 +10,7 @@ use crate::report::data::run::Ticks;
 /// The form of reports that is understood.
 const SCHEMA: u64 = 2;
 /// No run has more clients.
-const MOST_CLIENTS: u64 = 10_000_000;
+const MOST_CLIENTS: u64 = 2_000_000;
 
 /// What a report tells of its run, as far as it is used.
 #[derive(Debug, Deserialize)]

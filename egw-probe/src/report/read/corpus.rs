@@ -9,7 +9,7 @@ use crate::document::result::TimelineRun;
 use crate::report::data::client::{ClientResult, Reading, WatchedDisruption, worse_first};
 use crate::report::data::egress;
 use crate::report::data::labels::Values;
-use crate::report::data::run::Ticks;
+use crate::report::data::run::{OTHER_SETTINGS, Ticks};
 use crate::report::read::baseline::Baseline;
 use crate::report::read::density::Density;
 use crate::report::read::document::{Found, Refusal, SourcesSeen, TagTimeline};
@@ -182,7 +182,7 @@ impl Corpus {
         self.warned += u64::from(reading.warned);
         if let Some(settings) = reading.settings {
             let known = self.settings.len() < NAMED || self.settings.contains_key(&settings);
-            *self.settings.entry(if known { settings } else { "others".to_owned() }).or_default() += 1;
+            *self.settings.entry(if known { settings } else { OTHER_SETTINGS.to_owned() }).or_default() += 1;
         }
         if let Some(at) = reading.started_at {
             let (first, last) = self.started.get_or_insert_with(|| (at.clone(), at.clone()));

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::document::go::format_duration;
+use crate::document::outcome::Outcome;
 use crate::report::data::client::ClientResult;
 use crate::report::data::figures::{self, clients, range, seconds};
 use crate::report::data::run::{Bounds, Comparison, Gate, GateState, Run};
@@ -56,6 +57,11 @@ impl Between {
     }
 }
 
+/// A limit in seconds, the number that its text reads as: `as_secs_f64` rounds twice.
+fn exact(limit: Duration) -> f64 {
+    limit.as_nanos() as f64 / 1e9
+}
+
 fn gate(gate: String, limit: f64, value: Between, state: GateState, found: String) -> Gate {
     let passed = state == GateState::Kept;
     Gate { gate, passed, state, limit, lower: value.lower, upper: value.upper, found }
@@ -83,7 +89,12 @@ pub(crate) fn judge(
     });
     let mut gates: Vec<Gate> = [
         limits.max_p99.map(|max| p99(max, run, clients)),
-        counted("--max-leaked", limits.max_leaked, all_leaked, format!("{leaks} leaked")),
+        counted(
+            "--max-leaked",
+            limits.max_leaked,
+            all_leaked,
+            format!("{leaks} leaked{}", unknown_leaks(run)),
+        ),
         counted(
             "--max-failed",
             limits.max_failed,
@@ -110,8 +121,19 @@ pub(crate) fn judge(
     gates
 }
 
+/// What nobody but a target with a kernel side can tell.
+fn unknown_leaks(run: &Run) -> String {
+    match run.probes_of(Outcome::Timeout) {
+        0 => String::new(),
+        timeouts => format!(
+            "; {} timed out: only the target can tell whether they did",
+            figures::counted(timeouts, "probe")
+        ),
+    }
+}
+
 fn p99(max: Duration, run: &Run, all: &[ClientResult]) -> Gate {
-    let limit = max.as_secs_f64();
+    let limit = exact(max);
     let bounds = run.delay.quantile("p99").map(|p99| p99.of_this_run);
     let value = bounds.map_or(Between { lower: None, upper: None }, Between::of);
     let state = value.at_most(limit);
@@ -128,7 +150,7 @@ fn p99(max: Duration, run: &Run, all: &[ClientResult]) -> Gate {
             format!("cannot tell: the p99 of these clients lies in {}; probe faster", range(lower, upper))
         }
         (GateState::CannotTell, (lower, None)) => format!(
-            "cannot tell: the p99 of these clients is later than {}, and not bounded: too many clients never got through",
+            "cannot tell: the p99 of these clients is later than {}, and not bounded: too many clients did not get through",
             seconds(lower)
         ),
     };
@@ -138,14 +160,16 @@ fn p99(max: Duration, run: &Run, all: &[ClientResult]) -> Gate {
     };
     let within = all.iter().filter(|one| one.delay.upper <= limit).count();
     let share = least_share(within, all.len(), ALPHA);
-    // Rounded down: the words promise no more than the number.
-    let promise = format!(
-        ". Up to {} is met by {within} of {} for certain, and by at least {:.1} % of clients like these (95 % confidence, where \
-         these are an independent sample)",
-        format_duration(max),
-        clients(all.len() as u64),
-        (share * 1_000.0).floor() / 10.0
-    );
+    // Rounded down: the words promise no more than the number. Of clients that share the fate of their node it promises too much.
+    let like_these = match run.nodes {
+        Some(_) => String::new(),
+        None => format!(
+            ", and by at least {:.1} % of clients like these (95 % confidence, where these are an independent sample)",
+            (share * 1_000.0).floor() / 10.0
+        ),
+    };
+    let (limit_named, all_named) = (format_duration(max), clients(all.len() as u64));
+    let promise = format!(". Up to {limit_named} is met by {within} of {all_named} for certain{like_these}");
     gate(format!("--max-p99 {}", format_duration(max)), limit, value, state, found + &slowest + &promise)
 }
 
@@ -181,7 +205,7 @@ fn disruption(max: Duration, run: &Run) -> Gate {
     let upper = longest.map(|length| length.upper_seconds.unwrap_or(f64::INFINITY)).fold(0.0, f64::max);
     let known = disruptions.open == 0 && disruptions.without_length == 0;
     let value = Between { lower: Some(lower), upper: Some(upper).filter(|upper| known && upper.is_finite()) };
-    let state = value.at_most(max.as_secs_f64());
+    let state = value.at_most(exact(max));
     let found = match (state, known) {
         (GateState::Failed, _) => format!("the longest lasted {} at least", seconds(lower)),
         _ if disruptions.open > 0 => {
@@ -196,27 +220,29 @@ fn disruption(max: Duration, run: &Run) -> Gate {
         }
         (GateState::Kept, _) => format!("the longest may have lasted {}", seconds(upper)),
     };
-    gate(format!("--max-disruption {}", format_duration(max)), max.as_secs_f64(), value, state, found)
+    gate(format!("--max-disruption {}", format_duration(max)), exact(max), value, state, found)
 }
 
 /// What brings a bound nearer that is too far away for a verdict.
 const NEARER: &str = "probe faster, or use more clients";
 
 /// By how much a quantile is later at least and at most: of upper ends, which are known, where both runs probed alike.
-fn one_sided(name: &str, comparison: &Comparison) -> (Between, &'static str) {
+fn one_sided(name: &str, comparison: &Comparison) -> (Between, String) {
     let Some(found) = comparison.quantiles.iter().find(|one| one.name == name) else {
-        return (Between { lower: None, upper: None }, "no client");
+        return (Between { lower: None, upper: None }, "no client".to_owned());
     };
     let (bounds, of) = match found.upper_ends {
         Some(ends) => (ends.one_sided, "upper ends"),
         None => (found.delay.one_sided, "brackets: the runs did not probe alike"),
     };
-    (Between { lower: bounds.lower_seconds, upper: bounds.upper_seconds }, of)
+    let what = if comparison.nodes.is_some() { "nodes" } else { "clients" };
+    let assumes = format!("{of}; 95 % confidence, where {what} are an independent sample");
+    (Between { lower: bounds.lower_seconds, upper: bounds.upper_seconds }, assumes)
 }
 
 fn regression(name: &str, max: Duration, comparison: &Comparison) -> Gate {
     let (value, of) = one_sided(name, comparison);
-    let state = value.at_most(max.as_secs_f64());
+    let state = value.at_most(exact(max));
     let bound = |end: Option<f64>| seconds(end.unwrap_or(f64::INFINITY));
     let found = match state {
         GateState::Kept => format!("the {name} is not later by more than {}", bound(value.upper)),
@@ -228,13 +254,13 @@ fn regression(name: &str, max: Duration, comparison: &Comparison) -> Gate {
             format!("cannot tell: the {name} may be later by {}; {NEARER}", bound(value.upper))
         }
     };
-    let found = format!("{found} ({of}; 95 % confidence)");
-    gate(format!("--max-regression {name}={}", format_duration(max)), max.as_secs_f64(), value, state, found)
+    let found = format!("{found} ({of})");
+    gate(format!("--max-regression {name}={}", format_duration(max)), exact(max), value, state, found)
 }
 
 /// Two one-sided tests (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).
 fn equivalence(within: Duration, comparison: &Comparison) -> Gate {
-    let limit = within.as_secs_f64();
+    let limit = exact(within);
     let (value, of) = one_sided("p50", comparison);
     let Between { lower, upper } = value;
     let state = match (lower, upper) {
@@ -253,6 +279,6 @@ fn equivalence(within: Duration, comparison: &Comparison) -> Gate {
         GateState::CannotTell => format!("cannot tell: {told}; {NEARER}"),
         _ => told,
     };
-    let found = format!("{found} ({of}; 95 % confidence)");
+    let found = format!("{found} ({of})");
     gate(format!("--equivalent-within {}", format_duration(within)), limit, value, state, found)
 }

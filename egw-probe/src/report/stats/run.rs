@@ -29,6 +29,7 @@ pub fn of(corpus: &Corpus) -> Run {
         probes: Outcome::ALL.iter().map(|one| one.name()).zip(corpus.outcomes).collect(),
         notes: notes(corpus),
         delay: delay(clients),
+        of_report: corpus.of_reports > 0,
         nodes: nodes(clients),
         by: groups(corpus),
         leak: (!leak.is_empty()).then(|| times(leak)),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::data::figures::seconds;
-use crate::report::data::run::{Run, Ticks};
+use crate::report::data::run::{OTHER_SETTINGS, Run, Ticks};
 
 /// Without this alike, brackets of the same delays differ, and so would ranks of them.
 const INTERVAL: &str = "interval";
@@ -31,6 +31,11 @@ pub(crate) fn unlike(this: &Run, other: &Run) -> Unlike {
         unlike.lines.push("a run does not tell its settings: they could not be compared".to_owned());
         return unlike;
     }
+    if [this, other].iter().any(|run| run.settings.contains_key(OTHER_SETTINGS)) {
+        unlike.lines.push(
+            "a run has too many settings to compare them all: name fewer clients by themselves".to_owned(),
+        );
+    }
     for name in [INTERVAL].into_iter().chain(OTHERS) {
         if !of_this.alike(&of_other, name) {
             unlike.lines.push(format!("{name} is {} against {}", of_this.told(name), of_other.told(name)));
@@ -55,7 +60,7 @@ fn ticks(this: Ticks, other: Ticks) -> Option<String> {
             seconds(other.least_phase_seconds)
         )),
         (true, true) if apart(this.first_probe_seconds, other.first_probe_seconds) => Some(format!(
-            "first probes left at {} against {}, and ticks are the same for all clients of a run",
+            "first probes left at {} against {} on average, and ticks are at a fixed phase",
             seconds(this.first_probe_seconds),
             seconds(other.first_probe_seconds)
         )),
@@ -110,6 +115,11 @@ impl<'a> Values<'a> {
     }
 
     fn told(&self, name: &str) -> String {
-        self.shares(name).into_keys().take(3).collect::<Vec<_>>().join(" and ")
+        let shares = self.shares(name);
+        let alone = shares.len() == 1;
+        let one = |(value, share): (String, f64)| {
+            if alone { value } else { format!("{value} ({:.0} %)", share * 100.0) }
+        };
+        shares.into_iter().take(3).map(one).collect::<Vec<_>>().join(" and ")
     }
 }

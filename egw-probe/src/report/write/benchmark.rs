@@ -21,7 +21,9 @@ pub(crate) fn json(report: &Report) -> serde_json::Result<String> {
     let clients = words::clients(report.run.clients.total);
     let extra = format!("egw-probe report {}, {clients}", report.version);
     let entry = |(name, unit, value, range)| Entry { name, unit, value, range, extra: extra.clone() };
-    let entries: Vec<Entry> = figures(&report.run).into_iter().map(entry).collect();
+    // Nothing was measured: no point of a chart.
+    let measured = if report.run.clients.total > 0 { figures(&report.run) } else { vec![] };
+    let entries: Vec<Entry> = measured.into_iter().map(entry).collect();
     Ok(serde_json::to_string_pretty(&entries)? + "\n")
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn table(clients: &[ClientResult]) -> String {
     let mut text = format!("{HEADER}\n");
     for client in clients {
         let Bounds { lower_seconds, upper_seconds } = client.delay.into();
+        let lower_seconds = lower_seconds.filter(|_| !client.delay.is_without_lower_end());
         let _ = writeln!(
             text,
             "{},{},{},{},{},{},{},{}",

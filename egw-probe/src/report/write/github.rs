@@ -36,7 +36,10 @@ pub(crate) fn summary(report: &Report) -> String {
     let _ = writeln!(text, "| max | {} | |\n", longest(run));
     findings(&mut text, run);
     if let Some(comparison) = &report.comparison {
-        let _ = writeln!(text, "\n**{}**", words::verdict(comparison));
+        let _ = writeln!(text, "\n**{}**\n", words::verdict(comparison));
+        for line in words::findings(comparison) {
+            let _ = writeln!(text, "- {line}");
+        }
     }
     details(&mut text, run);
     text
@@ -44,7 +47,11 @@ pub(crate) fn summary(report: &Report) -> String {
 
 fn findings(text: &mut String, run: &Run) {
     if run.clients.leaked > 0 || run.leaked_connections.total() > 0 {
-        let _ = writeln!(text, "- Leaked: {} of {}", words::leaked(run), words::clients(run.clients.leaked));
+        let of = match run.clients.leaked {
+            0 => String::new(),
+            leaked => format!(" of {}", words::clients(leaked)),
+        };
+        let _ = writeln!(text, "- Leaked: {}{of}", words::leaked(run));
     }
     for (what, lines) in [("Leaked from", words::leaks(run)), ("Egress IPs", words::egress_ips(run))] {
         if !lines.is_empty() {

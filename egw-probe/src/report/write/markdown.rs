@@ -52,15 +52,33 @@ fn run(text: &mut String, run: &Run, title: &str) {
     let _ = writeln!(text, "## {title}\n");
     let _ = writeln!(
         text,
-        "{}: {} masqueraded, {} timed out, {} unfinished; {} leaked, {}.\n",
+        "{}: {} masqueraded, {} timed out, {} unfinished{}.\n",
         words::clients(clients.total),
         of(clients.masqueraded),
         of(clients.timed_out),
         of(clients.unfinished),
-        of(clients.leaked),
-        words::leaked(run)
+        if run.of_report {
+            String::new()
+        } else {
+            format!("; {} leaked, {}", of(clients.leaked), words::leaked(run))
+        }
     );
     delays(text, run);
+    if !run.of_report {
+        happenings(text, run);
+    }
+    for (settings, results) in &run.settings {
+        let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
+    }
+    skipped(text, run);
+    for note in &run.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    text.push('\n');
+}
+
+/// What happened to clients, beside their delays.
+fn happenings(text: &mut String, run: &Run) {
     for (what, times) in [("Leak time", run.leak.as_ref()), ("Blackhole", Some(&run.blackhole))] {
         let Some(times) = times else { continue };
         let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);
@@ -80,14 +98,6 @@ fn run(text: &mut String, run: &Run, title: &str) {
     }
     groups(text, run);
     worst(text, run);
-    for (settings, results) in &run.settings {
-        let _ = writeln!(text, "- {} × {}", count(*results), escape(&plain(settings)));
-    }
-    skipped(text, run);
-    for note in &run.notes {
-        let _ = writeln!(text, "- {note}");
-    }
-    text.push('\n');
 }
 
 fn trend(text: &mut String, report: &Report) {

@@ -62,16 +62,9 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
         row(text, "unfinished", &share(clients.unfinished, clients.total));
     }
     delays(text, run);
-    text.push('\n');
-    leaks(text, run);
-    row(text, "blackhole", &times(&run.blackhole));
-    if let Some(loss) = &run.loss {
-        lines(text, "lost", [words::loss(loss)]);
+    if !run.of_report {
+        happenings(text, run);
     }
-    disruptions(text, run);
-    sources(text, run);
-    groups(text, run);
-    worst(text, run);
     if !run.settings.is_empty() {
         text.push_str("\n  settings\n");
         for (settings, results) in run.settings.iter().take(NAMED) {
@@ -85,6 +78,20 @@ fn run(text: &mut String, run: &Run, prefix: &str) {
     for note in &run.notes {
         paragraph(text, "  ", &format!("note: {note}"));
     }
+}
+
+/// What happened to clients, beside their delays.
+fn happenings(text: &mut String, run: &Run) {
+    text.push('\n');
+    leaks(text, run);
+    row(text, "blackhole", &times(&run.blackhole));
+    if let Some(loss) = &run.loss {
+        lines(text, "lost", [words::loss(loss)]);
+    }
+    disruptions(text, run);
+    sources(text, run);
+    groups(text, run);
+    worst(text, run);
 }
 
 fn delays(text: &mut String, run: &Run) {

@@ -106,7 +106,7 @@ pub(crate) fn longest(run: &Run) -> String {
         None => "unknown".to_owned(),
         Some(max) if max.upper_seconds.is_some() => bounds(max),
         Some(max) => {
-            format!("{}: {} never got through{}", bounds(max), failed(run), known.unwrap_or_default())
+            format!("{}: {} did not get through{}", bounds(max), failed(run), known.unwrap_or_default())
         }
     }
 }
@@ -118,7 +118,8 @@ fn failed(run: &Run) -> String {
 /// A probability by chance.
 fn chance(p_value: f64) -> String {
     match p_value {
-        ..0.000_1 => "p < 0.0001".to_owned(),
+        // The least that so many shuffles can find.
+        ..0.000_15 => "p ≤ 0.0001".to_owned(),
         ..0.001 => format!("p {p_value:.4}"),
         _ => format!("p {p_value:.3}"),
     }
@@ -145,17 +146,27 @@ pub(crate) fn verdict(comparison: &Comparison) -> String {
                 .filter(|test| test.p_value * comparison.tests.len() as f64 <= SIGNIFICANCE)
                 .map(|test| format!("{} ({})", test.of, chance(test.p_value)))
                 .collect();
-            let how = if comparison.later > 0.0 { "later" } else { "earlier" };
-            format!(
-                "The runs differ beyond noise in {}; on the whole this run is {how} ({p}).",
-                seen.join(", ")
-            )
+            // Of delays alone is it said which run is the slower one.
+            let delays = comparison.tests.iter().find(|test| test.of == "delays");
+            let how = delays
+                .filter(|test| test.p_value * comparison.tests.len() as f64 <= SIGNIFICANCE)
+                .map_or("", |_| {
+                    if comparison.later > 0.0 {
+                        "; on the whole this run is later"
+                    } else {
+                        "; on the whole this run is earlier"
+                    }
+                });
+            format!("The runs differ beyond noise in {}{how}.", seen.join(", "))
         }
         Found::NoDifferenceSeen => {
             let failures = comparison.detectable_failures.map_or(String::new(), |share| {
                 format!(", and {:.1} % of clients failing in this run alone", share * 100.0)
             });
             let power = match comparison.detectable_seconds {
+                Some(shift) if shift < 1e-6 => {
+                    format!("any shift would have been seen 4 times in 5{failures}")
+                }
                 Some(shift) => {
                     format!("a shift of {} would have been seen 4 times in 5{failures}", seconds(shift))
                 }
@@ -171,18 +182,20 @@ pub(crate) fn findings(comparison: &Comparison) -> Vec<String> {
     let settings = comparison.settings.iter().map(|line| format!("settings: {line}"));
     let told = |what: &str, found: Difference| {
         let slower = match found.one_sided.upper_seconds {
-            Some(most) if most > 0.0 => format!("not later by more than {}", seconds(most)),
-            Some(most) => format!("earlier by at least {}", seconds(-most)),
+            Some(most) if most >= 0.0 => format!("not later by more than {} (one-sided)", seconds(most)),
+            Some(most) => format!("earlier by at least {} (one-sided)", seconds(-most)),
             None => "nothing says by how much it may be later".to_owned(),
         };
         let (these, confidence) = (difference(found.of_these_runs), difference(found.confidence));
         format!("{what} differs by {these} in these runs, 95 % confidence {confidence}; {slower}")
     };
+    let unit = if comparison.nodes.is_some() { "nodes" } else { "clients" };
+    let assumed = format!("95 % confidence is where {unit} of both runs are an independent sample");
     let quantiles = comparison.quantiles.iter().filter(|one| one.name != "p90").flat_map(|one| {
         let ends = one.upper_ends.map(|ends| told(&format!("{} of the upper ends", one.name), ends));
         std::iter::once(told(&format!("{} of the delay", one.name), one.delay)).chain(ends)
     });
-    settings.chain(quantiles).collect()
+    settings.chain(quantiles).chain([assumed]).collect()
 }
 
 /// The methods of a comparison.
@@ -236,14 +249,17 @@ pub(crate) fn judged(report: &Report) -> Option<String> {
         (0, unknown) => Some(format!("CANNOT TELL, {} of {all}", count(unknown))),
         (failed, _) => Some(format!("FAILED, {} of {all}", count(failed))),
     };
-    let said: Vec<String> = [gates, unread(report)].into_iter().flatten().collect();
+    let differ = report.comparison.as_ref().is_some_and(|comparison| comparison.found == Found::Differ);
+    let differ = differ.then(|| "the runs differ beyond noise".to_owned());
+    let said: Vec<String> = [gates, differ, unread(report)].into_iter().flatten().collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// Why not everything was read, of both runs, if not.
+/// Why not everything was read, of all runs, if not.
 pub(crate) fn unread(report: &Report) -> Option<String> {
     let runs = || [Some(&report.run), report.compared_with.as_ref()].into_iter().flatten();
-    match runs().map(|run| run.read.skipped).sum() {
+    let earlier = report.trend.iter().rev().skip(1).map(|point| point.skipped);
+    match runs().map(|run| run.read.skipped).chain(earlier).sum() {
         0 => runs().any(|run| run.clients.total == 0).then(|| "no result was found".to_owned()),
         1 => Some("1 document was skipped".to_owned()),
         skipped => Some(format!("{} documents were skipped", count(skipped))),

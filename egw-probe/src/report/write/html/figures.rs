@@ -97,7 +97,7 @@ pub(super) fn quantiles(report: &Report) -> Figure {
         id: "quantiles",
         svg: (run.clients.total > 0).then(|| ranges(&drawn, &across, "delay since the client's start")).flatten(),
         caption: "Thick: where the quantile of these very clients lies, for certain. Thin: 95 % confidence, where they are taken as an \
-                  independent sample. An arrow has no end: clients that never got through, or too few of them."
+                  independent sample. An arrow has no end: clients that did not get through, or too few of them."
             .to_owned(),
         alternative,
         legend: runs(report),
@@ -110,7 +110,7 @@ pub(super) fn distribution(report: &Report) -> Figure {
     let never = run.clients.timed_out + run.clients.unfinished;
     let beyond = match never {
         0 => String::new(),
-        _ => format!(" {} never got through: they lie beyond the right edge.", words::clients(never)),
+        _ => format!(" {} did not get through: they lie beyond the right edge.", words::clients(never)),
     };
     Figure {
         id: "distribution",
@@ -145,7 +145,7 @@ pub(super) fn forest(report: &Report, comparison: &Comparison) -> Figure {
         id: "differences",
         svg: ranges(&drawn, &across, "this run less the other one: right is slower"),
         caption: "By how much this run's quantiles differ. Thick: between these very clients, for certain. Thin: 95 % confidence. Where \
-                  the thin line crosses zero, neither direction is shown."
+                  the thin line crosses zero, this quantile alone shows neither direction; the tests of all ranks may."
             .to_owned(),
         alternative: tips.join(". "),
         legend: vec![],
