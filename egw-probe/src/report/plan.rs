@@ -1,5 +1,6 @@
 //! From raw flags to what a report is to read, judge and write, before anything is read.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,7 +117,14 @@ fn limits(args: &ReportArgs) -> Result<Limits, ConfigError> {
         max_disruptions: args.max_disruptions,
         max_disruption: args.max_disruption,
         min_clients: args.min_clients,
-        max_regression: args.max_regression.iter().map(|text| regression(text)).collect::<Result<_, _>>()?,
+        // Of one quantile the last limit counts, as with every flag.
+        max_regression: args
+            .max_regression
+            .iter()
+            .map(|text| regression(text))
+            .collect::<Result<BTreeMap<_, _>, _>>()?
+            .into_iter()
+            .collect(),
         equivalent_within: args.equivalent_within,
     })
 }

@@ -146,20 +146,26 @@ impl Splitter {
 }
 
 #[cfg(test)]
+impl Piece<'_> {
+    /// A document as text, and everything else by its name.
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::Document(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// Documents as text, and everything else by its name, of bytes that come in chunks of this size.
+    /// What is told of the pieces of bytes that come in chunks of this size.
     fn split(bytes: &[u8], chunk: usize) -> Vec<String> {
         let mut found = Vec::new();
-        let mut take = |piece: Piece<'_>| {
-            found.push(match piece {
-                Piece::Document(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                other => format!("{other:?}"),
-            });
-        };
+        let mut take = |piece: Piece<'_>| found.push(piece.told());
         let mut splitter = Splitter::new();
         for chunk in bytes.chunks(chunk) {
             splitter.feed(chunk, &mut take);

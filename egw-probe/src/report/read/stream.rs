@@ -237,15 +237,10 @@ mod tests {
 
     use super::*;
 
-    /// Documents as text, and everything else by its name, of bytes that come in chunks of this size.
+    /// What is told of the pieces of bytes that come in chunks of this size.
     fn found(bytes: &[u8], chunk: usize) -> Vec<String> {
         let mut found = Vec::new();
-        let mut take = |piece: Piece<'_>| {
-            found.push(match piece {
-                Piece::Document(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                other => format!("{other:?}"),
-            });
-        };
+        let mut take = |piece: Piece<'_>| found.push(piece.told());
         let mut stream = Stream::default();
         for chunk in bytes.chunks(chunk) {
             stream.feed(chunk, &mut take);

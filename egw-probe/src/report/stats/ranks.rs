@@ -5,6 +5,8 @@
 //! Statistical Intervals, 5.2). No delay is known exactly, but each is later than its bracket's lower end and not later than
 //! the upper, so order statistics of lower ends and of upper ends enclose those of the delays: the bounds stay valid.
 
+use statrs::distribution::{Beta, ContinuousCDF as _};
+
 use crate::report::data::interval::Interval;
 
 /// Probability that a quantile lies outside its interval.
@@ -79,13 +81,8 @@ pub(crate) fn least_share(hits: usize, count: usize, alpha: f64) -> f64 {
     if hits == count {
         return alpha.powf(1.0 / count as f64);
     }
-    let (mut low, mut high) = (0.0, 1.0);
-    for _ in 0..40 {
-        let share = f64::midpoint(low, high);
-        let as_many: f64 = binomial(count, share)[hits..].iter().sum();
-        if as_many <= alpha { low = share } else { high = share }
-    }
-    low
+    let beta = Beta::new(hits as f64, (count - hits + 1) as f64);
+    beta.map_or(0.0, |beta| beta.inverse_cdf(alpha))
 }
 
 /// Ranks, from 1, of the order statistics below and above the q-quantile, each wrong with probability `alpha / 2` at most.

@@ -47,21 +47,23 @@ pub(crate) fn quantiles(sample: &Sample) -> Vec<Quantile> {
 
 /// How many nodes these clients are on; `None` unless each of them says on which.
 pub(crate) fn nodes(clients: &[ClientResult]) -> Option<usize> {
+    numbers(clients).map(|numbers| numbers.len())
+}
+
+/// The numbers of these nodes, in order.
+fn numbers(clients: &[ClientResult]) -> Option<Vec<u32>> {
     if clients.is_empty() || clients.iter().any(|one| one.node == 0) {
         return None;
     }
-    let mut nodes: Vec<u32> = clients.iter().map(|one| one.node).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    Some(nodes.len())
+    let mut numbers: Vec<u32> = clients.iter().map(|one| one.node).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    Some(numbers)
 }
 
 fn resampled(clients: &[ClientResult], delays: &[Interval]) -> Option<Resampled> {
-    nodes(clients)?;
-    let mut names: Vec<u32> = clients.iter().map(|one| one.node).collect();
-    names.sort_unstable();
-    names.dedup();
-    let place = |one: &ClientResult| names.partition_point(|node| *node < one.node) as u32;
+    let numbers = numbers(clients)?;
+    let place = |one: &ClientResult| numbers.partition_point(|node| *node < one.node) as u32;
     let node_of: Vec<u32> = clients.iter().map(place).collect();
-    Some(Resampled::of(delays, &node_of, names.len(), &QUANTILES.map(|(_, q)| q)))
+    Some(Resampled::of(delays, &node_of, numbers.len(), &QUANTILES.map(|(_, q)| q)))
 }

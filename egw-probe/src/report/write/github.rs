@@ -53,16 +53,8 @@ fn findings(text: &mut String, run: &Run) {
         };
         let _ = writeln!(text, "- Leaked: {}{of}", words::leaked(run));
     }
-    for (what, lines) in [("Leaked from", words::leaks(run)), ("Egress IPs", words::egress_ips(run))] {
-        if !lines.is_empty() {
-            let _ = writeln!(text, "- {what}: {}", lines.join("; "));
-        }
-    }
-    if let Some(loss) = &run.loss {
-        let _ = writeln!(text, "- Lost: {}", words::loss(loss));
-    }
-    if run.disruptions.total > 0 {
-        let _ = writeln!(text, "- Disruptions: {}", words::disruptions(run));
+    for (what, told) in words::happened(run) {
+        let _ = writeln!(text, "- {what}: {told}");
     }
 }
 

@@ -84,17 +84,8 @@ fn happenings(text: &mut String, run: &Run) {
         let [p50, p99, max] = [times.p50_seconds, times.p99_seconds, times.max_seconds].map(seconds);
         let _ = writeln!(text, "{what}: p50 {p50}, p99 {p99}, max {max}.  ");
     }
-    for (what, lines) in [("Leaked from", words::leaks(run)), ("Egress IPs", words::egress_ips(run))] {
-        if !lines.is_empty() {
-            let _ = writeln!(text, "{what}: {}.  ", lines.join("; "));
-        }
-    }
-    if let Some(loss) = &run.loss {
-        let _ = writeln!(text, "Lost: {}.  ", words::loss(loss));
-    }
-    if run.disruptions.total > 0 {
-        let (disruptions, open) = (words::disruptions(run), count(run.disruptions.open));
-        let _ = writeln!(text, "Disruptions: {disruptions}; {open} without an end.  ");
+    for (what, told) in words::happened(run) {
+        let _ = writeln!(text, "{what}: {told}.  ");
     }
     groups(text, run);
     worst(text, run);

@@ -89,7 +89,11 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
 /// How many disruptions, of how many clients, and how many of each kind.
 pub(crate) fn disruptions(run: &Run) -> String {
     let (all, kinds) = (count(run.disruptions.total), kinds(&run.disruptions));
-    format!("{all} in {}: {kinds}", clients(run.clients.disrupted))
+    let open = match run.disruptions.open {
+        0 => String::new(),
+        open => format!("; {} without an end", count(open)),
+    };
+    format!("{all} in {}: {kinds}{open}", clients(run.clients.disrupted))
 }
 
 /// How many disruptions of each kind.
@@ -309,6 +313,21 @@ fn lines(told: &Addresses, line: impl Fn(&Seen) -> String, probes_from: &str) ->
     let probes = hidden.fold(told.more_probes, |sum, seen| sum.saturating_add(seen.probes));
     let rest = (probes > 0).then(|| format!("and {} more {probes_from} other addresses", count(probes)));
     told.addresses.iter().take(SHOWN).map(line).chain(rest).collect()
+}
+
+/// What happened to clients beside their delays, by name: from and by which addresses, losses, disruptions.
+pub(crate) fn happened(run: &Run) -> Vec<(&'static str, String)> {
+    let joined = |lines: Vec<String>| (!lines.is_empty()).then(|| lines.join("; "));
+    let disruptions = (run.disruptions.total > 0).then(|| disruptions(run));
+    [
+        ("Leaked from", joined(leaks(run))),
+        ("Egress IPs", joined(egress_ips(run))),
+        ("Lost", run.loss.as_ref().map(loss)),
+        ("Disruptions", disruptions),
+    ]
+    .into_iter()
+    .filter_map(|(what, told)| Some((what, told?)))
+    .collect()
 }
 
 /// What watches lost.

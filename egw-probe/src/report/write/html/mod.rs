@@ -268,7 +268,7 @@ impl Disruptions {
             ]
         });
         Some(Self {
-            summary: format!("{}; {} without an end.", words::disruptions(run), count(disruptions.open)),
+            summary: format!("{}.", words::disruptions(run)),
             figure: figures::disruptions(run, corpus),
             longest: Table::new(&["client", "kind", "began at", "length", "misses"], rows),
         })
