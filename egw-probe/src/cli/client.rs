@@ -137,7 +137,7 @@ pub struct StressArgs {
           value_parser = go::parse_duration)]
     pub stress_duration: Duration,
 
-    /// Stress dials under way at a time
+    /// Handshakes of the stress test under way at a time
     #[arg(long, value_name = "DIALS", default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub stress_concurrency: u16,
